@@ -1,0 +1,49 @@
+# Every target sets up what it needs. `make bench` measures, `make test` tests; `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# The GPU build of vLLM where an NVIDIA driver answers, the CPU build elsewhere. `make EXTRA=gpu …` decides otherwise.
+EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+READY := $(VENV)/ready-$(EXTRA)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages bench test check serve doctor clean
+
+help:                  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)        ## make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11." >&2; exit 3; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version): Python 3.11 to 3.13 is needed. make PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@sh tools/packages.sh
+	$(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian, apt-get install python3-venv." >&2; exit 3; }
+	@echo "installing into $(VENV) for $(EXTRA): 3 to 10 minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]' 2>&1 | { grep -v 'WARNING: Location' || true; }
+	@# Beside a CPU torch their CUDA builds fail to import and take transformers down with them; text needs none of them.
+	@test $(EXTRA) = gpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+	@$(BIN)/nbridge --version
+	@touch $@
+
+bench: setup           ## measure: three quantizations × three concurrency levels, with a report (ARGS="PLAN --repeats 5")
+	$(BIN)/nbridge bench $(ARGS)
+
+test: check            ## lint, types and all tests (real vLLM, Locust …); ARGS="-k name" picks some
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup           ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: setup           ## one vLLM server in the foreground (ARGS="--model demo-1m")
+	$(BIN)/nbridge serve $(or $(ARGS),--model demo-1m)
+
+doctor: setup          ## check this machine and installation
+	$(BIN)/nbridge doctor $(ARGS)
+
+clean:                 ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

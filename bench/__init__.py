@@ -1,0 +1,1 @@
+"""Load and measurement: plans, workloads, Locust scenarios, records, statistics, the sweep."""

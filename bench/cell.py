@@ -1,0 +1,317 @@
+"""One cell: drive one load against one running server with Locust, and bring home what was recorded."""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench import records, stats, store
+from bench.errors import StorageError
+from bench.plan import Load
+from bench.reconcile import Total, reconcile
+from bench.target import Target
+from bench.validity import dispatch_lateness, validity
+from bench.workload import prompts
+from monitoring import metrics as metrics_page
+from monitoring.sampler import Reading, Sampler
+from serve.process import OwnedProcess
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+_POLL_S = 0.2
+_MAX_PROMPTS = 20_000
+_WARMUP_TOKENS = 16
+_STOP_GRACE_S = 15.0
+_DISK_FULL_STATUS = 4
+
+
+def request_count(load: Load) -> int:
+    """How many prompts to make: as many as the load sends, or enough of them where only its time is known."""
+    if load.requests is not None:
+        return load.requests
+    seconds = load.seconds or 0.0
+    if load.rate_rps is not None:
+        expected = load.rate_rps * seconds
+        return math.ceil(expected + 6 * math.sqrt(expected) + 16)  # six sigma of a Poisson count
+    return min(_MAX_PROMPTS, math.ceil((load.concurrency or 1) * (10 * seconds + 1)))
+
+
+def warmup_count(load: Load) -> int:
+    """Requests before the measured ones, not measured: kernels, allocators and connections are then warm."""
+    return min(load.concurrency or 2, 8) if load.warmup_requests is None else load.warmup_requests
+
+
+def write_inputs(folder: Path, target: Target, load: Load, repeat: int) -> Path:
+    """Write prompts.jsonl and load.json, what the Locust process reads; returns the latter's path."""
+    warm = warmup_count(load)
+    bodies = prompts(
+        load, warm + request_count(load), target.vocabulary, repeat=repeat, max_model_len=target.max_model_len
+    )
+    with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
+        for index, body in enumerate(bodies):
+            if index < warm:
+                body["max_tokens"] = min(body["max_tokens"], _WARMUP_TOKENS)
+            out.write(json.dumps({**body, "warmup": index < warm}, separators=(",", ":")) + "\n")
+    document = {
+        "target": target.base_url,
+        "model": target.model,
+        "api_key_env": target.api_key_env,
+        "endpoint": "completions",
+        "records_path": str(folder / "requests.jsonl"),
+        "phase_path": str(folder / "phase.json"),
+        "prompts_path": str(folder / "prompts.jsonl"),
+        "warmup_requests": warm,
+        "verify_tls": True,
+        "ca_path": None,
+        **load.model_dump(
+            include={
+                "kind", "concurrency", "rate_rps", "arrival", "seconds", "requests", "timeout_s", "max_in_flight",
+                "ignore_eos", "temperature",
+            }
+        ),
+        "seed": load.seed + repeat,
+    }  # fmt: skip
+    store.write_json(folder / "load.json", document)
+    return folder / "load.json"
+
+
+def measure(
+    run_dir: Path,
+    cell: dict[str, Any],
+    target: Target,
+    load: Load,
+    *,
+    slo: dict[str, float] | None,
+    timeout_s: float,
+    tick: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Measure one cell and write the result into `cell`: outcome, reason, metrics, reconciliation, validity.
+
+    `tick` is told how many requests have ended. On KeyboardInterrupt the load is stopped, what was recorded stays on
+    disk, and the interrupt goes on.
+    """
+    folder = store.cell_dir(run_dir, cell["id"])
+    with store.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    load_path = write_inputs(folder, target, load, cell["repeat"])
+    sampler = Sampler(target.base_url, target.pids, headers=target.headers())
+    stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick)
+    phase = _read_phase(folder / "phase.json")
+    table = _collect(folder, phase, sampler.readings)
+    _judge(cell, table, load, phase, sampler.readings, slo)
+    if stopped is not None:
+        cell["outcome"], cell["reason"] = stopped
+    elif cell["outcome"] == "failed" and (death := target.failure()):
+        cell["reason"] = death
+
+
+def _drive(
+    folder: Path,
+    load_path: Path,
+    target: Target,
+    load: Load,
+    timeout_s: float,
+    sampler: Sampler,
+    tick: Callable[[int], None],
+) -> tuple[str, str] | None:
+    """Run Locust to its end; (outcome, reason) when it had to be stopped before."""
+    users = load.concurrency if load.kind == "closed" else load.processes
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", target.base_url]
+    argv += ["--users", str(users), "--spawn-rate", str(users), "--only-summary", "--exit-code-on-error", "0"]
+    if load.processes > 1:
+        argv += ["--processes", str(load.processes)]
+    environment = {**os.environ, "NBRIDGE_LOAD": str(load_path), "PYTHONUNBUFFERED": "1"}
+    progress = _Tail(folder)
+    deadline = time.monotonic() + timeout_s
+    log_path = folder / "locust.log"
+    with sampler, OwnedProcess(argv, environment=environment, log_path=log_path) as locust:
+        while locust.exit_status() is None:
+            if stop := _reason_to_stop(target, load, progress, deadline, timeout_s):
+                locust.stop(_STOP_GRACE_S)
+                return stop
+            tick(progress.ended)
+            try:
+                time.sleep(_POLL_S)
+            except KeyboardInterrupt:
+                locust.stop(_STOP_GRACE_S)
+                raise
+        tick(progress.read().ended)
+        status = locust.exit_status()
+    if death := target.failure():
+        return "failed", death
+    if status == _DISK_FULL_STATUS:
+        raise StorageError(f"{folder}: the load generator could not write its records: {_last_words(log_path)}")
+    if status != 0:
+        return "failed", f"The load generator ended with status {status}: {_last_words(log_path)}"
+    return None
+
+
+def _reason_to_stop(
+    target: Target, load: Load, progress: "_Tail", deadline: float, timeout_s: float
+) -> tuple[str, str] | None:
+    if death := target.failure():
+        return "failed", death
+    silent = max(load.concurrency or 1, 3)
+    if progress.read().timeouts_in_a_row >= silent:
+        return "timeout", (
+            f"The server stopped answering: the last {progress.timeouts_in_a_row} requests all ran into the timeout of "
+            f"{load.timeout_s:g} s."
+        )
+    if time.monotonic() > deadline:
+        return "timeout", f"The cell did not end within cell_timeout_s = {timeout_s:g} s."
+    return None
+
+
+class _Tail:
+    """Follows the records as they are written: how many ended, and how many timeouts came last without a success."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self.ended = 0
+        self.timeouts_in_a_row = 0
+
+    def read(self) -> "_Tail":
+        for path in record_files(self._folder):
+            with path.open("rb") as source:
+                source.seek(self._offsets.get(path, 0))
+                data = source.read()
+            complete = data.rpartition(b"\n")[0]
+            self._offsets[path] = self._offsets.get(path, 0) + (len(complete) + 1 if complete else 0)
+            for record in records.parse_lines(complete.decode(errors="replace").splitlines()):
+                self.ended += not record.get("warmup")
+                self.timeouts_in_a_row = self.timeouts_in_a_row + 1 if record.get("outcome") == "timeout" else 0
+        return self
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The JSONL files of a cell: one per Locust worker."""
+    return sorted(folder.glob("requests*.jsonl"))
+
+
+def _last_words(log_path: Path) -> str:
+    lines = [line.strip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
+    return " / ".join(lines[-3:]) or "it said nothing"
+
+
+def _read_phase(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _collect(folder: Path, phase: dict[str, Any], readings: list[Reading]) -> pa.Table:
+    """Turn a cell's raw files into requests.parquet, samples.parquet and two metrics pages; returns the requests."""
+    sources = record_files(folder)
+    zero = phase.get("zero")
+    if zero is None:  # the load generator was killed before it could say: the first measured request then sets the zero
+        zero = min((r["sent"] for s in sources for r in _measured(s) if r.get("sent") is not None), default=0.0)
+    with store.explained(folder):
+        records.write_parquet(sources, folder / "requests.parquet", zero)
+        _write_samples(readings, folder / "samples.parquet", zero)
+        for name in ("metrics_before", "metrics_after"):
+            if phase.get(name):
+                (folder / f"{name}.prom").write_text(phase[name], encoding="utf-8")
+    for path in [*sources, folder / "prompts.jsonl", folder / "load.json", folder / "phase.json"]:
+        path.unlink(missing_ok=True)
+    return pq.read_table(folder / "requests.parquet", pre_buffer=False)
+
+
+def _measured(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return [record for record in records.parse_lines(lines) if not record.get("warmup")]
+
+
+def _write_samples(readings: list[Reading], path: Path, zero: float) -> None:
+    if not readings:
+        return
+    table = pa.table(
+        {
+            "t_s": [reading.at_s - zero for reading in readings],
+            "source": [reading.source for reading in readings],
+            "name": [reading.name for reading in readings],
+            "labels": [reading.labels for reading in readings],
+            "value": [reading.value for reading in readings],
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def _judge(
+    cell: dict[str, Any],
+    table: pa.Table,
+    load: Load,
+    phase: dict[str, Any],
+    readings: list[Reading],
+    slo: dict[str, float] | None,
+) -> None:
+    """Fill in metrics, reconciliation, validity and outcome from what was recorded."""
+    described = load.model_dump(mode="json")
+    summary = stats.summarise(table, described, slo)
+    agreement = reconcile(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
+    verdict = validity(table, described, summary, agreement)
+    duration = (phase.get("ended") or 0) - (phase.get("zero") or 0)
+    summary["memory"] = {
+        "server_peak_bytes": _peak(readings, "process", "memory_bytes"),
+        "gpu_used_peak_bytes": _peak(readings, "gpu", "memory_used_bytes"),
+    }
+    cpu_s = phase.get("client_cpu_s")
+    summary["client"] = {
+        "cpu_share": cpu_s / duration if cpu_s is not None and duration > 0 else None,
+        "dispatch_lateness_p99_s": dispatch_lateness(table),
+    }
+    cell.update(metrics=summary, reconciliation=agreement, validity=verdict)
+    if summary["requests"]["ok"] == 0:
+        cell["outcome"], cell["reason"] = "failed", _why_none(table)
+    elif verdict["valid"]:
+        cell["outcome"], cell["reason"] = "ok", None
+    else:
+        cell["outcome"], cell["reason"] = "invalid", " ".join(verdict["reasons"])
+
+
+def _peak(readings: list[Reading], source: str, name: str) -> int | None:
+    """The highest value of a series, added up over its labels at each instant; None if it was never read."""
+    sums: dict[float, float] = {}
+    for reading in readings:
+        if reading.source == source and reading.name == name:
+            sums[reading.at_s] = sums.get(reading.at_s, 0.0) + reading.value
+    return round(max(sums.values())) if sums else None
+
+
+def _why_none(table: pa.Table) -> str:
+    errors = [str(error) for error in table["error"].to_pylist() if error]
+    if not len(table):
+        return "No request was recorded."
+    common = max(set(errors), key=errors.count) if errors else "no reason was recorded"
+    return f"None of {len(table)} requests was answered. Most often: {common}"
+
+
+def _totals(page: str | None) -> Total | None:
+    if not page:
+        return None
+    try:
+        samples = metrics_page.parse(page)
+    except metrics_page.MetricsError:
+        return None
+    return lambda name: metrics_page.total(samples, name)
+
+
+def set_aside(run_dir: Path, cell_id: str) -> Path | None:
+    """Move what an interrupted measurement of a cell left behind aside, keeping it; None if nothing is there."""
+    folder = store.cell_dir(run_dir, cell_id)
+    if not folder.exists():
+        return None
+    number = 1
+    while (kept := folder.with_name(f"{cell_id}.interrupted-{number}")).exists():
+        number += 1
+    shutil.move(folder, kept)
+    return kept

@@ -1,0 +1,149 @@
+"""`nbridge bench`."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench import sweep as sweeps
+from bench.errors import PlanError
+from bench.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
+from bench.target import find_target
+
+console = Console(stderr=True, highlight=False)
+
+
+def bench(
+    plan: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"A plan's TOML file, or one of: {', '.join(sorted(p.stem for p in PLANS.glob('*.toml')))}."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="URL", help="Measure a server that already runs, with the plan's loads.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the target's API key.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, max=100, help="How often to measure every cell.")] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
+    report: Annotated[bool, typer.Option(help="Write report.html, report.md and figures at the end.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run (run.json) to stdout.")] = False,
+) -> None:
+    """Measure: for each engine of the plan start a vLLM server, drive the loads, write a run folder and its report.
+
+    Without PLAN: three quantizations × three concurrency levels of a model with random weights.
+    """
+    display = Display(console)
+    if resume is not None:
+        if plan is not None or target is not None or repeats is not None:
+            raise PlanError("--resume takes plan, target and repeats from the run; give only the run folder.")
+        sweep = sweeps.resume(resume, display)
+    else:
+        chosen = load_plan(find_plan(plan))
+        if repeats is not None:
+            chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
+        remote = None
+        if target is not None:
+            remote = {"base_url": target, "api_key_env": api_key_env}
+            chosen = _for_target(chosen, target, api_key_env)
+        sweep = sweeps.start(chosen, out, display, command_line=shlex.join(["nbridge", *sys.argv[1:]]), remote=remote)
+    total, pending = len(sweep.document["cells"]), len(sweep.pending)
+    display.say(f"run {sweep.run_dir}: {pending} of {total} cells to measure")
+    interrupted = False
+    try:
+        with display:
+            sweeps.run(sweep)
+    except KeyboardInterrupt:
+        interrupted = True
+    written = _write_report(sweep.run_dir) if report else None
+    if interrupted:
+        left = len(sweep.pending)
+        console.print(f"interrupted; {left} cells are left. Go on with: nbridge bench --resume {sweep.run_dir}")
+        raise typer.Exit(130)
+    if as_json:
+        print(json.dumps({**sweep.document, "path": str(sweep.run_dir)}, ensure_ascii=False))
+    if written is not None:
+        console.print(f"report: {written}")
+    if not any(cell["metrics"] for cell in sweep.document["cells"]):
+        raise typer.Exit(4)
+
+
+def _for_target(plan: Plan, url: str, api_key_env: str | None) -> Plan:
+    """The plan's loads against one server that already runs; its engines are replaced by that server."""
+    if api_key_env and not os.environ.get(api_key_env):
+        raise PlanError(f"--api-key-env {api_key_env}: that environment variable is not set.")
+    found = find_target(url, api_key_env)
+    engine = Engine(name="target", model=found.model, quantization="unknown", max_model_len=found.max_model_len)
+    return plan.model_copy(update={"engines": (engine,), "name": f"target-{plan.name}"})
+
+
+def _write_report(run_dir: Path) -> Path:
+    from reports.report import write_report  # a door may call any room; nothing but nbridge.py imports a door
+
+    return write_report(run_dir).html
+
+
+class Display:
+    """Shows a sweep: a progress bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+
+    def __init__(self, target: Console) -> None:
+        self._console = target
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=target,
+            transient=True,
+            disable=not target.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, visible=False)
+        self._label = ""
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None:
+        self._label = f"cell {number}/{total} {cell['id']}"
+        self._bar.reset(self._task, description=self._label, total=cell["load"]["requests"], visible=True)
+
+    def requests_ended(self, done: int, total: int | None) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+    def cell_ended(self, cell: dict[str, Any]) -> None:
+        self._bar.update(self._task, visible=False)
+        self.say(f"{cell['id']}: {cell_line(cell)}")
+
+
+def cell_line(cell: dict[str, Any]) -> str:
+    """One cell in one line: its outcome and, where it was measured, throughput and median latencies."""
+    metrics = cell["metrics"]
+    if not metrics or not metrics["requests"]["ok"]:
+        return f"{cell['outcome']}: {cell['reason']}"
+    parts = []
+    if (rate := metrics["output_throughput_tok_s"]) is not None:
+        parts.append(f"{rate:.1f} output tok/s")
+    for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
+        if metrics[name] and "p50" in metrics[name]:
+            parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
+    reason = f" ({cell['reason']})" if cell["reason"] else ""
+    return f"{cell['outcome']}{reason}: " + ", ".join(parts)

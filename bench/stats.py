@@ -1,0 +1,246 @@
+"""Records → numbers. Pure: every figure of a report is computed here, from the rows of `requests.parquet`.
+
+Definitions (docs/definitions.md has them for readers):
+  TTFT                 first content chunk read − request sent
+  TTFT from schedule   first content chunk read − the instant the arrival process scheduled the request
+  chunk gap            between two content chunks of one request
+  ITL                  a chunk's gap spread over the tokens that the chunk carries: one value per token
+  TPOT                 (last − first token) / (output tokens − 1): one value per request
+  E2E                  response ended − request sent
+  window               closed loop: all users are busy (see `window`); open loop: the scheduled time
+Only requests with outcome `ok` enter latencies and token counts; the others are counted beside them.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Floats = npt.NDArray[np.float64]
+
+# A percentile needs ten samples beyond it; the median is asked for five in all. With fewer it is absent, never a guess.
+MIN_SAMPLES = {"p50": 5, "p90": 100, "p95": 200, "p99": 1000}
+_QUANTILE = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+def distribution(values: Floats) -> dict[str, float | int] | None:
+    """n, mean, min, max, sd and those percentiles that `values` has enough samples for; None for no values.
+
+    Reorders `values`: tens of millions of token gaps are not copied.
+    """
+    n = int(values.size)
+    if n == 0:
+        return None
+    result: dict[str, float | int] = {
+        "n": n,
+        "mean": float(values.mean()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
+    if n > 1:
+        squares = sum(
+            float(np.square(part - result["mean"]).sum()) for part in np.array_split(values, n // 1_000_000 + 1)
+        )
+        result["sd"] = math.sqrt(squares / (n - 1))
+    names = [name for name, needed in MIN_SAMPLES.items() if n >= needed]
+    if names:
+        points = np.quantile(values, [_QUANTILE[name] for name in names], overwrite_input=True)
+        result.update({name: float(point) for name, point in zip(names, points, strict=True)})
+    return result
+
+
+def column(requests: pa.Table, name: str) -> Floats:
+    """A numeric column as float64; null becomes NaN."""
+    return np.asarray(requests[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def ok_only(requests: pa.Table) -> pa.Table:
+    """The rows that were answered in full."""
+    if pc.all(pc.equal(requests["outcome"], "ok")).as_py():
+        return requests  # a copy of a large table costs more than the look
+    return requests.filter(pc.equal(requests["outcome"], "ok"))
+
+
+def latencies(ok: pa.Table) -> dict[str, Floats]:
+    """Per-request latencies of the rows `ok`: ttft_s, ttft_from_schedule_s, e2e_s, e2e_from_schedule_s, tpot_s.
+
+    NaN where a request has none (no content chunk, a single token).
+    """
+    sent, scheduled = column(ok, "sent_s"), column(ok, "scheduled_s")
+    first, last, ended = column(ok, "first_token_s"), column(ok, "last_token_s"), column(ok, "ended_s")
+    tokens = column(ok, "output_tokens")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+    return {
+        "ttft_s": first - sent,
+        "ttft_from_schedule_s": first - scheduled,
+        "tpot_s": tpot,
+        "e2e_s": ended - sent,
+        "e2e_from_schedule_s": ended - scheduled,
+    }
+
+
+def _batches(ok: pa.Table) -> Iterator[tuple[Floats, npt.NDArray[np.bool_], Floats, bool]]:
+    """(instants of content chunks, which of them is its request's first, tokens carried, did the server count them).
+
+    In batches of rows, so that a run of a million requests fits into memory. Where the server did not count tokens per
+    chunk, a request's output tokens are spread evenly over its chunks: good enough for throughput, not for ITL.
+    """
+    for batch in ok.select(["chunk_s", "chunk_tokens", "output_tokens"]).to_batches(max_chunksize=50_000):
+        chunks, carried = batch.column(0), batch.column(1)
+        counts = pc.fill_null(pc.list_value_length(chunks), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        instants = chunks.flatten().to_numpy(zero_copy_only=False)
+        first = np.zeros(instants.size, dtype=bool)
+        first[(np.cumsum(counts) - counts)[counts > 0]] = True
+        said = carried.null_count == 0
+        if said:
+            tokens = carried.flatten().to_numpy(zero_copy_only=False)
+        else:
+            output = batch.column(2).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            tokens = np.repeat(np.nan_to_num(output) / np.maximum(counts, 1), counts)
+        yield instants, first, tokens, said
+
+
+def token_gaps(requests: pa.Table) -> tuple[Floats, Floats | None]:
+    """(chunk gaps, ITLs) in seconds over all `ok` rows; no ITLs when the server did not count tokens per chunk."""
+    all_gaps: list[Floats] = []
+    all_carried: list[npt.NDArray[np.int64]] = []
+    counted = True
+    for instants, first, tokens, said in _batches(ok_only(requests)):
+        if not instants.size:
+            continue
+        inner = ~first  # a request's first chunk closes no gap
+        all_gaps.append(np.diff(instants, prepend=instants[0])[inner])
+        counted &= said
+        if counted:
+            all_carried.append(np.asarray(tokens[inner], dtype=np.int64))
+    if not all_gaps:
+        return np.empty(0), None
+    gaps = np.concatenate(all_gaps)
+    if not counted:
+        return gaps, None
+    if all((carried == 1).all() for carried in all_carried):
+        return gaps, gaps
+    carried = np.maximum(np.concatenate(all_carried), 1)
+    return gaps, np.repeat(gaps / carried, carried)
+
+
+def window(requests: pa.Table, load: dict[str, Any]) -> tuple[float, float] | None:
+    """(start, end) in seconds from the cell's zero of the time that throughput is measured over.
+
+    Open loop: from zero to the end of the schedule. Closed loop: from the instant all `concurrency` users have sent
+    their first request to the instant the first of them finds nothing left to send. Starting and ending users, when
+    the server carries less than the load that the cell is named after, thus stay out. None if nothing ended.
+    """
+    sent, ended = np.sort(column(requests, "sent_s")), np.sort(column(requests, "ended_s"))
+    sent, ended = sent[~np.isnan(sent)], ended[~np.isnan(ended)]
+    if not sent.size or not ended.size:
+        return None
+    seconds = load.get("seconds")
+    if load["kind"] == "open":
+        end = float(seconds) if seconds else float(np.nanmax(column(requests, "scheduled_s")))
+        return (0.0, end) if end > 0 else None
+    users = min(int(load["concurrency"]), sent.size)
+    start = float(sent[users - 1])
+    end = float(ended[ended.size - users])  # the first end that no further request follows
+    if seconds:
+        end = min(float(seconds), float(ended[-1]))
+    return (start, end) if end > start else None
+
+
+def mean_in_flight(requests: pa.Table, start_s: float, end_s: float) -> float:
+    """Requests in flight (sent, not ended), averaged over the window."""
+    sent, ended = column(requests, "sent_s"), column(requests, "ended_s")
+    busy = np.clip(ended, start_s, end_s) - np.clip(sent, start_s, end_s)
+    return float(np.nansum(busy) / (end_s - start_s))
+
+
+def meets_slo(ok: pa.Table, slo: dict[str, float], *, from_schedule: bool) -> npt.NDArray[np.bool_]:
+    """For each row: did it meet every limit of `slo` (ttft_s, tpot_s, e2e_s)? Open-loop loads count from schedule.
+
+    A request of one token has no TPOT and so cannot miss that limit.
+    """
+    values = latencies(ok)
+    met = np.ones(len(ok), dtype=bool)
+    for name, limit in slo.items():
+        measured = values[f"{name[:-2]}_from_schedule_s" if from_schedule and name != "tpot_s" else name]
+        met &= (measured <= limit) | (np.isnan(measured) if name == "tpot_s" else False)
+    return met
+
+
+def _window_rates(
+    requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None
+) -> dict[str, Any]:
+    absent = dict.fromkeys(
+        (
+            "window_s",
+            "mean_in_flight",
+            "output_throughput_tok_s",
+            "prompt_throughput_tok_s",
+            "request_throughput_rps",
+        ),
+        None,
+    )
+    bounds = window(requests, load)
+    if bounds is None:
+        return {**absent, "goodput_rps": None}
+    start, end = bounds
+    length = end - start
+    tokens_inside = sum(
+        float(tokens[(instants > start) & (instants <= end)].sum()) for instants, _, tokens, _ in _batches(ok)
+    )
+    first, ended = column(ok, "first_token_s"), column(ok, "ended_s")
+    done = (ended > start) & (ended <= end)
+    prefilled = (first > start) & (first <= end)
+    goodput = None
+    if slo:
+        good = done & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
+        goodput = float(good.sum() / length)
+    return {
+        "window_s": length,
+        "mean_in_flight": mean_in_flight(requests, start, end),
+        "output_throughput_tok_s": tokens_inside / length,
+        "prompt_throughput_tok_s": float(np.nansum(column(ok, "prompt_tokens")[prefilled]) / length),
+        "request_throughput_rps": float(done.sum() / length),
+        "goodput_rps": goodput,
+    }
+
+
+def _total(ok: pa.Table, name: str) -> int | None:
+    value = pc.sum(ok[name]).as_py()
+    return None if value is None else int(value)
+
+
+def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None) -> dict[str, Any]:
+    """The `metrics` of a cell from its measured rows: counts, rates over the window, and latency distributions."""
+    ok = ok_only(requests)
+    outcomes = {item["values"]: item["counts"] for item in pc.value_counts(requests["outcome"]).to_pylist()}
+    dropped = outcomes.get("dropped", 0)
+    values = latencies(ok)
+    gaps, itl = token_gaps(requests)
+    summary: dict[str, Any] = {
+        "requests": {
+            "total": len(requests),
+            "ok": len(ok),
+            "failed": len(requests) - len(ok) - dropped,
+            "dropped": dropped,
+            "by_outcome": outcomes,
+        },
+        **_window_rates(requests, ok, load, slo),
+        "slo": slo,
+        "prompt_tokens": _total(ok, "prompt_tokens"),
+        "output_tokens": _total(ok, "output_tokens"),
+        "cached_tokens": _total(ok, "cached_tokens"),
+    }
+    for name in ("ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s"):
+        seconds = values[name]
+        summary[name] = distribution(seconds[~np.isnan(seconds)])
+    if load["kind"] == "closed":  # no schedule to be late against: a user sends when it is free
+        summary["ttft_from_schedule_s"] = None
+    summary["chunk_gap_s"] = distribution(gaps)
+    summary["itl_s"] = summary["chunk_gap_s"] if itl is gaps else None if itl is None else distribution(itl)
+    return summary

@@ -1,0 +1,184 @@
+"""A whole plan, cell by cell. What happens to one cell or engine is recorded and the sweep goes on."""
+
+import contextlib
+import copy
+import fcntl
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench import store
+from bench.cell import measure, set_aside
+from bench.environment import describe
+from bench.errors import RunFolderError
+from bench.plan import Engine, Load, Plan, cell_id, validate
+from bench.target import CannotServe, Served, Target, own_server, running_server
+
+
+class Watcher(Protocol):
+    """Who wants to know how a sweep goes on (a progress display, a log)."""
+
+    def say(self, text: str) -> None: ...
+    def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None: ...
+    def requests_ended(self, done: int, total: int | None) -> None: ...
+    def cell_ended(self, cell: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Sweep:
+    """One run: its folder, its document (run.json), and the plan behind it."""
+
+    run_dir: Path
+    document: dict[str, Any]
+    plan: Plan
+    watcher: Watcher
+    remote: dict[str, Any] | None = None
+    _lock: list[Any] = field(default_factory=list)
+
+    @property
+    def pending(self) -> list[dict[str, Any]]:
+        return [cell for cell in self.document["cells"] if cell["outcome"] == "pending"]
+
+    def save(self) -> None:
+        store.write_json(self.run_dir / "run.json", self.document)
+
+
+def start(
+    plan: Plan, runs: Path, watcher: Watcher, *, command_line: str, remote: dict[str, Any] | None = None
+) -> Sweep:
+    """Make the run folder with every cell `pending`. `remote`: base_url and api_key_env of a server already running."""
+    now = datetime.now(UTC)
+    run_id = store.new_run_id(plan.name, now)
+    document = {
+        "format": store.FORMAT,
+        "run_id": run_id,
+        "created": now.isoformat(timespec="seconds"),
+        "finished": None,
+        "command": command_line,
+        "target": remote,
+        "plan": plan.model_dump(mode="json"),
+        "environment": describe(),
+        "cells": [
+            _pending_cell(engine, load, repeat)
+            for repeat in range(1, plan.repeats + 1)
+            for engine in plan.engines
+            for load in plan.loads
+        ],
+    }
+    sweep = Sweep(runs / run_id, document, plan, watcher, remote)
+    sweep.save()
+    return sweep
+
+
+def resume(run_dir: Path, watcher: Watcher) -> Sweep:
+    """Take up an interrupted run: its finished cells stay as they are, the pending ones are measured."""
+    run = store.open_run(run_dir)
+    document = copy.deepcopy(run.document)
+    plan = validate(document["plan"], source=f"{run.path / 'run.json'}: plan")
+    environment = describe()
+    before = document.get("environment", {})
+    for fact in ("cpu", "gpus", "memory_bytes"):
+        if before.get(fact) != environment[fact]:
+            raise RunFolderError(
+                f"{run.path}: was measured elsewhere ({fact}: {before.get(fact)} then, {environment[fact]} now). "
+                "Cells of one run must be comparable: start a new run here."
+            )
+    return Sweep(run.path, document, plan, watcher, document.get("target"))
+
+
+def _pending_cell(engine: Engine, load: Load, repeat: int) -> dict[str, Any]:
+    return {
+        "id": cell_id(engine, load, repeat),
+        "engine": engine.model_dump(mode="json"),
+        "load": load.model_dump(mode="json"),
+        "repeat": repeat,
+        "outcome": "pending",
+        **dict.fromkeys(("reason", "startup", "metrics", "reconciliation", "validity", "quality")),
+    }
+
+
+def run(sweep: Sweep) -> None:
+    """Measure every pending cell. Each result is on disk before the next cell begins.
+
+    KeyboardInterrupt ends the current cell and its server, leaves that cell pending, and goes on to the caller.
+    """
+    with _only_one(sweep.run_dir):
+        for repeat in range(1, sweep.plan.repeats + 1):
+            for engine in sweep.plan.engines:
+                _run_engine(sweep, engine, repeat)
+        sweep.document["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        sweep.save()
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder for this process: two sweeps in one folder would overwrite each other's cells."""
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(f"{run_dir}: another `nbridge bench` is at work in this run folder.") from None
+        yield
+
+
+def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
+    """All pending cells of one engine and repeat, on one server; one that dies is started anew for the next cell."""
+    loads = {cell_id(engine, load, repeat): load for load in sweep.plan.loads}
+    cells = [cell for cell in sweep.pending if cell["id"] in loads]
+    while cells:
+        try:
+            with _server(sweep, engine, repeat) as (target, startup, log_path):
+                while cells:
+                    cell = cells.pop(0)
+                    cell["startup"] = startup
+                    _run_cell(sweep, cell, loads[cell["id"]], target, log_path)
+                    if target.failure():
+                        break
+        except CannotServe as problem:
+            sweep.watcher.say(f"{engine.name}: {problem.outcome}: {problem}")
+            for cell in cells:
+                cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
+                if problem.log_path and problem.log_path.exists():
+                    folder = store.cell_dir(sweep.run_dir, cell["id"])
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "server.log").write_bytes(problem.log_path.read_bytes())
+                sweep.watcher.cell_ended(cell)
+            sweep.save()
+            return
+
+
+def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, log_path: Path | None) -> None:
+    cells = sweep.document["cells"]
+    if kept := set_aside(sweep.run_dir, cell["id"]):
+        sweep.watcher.say(f"{cell['id']}: records of the interrupted attempt are kept in {kept.name}")
+    sweep.watcher.cell_started(cell, cells.index(cell) + 1, len(cells))
+    log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
+    result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
+    try:
+        measure(
+            sweep.run_dir,
+            result,
+            target,
+            load,
+            slo=sweep.plan.slo.limits(),
+            timeout_s=sweep.plan.cell_timeout_s,
+            tick=lambda done: sweep.watcher.requests_ended(done, load.requests),
+        )
+    finally:
+        if log_path and log_path.exists():
+            with log_path.open("rb") as log:
+                log.seek(log_start)
+                store.cell_dir(sweep.run_dir, cell["id"]).joinpath("server.log").write_bytes(log.read())
+    cell.update(result)
+    sweep.save()
+    sweep.watcher.cell_ended(cell)
+
+
+def _server(sweep: Sweep, engine: Engine, repeat: int) -> AbstractContextManager[Served]:
+    if sweep.remote is not None:
+        return running_server(sweep.remote["base_url"], sweep.remote.get("api_key_env"))
+    log_path = sweep.run_dir / "logs" / f"{store.slug(engine.name)}-r{repeat}.log"
+    return own_server(engine, log_path, start_timeout_s=sweep.plan.start_timeout_s, say=sweep.watcher.say)

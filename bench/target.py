@@ -1,0 +1,213 @@
+"""The server under measurement: one of our own that lives as long as it is measured, or one that already runs."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+
+from bench import store
+from bench.environment import gpus
+from bench.errors import PlanError, TargetError
+from bench.plan import Engine
+from bench.workload import Vocabulary
+from checkpoints.errors import CheckpointError
+from checkpoints.prepare import Checkpoint, prepare
+from serve import command, server
+from serve.errors import ServeError, SettingsError
+from serve.settings import EngineSettings, parse
+
+_GIB = 2**30
+# A start failure's kind → the cell's outcome; every other kind is `failed`.
+_OUTCOMES = {"oom": "oom", "unsupported": "unsupported", "timeout": "timeout"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running server. `failure()` says in a sentence that it has died, once it has; `pids()` are its processes."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None
+    vocabulary: Vocabulary | None
+    max_model_len: int | None
+    pids: Callable[[], list[int]] = list
+    failure: Callable[[], str | None] = lambda: None
+
+    def headers(self) -> dict[str, str]:
+        key = os.environ.get(self.api_key_env) if self.api_key_env else None
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+class CannotServe(Exception):
+    """Why an engine cannot be measured at all: the outcome of its cells and the paragraph for the reader."""
+
+    def __init__(self, outcome: str, reason: str, log_path: Path | None = None) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.log_path = log_path
+
+
+class Served(NamedTuple):
+    """A server that can be measured, its start-up facts and its log (both None for one that is not ours)."""
+
+    target: Target
+    startup: dict[str, Any] | None
+    log_path: Path | None
+
+
+@contextlib.contextmanager
+def own_server(
+    engine: Engine, log_path: Path, *, start_timeout_s: float, say: Callable[[str], None]
+) -> Iterator[Served]:
+    """Make the engine's checkpoint and serve it until the context ends. Raises CannotServe."""
+    try:
+        checkpoint = prepare(engine.model, engine.quantization, progress=say)
+        settings = engine_settings(engine, checkpoint)
+    except (CheckpointError, SettingsError) as error:
+        raise CannotServe("failed", str(error)) from error
+    device = command.detect_device()
+    if too_big := exceeds_memory(engine, checkpoint, device):
+        raise CannotServe("oom", too_big)
+    with store.explained(log_path):
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{engine.name}: starting vLLM on the {device.upper()} …")
+    try:
+        running = server.start(settings, log_path=log_path, timeout_s=start_timeout_s)
+    except ServeError as error:
+        raise CannotServe(_OUTCOMES.get(error.kind, "failed"), error_paragraph(error), log_path) from error
+    with running:
+        startup = {
+            **running.startup.as_dict(),
+            "weights_bytes": checkpoint.weights_bytes,
+            "parameters": checkpoint.parameters,
+            "weightless": checkpoint.load_format == "dummy",
+        }
+        say(f"{engine.name}: ready after {running.startup.ready_s:.0f} s")
+
+        def failure() -> str | None:
+            died = running.failure()
+            return error_paragraph(died) if died else None
+
+        target = Target(
+            base_url=running.base_url,
+            model=running.model_name,
+            api_key_env=None,
+            vocabulary=_vocabulary(checkpoint),
+            max_model_len=engine.max_model_len or checkpoint.max_model_len,
+            pids=running.pids,
+            failure=failure,
+        )
+        yield Served(target, startup, log_path)
+
+
+@contextlib.contextmanager
+def running_server(base_url: str, api_key_env: str | None) -> Iterator[Served]:
+    """A server that already runs and is not ours. Raises CannotServe when it does not answer."""
+    try:
+        target = find_target(base_url, api_key_env)
+    except TargetError as error:
+        raise CannotServe("failed", str(error)) from error
+    yield Served(target, None, None)
+
+
+def error_paragraph(error: ServeError) -> str:
+    """A serve error without the path of its log: a run folder may be sent to others."""
+    words = f' The engine said: "{error.engine_words}".' if error.engine_words else ""
+    return f"{error.summary}{words} {error.next_step}".strip()
+
+
+def engine_settings(engine: Engine, checkpoint: Checkpoint) -> EngineSettings:
+    """The server settings of a plan's engine on a free loopback port. Raises SettingsError."""
+    values = {
+        "model": checkpoint.path,
+        "served_model_name": f"{checkpoint.name.rstrip('/').rpartition('/')[2]}-{store.slug(engine.name)}",
+        "port": 0,
+        "load_format": checkpoint.load_format,
+        "quantization": checkpoint.vllm_quantization,
+        "dtype": engine.dtype,
+        "kv_cache_dtype": engine.kv_cache_dtype,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "block_size": engine.block_size,
+        "enable_prefix_caching": engine.prefix_caching,
+        "enable_chunked_prefill": engine.chunked_prefill,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "speculative": engine.speculative,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "cpu_kv_cache_gib": engine.cpu_kv_cache_gib,
+        "enforce_eager": engine.enforce_eager,
+        "extra_args": list(engine.extra_args),
+    }
+    return parse({k: v for k, v in values.items() if v is not None}, f"engine {engine.name}")
+
+
+def exceeds_memory(engine: Engine, checkpoint: Checkpoint, device: str) -> str | None:
+    """Why the model cannot fit into this machine's memory, from its weights alone; None if it may, or is not known."""
+    weights = checkpoint.weights_bytes
+    if weights is None:
+        return None
+    share = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    if device == "gpu":
+        memory = min((gpu["memory_bytes"] for gpu in gpus()), default=None)
+        if memory is None:
+            return None
+        room, what = memory * (engine.gpu_memory_utilization or 0.9), "of a GPU's memory that vLLM may use"
+        need = weights / share
+    else:
+        room, what = psutil.virtual_memory().available, "of free memory on this machine"
+        need = weights + (engine.cpu_kv_cache_gib or command.DEFAULT_CPU_KV_CACHE_GIB) * _GIB
+    if need <= room:
+        return None
+    return (
+        f"Not started: {checkpoint.name} ({checkpoint.scheme}) needs {need / _GIB:.1f} GiB"
+        f"{'' if device == 'gpu' else ' for weights and KV cache'}, more than the {room / _GIB:.1f} GiB {what}. "
+        "Use a quantization with fewer bits, a smaller model, or more memory (tensor_parallel_size adds up GPUs)."
+    )
+
+
+def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | None:
+    """The model's tokenizer, for a hub model from the cache that vLLM has just filled; None without one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        if Path(checkpoint.path).is_dir():
+            return Vocabulary.load(Path(checkpoint.path))
+        return Vocabulary.load(Path(hf_hub_download(checkpoint.path, "tokenizer.json")).parent)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, PlanError):
+        return None
+
+
+def find_target(base_url: str, api_key_env: str | None) -> Target:
+    """A server that already runs: ask it which model it serves. Raises TargetError with what to check."""
+    base = base_url.rstrip("/").removesuffix("/v1")
+    key = os.environ.get(api_key_env) if api_key_env else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.get(f"{base}/v1/models", headers=headers, timeout=10, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise TargetError(
+            f"--target {base_url}: no answer ({type(error).__name__}: {error}). "
+            "Is the server up, and is this its address?"
+        ) from error
+    if answer.status_code in (401, 403):
+        raise TargetError(
+            f"--target {base_url}: HTTP {answer.status_code}: it wants an API key. Put the key into an environment "
+            "variable and name that variable with --api-key-env."
+        )
+    try:
+        served = answer.json()["data"][0]
+        model, limit = str(served["id"]), served.get("max_model_len")
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise TargetError(
+            f"--target {base_url}: /v1/models answered HTTP {answer.status_code} and no list of models; "
+            "an OpenAI-compatible server is expected."
+        ) from None
+    return Target(base, model, api_key_env, vocabulary=None, max_model_len=limit)

@@ -1,0 +1,1 @@
+"""Model directories: the embedded demo model, weight-less architectures, quantized copies, downloads."""

@@ -1,0 +1,78 @@
+"""The models known by name: the two demo models and the catalogued architectures, and how a weight-less one is made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from checkpoints import architecture, schemes, tokenizer
+from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256, key, silent
+
+TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
+_DATA_PATH = Path(__file__).parent / "data" / "architectures.json"
+# Raise when what is written into a weight-less directory changes.
+_RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model known by name: `kind` is "trained" or "weightless", `config` is its config.json."""
+
+    name: str
+    kind: str
+    about: str
+    hub_name: str | None
+    config: Mapping[str, Any]
+
+    def stored(self) -> dict[str, schemes.Stored]:
+        """Return name → type and shape of its tensors at 16 bit."""
+        return {name: schemes.Stored("BF16", shape) for name, shape in architecture.tensor_shapes(self.config).items()}
+
+
+@cache
+def models() -> Mapping[str, Model]:
+    """Return name → model, in the order to list them."""
+    document = json.loads(_DATA_PATH.read_text(encoding="utf-8"))
+    return MappingProxyType({name: Model(name=name, **entry) for name, entry in document.items()})
+
+
+def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Progress = silent) -> Path:
+    """Return a cached directory of everything but the weights, for an engine's `--load-format dummy`.
+
+    config.json is the published one save for the begin and end tokens, which are the small tokenizer's own;
+    a scheme adds its `quantization_config`.
+    """
+    config = {**model.config, "bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
+    if scheme in schemes.WRITTEN:
+        shapes = architecture.tensor_shapes(model.config)
+        for name, shape in shapes.items():
+            if schemes.is_quantized(name, shape):
+                schemes.check_fits(name, shape, scheme, schemes.DEFAULT_GROUP_SIZE)
+        config["quantization_config"] = schemes.quantization_config(
+            scheme, schemes.DEFAULT_GROUP_SIZE, schemes.ignored_modules(shapes)
+        )
+    recipe = key(_RECIPE, config, file_sha256(tokenizer.TOKENIZER_PATH))
+    target = checkpoints_dir() / f"{model.name}-{scheme}-{recipe}"
+
+    def build(directory: Path) -> dict[str, Any]:
+        write_config(directory, config)
+        tokenizer.write(
+            directory,
+            vocab_size=int(config["vocab_size"]),
+            max_model_len=int(config["max_position_embeddings"]),
+            special=False,
+        )
+        return {"name": model.name, "kind": WEIGHTLESS, "scheme": scheme}
+
+    build_once(target, build, progress)
+    return target
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json and generation_config.json into a directory."""
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
+    (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")

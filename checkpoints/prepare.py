@@ -1,0 +1,259 @@
+"""Turns what a user calls a model into a checkpoint that an engine can load."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from checkpoints import architecture, headers, schemes
+from checkpoints.cache import (
+    MANIFEST,
+    Progress,
+    build_once,
+    checkpoints_dir,
+    directory_sha256,
+    key,
+    read_manifest,
+    silent,
+)
+from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory
+from checkpoints.errors import BadCheckpoint, BadScheme, UnknownModel
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that an engine can load, and its size as far as that is known (None: not known).
+
+    `path` is a directory, or a hub name passed through. `name` is what the user asked for. `load_format` is
+    "auto" or "dummy" (no weights). `vllm_quantization` is what to pass as `--quantization`; None when the
+    checkpoint's own configuration says it, or there is none. `scheme` is "none", one of the written schemes, or
+    an engine method's name. `weights_bytes` is the sum of the stored tensors (at 16 bit for a model without
+    weights); None when an engine method converts them while loading. `kv_bytes_per_token` is at 16 bit, over
+    the whole model.
+    """
+
+    path: str
+    name: str
+    load_format: str
+    vllm_quantization: str | None
+    scheme: str
+    weights_bytes: int | None
+    parameters: int | None
+    hidden_size: int | None
+    num_layers: int | None
+    max_model_len: int | None
+    kv_bytes_per_token: int | None
+
+
+def prepare(model: str, quantization: str = "none", *, progress: Progress = silent) -> Checkpoint:
+    """Return the checkpoint for a model and a quantization, making and caching what has to be made.
+
+    `model`: a name of `catalog.models()`, a local directory, or a hub name (`org/name`: passed through, nothing
+    is downloaded). `quantization`: "none" (also "bf16", "fp16", "fp32"), "int8", "int4", "w8a8-int8", "w4a16",
+    "awq", "gptq" for a quantized copy; anything else is the engine's own method.
+
+    Raises UnknownModel, BadCheckpoint, BadScheme, MissingPackage or TrainingFailed.
+    """
+    scheme = schemes.resolve(quantization)
+    known = models().get(model)
+    if known is not None and known.kind == WEIGHTLESS:
+        return _weightless(known, scheme, progress)
+    if known is not None:
+        from checkpoints.demo import trained_directory
+
+        return _directory(trained_directory(progress), model, scheme, progress)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _directory(path, model, scheme, progress)
+    if _HUB_NAME.fullmatch(model) and not path.exists():
+        return _hub(model, scheme)
+    raise _unknown(model, path)
+
+
+def unquantized_directory(model: str, progress: Progress = silent) -> Path:
+    """Return the directory of weights that a model's name or path stands for, to be quantized from.
+
+    Raises UnknownModel, and BadScheme for a model without weights or one that has not been downloaded.
+    """
+    known = models().get(model)
+    if known is not None and known.kind == WEIGHTLESS:
+        raise BadScheme(
+            f"{model} has no weights to quantize: serve or measure it with quantization int8, int4, awq or gptq "
+            "directly, and it gets random weights in that format."
+        )
+    if known is not None:
+        from checkpoints.demo import trained_directory
+
+        return trained_directory(progress)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if _HUB_NAME.fullmatch(model) and not path.exists():
+        raise UnknownModel(
+            f"There is no directory {model!r}. If it is a repository on the hub, download it with `nbridge fetch "
+            f"{model} --out DIRECTORY` first and quantize the directory."
+        )
+    raise _unknown(model, path)
+
+
+def _weightless(model: Model, scheme: str, progress: Progress) -> Checkpoint:
+    written = scheme in schemes.WRITTEN
+    engine_method = scheme != schemes.NONE and not written
+    path = weightless_directory(model, scheme if written else schemes.NONE, progress)
+    return _checkpoint(
+        path,
+        model.name,
+        load_format="dummy",
+        scheme=scheme,
+        engine_method=engine_method,
+        weights_bytes=schemes.weights_bytes(model.stored(), scheme),
+        parameters=architecture.parameters(model.config),
+    )
+
+
+def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkpoint:
+    config = headers.read_json(path / "config.json")
+    if read_manifest(path).get("kind") == WEIGHTLESS:
+        return _weightless_directory(path, name, scheme)
+    tensors = read_weights(path)
+    own = schemes.scheme_of(config)
+    parameters = _parameters(config, tensors, own)
+    if schemes.NONE not in (scheme, own):
+        raise BadScheme(
+            f"{path} is already quantized ({own}), so quantization {scheme!r} cannot be applied to it. "
+            "Ask for quantization none to load it as it is, or start from the unquantized checkpoint."
+        )
+    written = scheme in schemes.WRITTEN
+    if written:
+        path = _quantized_copy(path, name, scheme, progress)
+        tensors = headers.read_tensors(path)
+    return _checkpoint(
+        path,
+        name,
+        load_format="auto",
+        scheme=own if scheme == schemes.NONE else scheme,
+        engine_method=scheme != schemes.NONE and not written,
+        weights_bytes=sum(tensor.stored.stored_bytes for tensor in tensors.values()),
+        parameters=parameters,
+    )
+
+
+def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
+    # A directory that this package made without weights, given by its path.
+    config = headers.read_json(path / "config.json")
+    own = schemes.scheme_of(config)
+    if scheme in schemes.WRITTEN:
+        raise BadScheme(f"{path} has no weights to quantize. Name the architecture itself to get it as {scheme}.")
+    shapes = architecture.tensor_shapes(config)
+    stored = {tensor: schemes.Stored("BF16", shape) for tensor, shape in shapes.items()}
+    return _checkpoint(
+        path,
+        name,
+        load_format="dummy",
+        scheme=own if scheme == schemes.NONE else scheme,
+        engine_method=scheme != schemes.NONE,
+        weights_bytes=schemes.weights_bytes(stored, own),
+        parameters=architecture.parameters(config),
+    )
+
+
+def _hub(name: str, scheme: str) -> Checkpoint:
+    if scheme in (schemes.W8A8_INT8, schemes.W4A16):
+        raise BadScheme(
+            f"{name} is a repository on the hub, and {scheme} is made from local weights. Download it with "
+            f"`nbridge fetch {name}` and name the directory, or name a repository that is published quantized."
+        )
+    return Checkpoint(
+        path=name,
+        name=name,
+        load_format="auto",
+        vllm_quantization=None if scheme == schemes.NONE else scheme,
+        scheme=scheme,
+        weights_bytes=None,
+        parameters=None,
+        hidden_size=None,
+        num_layers=None,
+        max_model_len=None,
+        kv_bytes_per_token=None,
+    )
+
+
+def read_weights(path: Path) -> dict[str, headers.Tensor]:
+    """Return name → tensor of a model directory that must have weights. Raises BadCheckpoint, saying what is there."""
+    tensors = headers.read_tensors(path)
+    if tensors:
+        return tensors
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
+    if pickles:
+        raise BadCheckpoint(
+            f"{path} holds its weights only as {pickles[0]}, a pickle, and loading a pickle can run any code that "
+            "its author put there. Use a repository that publishes safetensors, or convert it where you trust it."
+        )
+    raise BadCheckpoint(
+        f"{path} has a config.json but no weights (no *.safetensors). Download them with `nbridge fetch`, or use "
+        f"a known architecture's name ({', '.join(n for n, m in models().items() if m.kind == WEIGHTLESS)}) for "
+        f"random weights. A directory of your own is run with random weights when a {MANIFEST} in it says "
+        f'{{"kind": "{WEIGHTLESS}"}}.'
+    )
+
+
+def _parameters(config: architecture.Config, tensors: dict[str, headers.Tensor], own_scheme: str) -> int | None:
+    if own_scheme == schemes.NONE:
+        return sum(prod(tensor.stored.shape) for tensor in tensors.values())
+    return architecture.parameters(config) if config.get("model_type") in architecture.KNOWN_TYPES else None
+
+
+def _quantized_copy(path: Path, name: str, scheme: str, progress: Progress) -> Path:
+    from checkpoints.quantize import write_quantized
+
+    source = directory_sha256(path)
+    label = name if name in models() else path.resolve().name
+    target = checkpoints_dir() / f"{label}-{scheme}-{key(source, scheme, schemes.DEFAULT_GROUP_SIZE)}"
+
+    def build(directory: Path) -> dict[str, object]:
+        write_quantized(path, directory, scheme, progress=progress)
+        return {"name": label, "kind": QUANTIZED, "scheme": scheme, "source_sha256": source}
+
+    build_once(target, build, progress)
+    return target
+
+
+def _checkpoint(
+    path: Path,
+    name: str,
+    *,
+    load_format: str,
+    scheme: str,
+    engine_method: bool,
+    weights_bytes: int,
+    parameters: int | None,
+) -> Checkpoint:
+    config = headers.read_json(path / "config.json")
+    config = config.get("text_config") or config
+    return Checkpoint(
+        path=str(path),
+        name=name,
+        load_format=load_format,
+        vllm_quantization=scheme if engine_method else None,
+        scheme=scheme,
+        weights_bytes=None if engine_method else weights_bytes,
+        parameters=parameters,
+        hidden_size=config.get("hidden_size"),
+        num_layers=config.get("num_hidden_layers"),
+        max_model_len=config.get("max_position_embeddings"),
+        kv_bytes_per_token=architecture.kv_bytes_per_token(config),
+    )
+
+
+def _unknown(model: str, path: Path) -> UnknownModel:
+    if path.is_file():
+        return UnknownModel(f"model {model!r} is a file; name the directory that holds its config.json.")
+    near = difflib.get_close_matches(model.lower(), models(), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UnknownModel(
+        f"There is no model {model!r}.{hint} A model is a known name ({', '.join(models())}), a directory that "
+        "exists, or a repository on the hub as organisation/name."
+    )

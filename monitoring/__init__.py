@@ -1,0 +1,1 @@
+"""What a server and its machine say about themselves: metrics, memory, GPU."""

@@ -1,0 +1,137 @@
+"""Timed samples of a server beside a load: its metrics, its processes' memory, and the GPUs where there are any.
+
+Runs in a thread of its own. A source that does not answer leaves a gap, never a zero and never an old value.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from monitoring.metrics import MetricsError, fetch, parse
+
+# Gauges and counters worth a time series; histograms are compared once per cell, by sum and count.
+SERVER_SERIES = frozenset(
+    {
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:generation_tokens_total",
+        "vllm:prompt_tokens_total",
+        "vllm:num_preemptions_total",
+        "vllm:prefix_cache_hits_total",
+        "vllm:prefix_cache_queries_total",
+    }
+)
+
+
+# Reading a large process's PSS makes the kernel walk its pages: not at every round, lest it slows what it measures.
+MEMORY_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One value at one instant of the machine's monotonic clock."""
+
+    at_s: float
+    source: str
+    name: str
+    labels: str
+    value: float
+
+
+def process_memory(pids: Iterable[int]) -> int | None:
+    """Proportional memory (PSS) in bytes of the processes `pids`, added up; None when none of them can be read.
+
+    A page that n of them share counts 1/n in each, so the sum is what they occupy together.
+    """
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            memory = psutil.Process(pid).memory_full_info()
+            found.append(int(getattr(memory, "pss", memory.rss)))
+    return sum(found) if found else None
+
+
+_GPU_FIELDS: dict[str, Callable[[Any, Any], float]] = {
+    "memory_used_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+    "memory_total_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
+    "utilization_ratio": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
+    "power_watts": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    "temperature_celsius": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+}
+
+
+def gpu_readings() -> Iterator[tuple[str, dict[str, str], float]]:
+    """(name, labels, value) of each GPU now, by NVML; nothing without a driver, no value for what is not supported."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            labels = {"gpu": str(index)}
+            for name, read in _GPU_FIELDS.items():
+                with contextlib.suppress(pynvml.NVMLError):
+                    yield name, labels, read(pynvml, handle)
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+@dataclass
+class Sampler:
+    """Takes a reading of every source each `interval_s` seconds between `start` and `stop`."""
+
+    base_url: str
+    pids: Callable[[], list[int]]
+    headers: dict[str, str] = field(default_factory=dict)
+    interval_s: float = 1.0
+    clock: Callable[[], float] = time.perf_counter
+    readings: list[Reading] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _rounds: int = 0
+
+    def __enter__(self) -> "Sampler":
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.take()
+            self._stop.wait(self.interval_s)
+
+    def take(self) -> None:
+        """One reading of every source, now."""
+        now = self.clock()
+        if self._rounds % MEMORY_EVERY == 0:
+            memory = process_memory(self.pids())
+            if memory is not None:
+                self._add(now, "process", "memory_bytes", {}, memory)
+        self._rounds += 1
+        for name, labels, value in gpu_readings():
+            self._add(now, "gpu", name, labels, value)
+        with contextlib.suppress(MetricsError):
+            page = fetch(self.base_url, timeout_s=self.interval_s * 2, headers=self.headers)
+            now = self.clock()
+            for sample in parse(page):
+                if sample.name in SERVER_SERIES:
+                    self._add(now, "server", sample.name, sample.labels, sample.value)
+
+    def _add(self, at_s: float, source: str, name: str, labels: dict[str, str], value: float) -> None:
+        self.readings.append(Reading(at_s, source, name, json.dumps(labels, sort_keys=True), float(value)))

@@ -1,0 +1,84 @@
+"""The front door: the `nbridge` command. Each sub-command is imported only when it runs."""
+
+import importlib
+import os
+import signal
+import sys
+from importlib import metadata
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+# sub-command → (where it lives, what it does). Nothing of it is imported for `nbridge --help`.
+COMMANDS = {
+    "bench": (
+        "bench.cli:bench",
+        "Measure: for each engine start a server, drive the loads, write a run and its report.",
+    ),
+    "report": ("reports.cli:report", "Rebuild a run's report from its records."),
+    "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
+    "models": ("checkpoints.cli:models", "List the models that are known here by name."),
+    "quantize": ("checkpoints.cli:quantize", "Write a quantized copy of a model directory."),
+    "fetch": ("checkpoints.cli:fetch", "Download a model from a hub."),
+    "doctor": ("bench.doctor:doctor", "Check this machine and installation, and say what to do."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name and loads one when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        one = typer.Typer(add_completion=False, rich_markup_mode=None)
+        one.command(name=cmd_name)(getattr(importlib.import_module(module), function))
+        return typer.main.get_command(one)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Serve an open LLM with vLLM, measure what it can carry, and defend the numbers.",
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        print(f"nbridge {metadata.version('neural-bridge')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. An error that carries an `exit_code` is a message for the user, not a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # end as cleanly as on Ctrl-C
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if os.environ.get("NBRIDGE_DEBUG"):
+            raise
+        if code is None:
+            kind = type(error).__name__
+            print(f"nbridge: unexpected {kind}: {error} (NBRIDGE_DEBUG=1 shows where)", file=sys.stderr)
+            sys.exit(4)
+        print(f"nbridge: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Turns a run folder into HTML, Markdown and figures; every number is recomputed from the records."""

@@ -1,0 +1,37 @@
+"""`nbridge report`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="The run folder, runs/<run_id>, or its run.json.", metavar="RUN", show_default=False)
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document: the files written, the verdict, every cell's numbers."),
+    ] = False,
+) -> None:
+    """Rebuild a run's report (report.html, report.md, figures) from its records.
+
+    Every number is recomputed from the recorded requests; where run.json stores another one, the report says so.
+    """
+    from rich.console import Console
+
+    from reports.content import content
+    from reports.report import read_report, write
+
+    errors = Console(stderr=True)
+    with errors.status("Reading the records and drawing the figures …"):
+        made = content(read_report(run))
+        paths = write(run.parent if run.name == "run.json" else run, made)
+    if as_json:
+        files = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(p) for p in paths.figures]}
+        typer.echo(json.dumps({**made.numbers, "files": files}, ensure_ascii=False))
+        return
+    typer.echo(made.verdict)
+    typer.echo(f"\n{paths.html}\n{paths.markdown}")

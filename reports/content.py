@@ -1,0 +1,94 @@
+"""The content of a report in the order in which it is read; HTML and Markdown lay out the same content."""
+
+from dataclasses import dataclass
+
+from reports import setting, tables, trust
+from reports.cells import Json, Report
+from reports.definitions import DEFINITIONS
+from reports.figures import Picture, pictures
+from reports.problems import Problem, problems
+from reports.tables import Table
+from reports.verdict import unfinished, verdict
+
+NOTHING_TO_DRAW = "No cell gave a valid measurement, so there is nothing to draw."
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a report shows, as text, tables and SVG."""
+
+    title: str
+    subtitle: str
+    run_id: str
+    verdict: str
+    key_figures: Table
+    repeats: Table | None
+    performance: tuple[Picture, ...]
+    distributions: tuple[Picture, ...]
+    memory: tuple[Picture, ...]
+    cells: tuple[Table, ...]
+    trust: tuple[Table, ...]
+    problems: tuple[Problem, ...]
+    setting: tuple[Table, ...]
+    environment: tuple[tuple[str, str], ...]
+    definitions: tuple[tuple[str, str], ...]
+    reproduce: tuple[str, ...]
+    numbers: Json
+
+
+def content(report: Report) -> Content:
+    """Put a report's numbers into words, tables and figures."""
+    run_id = str(report.document.get("run_id") or report.folder)
+    plan = report.document.get("plan") or {}
+    name = plan.get("name") if isinstance(plan, dict) else None
+    drawn = pictures(report)
+    created = str(report.document.get("created") or "at an unknown time")
+    subtitle = f"Run {run_id}, started {created}"
+    if unfinished(report):
+        subtitle += ", not finished"
+    return Content(
+        title=f"Benchmark report: {name}" if name else "Benchmark report",
+        subtitle=subtitle,
+        run_id=run_id,
+        verdict=" ".join(verdict(report)),
+        key_figures=tables.key_figures(report),
+        repeats=tables.repeats(report),
+        performance=tuple(p for p in drawn if p.name.startswith("throughput")),
+        distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
+        memory=tuple(p for p in drawn if p.name == "memory"),
+        cells=(tables.throughput(report), *((tables.latencies(report),) if any(c.shown for c in report.cells) else ())),
+        trust=tuple(
+            t for t in (trust.changed(report), trust.checks(report), trust.reconciliation(report)) if t is not None
+        ),
+        problems=tuple(problems(report)),
+        setting=(setting.engines(report), setting.loads(report)) if report.cells else (),
+        environment=tuple(setting.environment(report)),
+        definitions=DEFINITIONS,
+        reproduce=tuple(setting.reproduce(report)),
+        numbers=numbers(report),
+    )
+
+
+def numbers(report: Report) -> Json:
+    """The numbers of the report for programs: one entry per cell with its recomputed metrics."""
+    return {
+        "format": 1,
+        "run_id": report.document.get("run_id") or report.folder,
+        "verdict": verdict(report),
+        "cells": [
+            {
+                "id": cell.id,
+                "engine": cell.engine,
+                "load": cell.document["load"],
+                "repeat": cell.repeat,
+                "outcome": cell.outcome,
+                "reason": cell.reason,
+                "valid": cell.valid,
+                "compared": cell.measured,
+                "records": cell.records,
+                "metrics": cell.metrics,
+                "differs_from_stored": [difference.name for difference in cell.differences],
+            }
+            for cell in report.cells
+        ],
+    }

@@ -1,0 +1,65 @@
+"""The definitions printed in every report: (term, meaning) pairs."""
+
+from bench.stats import MIN_SAMPLES
+
+PERCENTILES_NEED = ", ".join(f"{name} ≥ {needed:,}" for name, needed in MIN_SAMPLES.items())
+
+DEFINITIONS = (
+    (
+        "TTFT (time to first token)",
+        "First content chunk read from the socket − request sent.",
+    ),
+    (
+        "TTFT from schedule",
+        "First content chunk − the instant the arrival process scheduled the request: the figure that includes "
+        "queueing in the client. Open-loop loads report both.",
+    ),
+    ("Chunk gap", "The time between two content chunks of one answer."),
+    ("ITL (inter-token latency)", "A chunk's gap spread over the tokens that the chunk carries: one value per token."),
+    (
+        "TPOT (time per output token)",
+        "(Last − first token) / (output tokens − 1): one value per request.",
+    ),
+    ("E2E (end to end)", "Answer ended − request sent."),
+    (
+        "Output throughput",
+        "Output tokens whose chunks arrived inside the measurement window / length of the window. Closed loop: the "
+        "window is the time in which every user is busy; open loop: the scheduled time.",
+    ),
+    (
+        "Goodput",
+        "Requests per second that met every limit of the SLO (service-level objective), measured from schedule for "
+        "open-loop loads.",
+    ),
+    (
+        "Closed loop, open loop",
+        "Closed: a fixed number of users, each sending its next request when the last one is answered. Open: "
+        "requests arrive at a set rate, whether or not the server keeps up.",
+    ),
+    ("Token counts", "The server's own; a client-side tokenizer only cross-checks them."),
+    (
+        "Percentiles",
+        "Computed from the raw records, never from buckets. p50 is the median; 95 % of the values are below p95. "
+        f"A percentile needs enough values and is otherwise absent: {PERCENTILES_NEED}.",
+    ),
+    (
+        "Repeats",
+        "The repeat, not the request, is the unit of a confidence interval: requests of one run share its luck.",
+    ),
+    (
+        "Cell",
+        "One engine configuration × one load × one repeat.",
+    ),
+    (
+        "Invalid",
+        "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
+        "between requests, or > 1 % of socket reads carrying more than one chunk), when the delivered load missed the "
+        "configured one, or when client and server disagree (output tokens must equal the server's counter exactly; "
+        "mean TTFT within 5 ms or 3 %, whichever is larger). Warm-up and aborted requests are left out on both sides.",
+    ),
+    (
+        "Server memory",
+        "Weights and KV cache as known when the engine starts; the peak is the largest sampled size of the server's "
+        "processes (resident memory on a CPU, device memory on a GPU).",
+    ),
+)

@@ -1,0 +1,318 @@
+"""The verdict in words: what the measured cells establish, what they do not, and what is missing. Pure.
+
+Each function returns one statement or nothing, and says nothing that was not measured.
+"""
+
+from reports.cells import Cell, Load, Report
+from reports.repeats import (
+    CENTRAL_WORD,
+    ENOUGH,
+    Spread,
+    central,
+    fewest,
+    metric_spread,
+    planned_repeats,
+    separated,
+)
+from reports.units import in_words, listing, number, plural, ratio, seconds
+
+THROUGHPUT = "output_throughput_tok_s"
+OUTCOMES = {
+    "ok": "ok",
+    "invalid": "invalid",
+    "unsupported": "unsupported by the engine",
+    "oom": "out of memory",
+    "timeout": "timed out",
+    "failed": "failed",
+    "skipped": "skipped",
+    "pending": "not run yet",
+}
+
+
+def verdict(report: Report) -> list[str]:
+    """The report's verdict, a list of sentences to be read as one paragraph."""
+    statements = (
+        scope(report),
+        best_throughput(report),
+        best_latency_open(report),
+        shortest_ttft(report),
+        slo_met(report),
+        not_measured(report),
+        interrupted(report),
+        failed_requests(report),
+        resolution(report),
+        quality(report),
+        mismatch(report),
+    )
+    return [statement for statement in statements if statement]
+
+
+def _model(report: Report) -> str:
+    models = {str(cell.document["engine"].get("model")) for cell in report.cells}
+    return f" of {models.pop()}" if len(models) == 1 and models != {"None"} else ""
+
+
+def scope(report: Report) -> str:
+    """What was planned and how much of it gave a measurement."""
+    total, measured = len(report.cells), len(report.measured)
+    if not total:
+        return "This run has no cells: nothing was planned and nothing was measured."
+    engines, loads, repeats = report.engines, report.loads, planned_repeats(report)
+    configurations = "configuration" if len(engines) == 1 else "configurations"
+    subject = f"{in_words(len(engines)).capitalize()} engine {configurations}{_model(report)}"
+    subject += f" ({listing(list(engines))})"
+    planned = f" under {in_words(len(loads))} load{'s' * (len(loads) > 1)}"
+    if repeats > 1:
+        planned += f", {in_words(repeats)} repeats each"
+    have, was = ("have", "were") if len(engines) > 1 else ("has", "was")
+    if measured == total:
+        cells = "the only cell is" if total == 1 else f"all {in_words(total)} cells are"
+        return f"{subject} {have} been measured{planned}; {cells} valid."
+    if not measured:
+        return (
+            f"{subject} {was} to be measured{planned}, but no cell gave a valid measurement: "
+            "this report cannot say anything about performance."
+        )
+    gave = "one cell of" if measured == 1 else f"{in_words(measured)} of"
+    return f"{subject} {was} to be measured{planned}; {gave} {in_words(total)} cells gave a valid measurement."
+
+
+def _ranked(report: Report, load: Load, name: str, *, highest: bool) -> list[tuple[str, Spread]]:
+    """(engine, spread of the metric over its repeats) of those measured under `load`, the best first."""
+    found = [(engine, metric_spread(report.repeats(engine, load), name)) for engine in report.engines]
+    known = [(engine, item) for engine, item in found if item is not None]
+    return sorted(known, key=lambda pair: -pair[1].median if highest else pair[1].median)
+
+
+def _engines_measured(report: Report) -> list[str]:
+    return [engine for engine in report.engines if any(cell.measured for cell in report.of_engine(engine))]
+
+
+def _at(load: Load) -> str:
+    return f"at {load.label}"
+
+
+def best_throughput(report: Report) -> str:
+    """Which engine delivered the most output tokens per second under closed-loop loads, where, and against whom."""
+    loads = [load for load in report.loads if load.kind == "closed"]
+    ranked = [(load, *pair) for load in loads for pair in _ranked(report, load, THROUGHPUT, highest=True)]
+    if not ranked:
+        return ""
+    load, winner, top = max(ranked, key=lambda entry: entry[2].median)
+    engines = _engines_measured(report)
+    amount = f"{number(top.median)} output tokens/s {_at(load)}"
+    if len(engines) == 1:
+        lead = f"Only {winner}" if len(report.engines) > 1 else winner
+        rest = ", so there is nothing to compare it with" if len(report.engines) > 1 else ""
+        if rest:
+            return f"{lead} gave a valid measurement{rest}: it delivered up to {amount}{_ttft(report, winner, load)}."
+        return f"{lead} delivered up to {amount}{_ttft(report, winner, load)}."
+    rivals = [pair for pair in _ranked(report, load, THROUGHPUT, highest=True) if pair[0] != winner]
+    close = [(engine, item) for engine, item in rivals if not separated(top, item)]
+    absent = [engine for engine in engines if engine != winner and engine not in dict(rivals)]
+    if close:
+        others = listing([f"{engine} ({number(item.median)})" for engine, item in close])
+        head = (
+            f"The highest throughput was {winner}'s, {amount}{_ttft(report, winner, load)}, but {others} "
+            f"{'is' if len(close) == 1 else 'are'} too close to tell apart"
+        )
+        clear = [pair for pair in rivals if pair not in close]
+        tail = f"; {_against(report, clear, top)}" if clear else ""
+    else:
+        head = f"Of the {in_words(len(engines))} measured engines, {winner} delivered the most: {amount}"
+        if rivals:
+            head += f" ({_against(report, rivals, top)})"
+        head, tail = head + _ttft(report, winner, load), ""
+    if absent:
+        tail += f"; {listing(absent)} {'has' if len(absent) == 1 else 'have'} no valid measurement at that load"
+    return f"{head}{tail}."
+
+
+def _against(report: Report, rivals: list[tuple[str, Spread]], top: Spread) -> str:
+    """“5.1 × bf16”: against the baseline (the plan's first engine) if it is among `rivals`, else the next best."""
+    baseline = [pair for pair in rivals if pair[0] == report.engines[0]]
+    engine, item = (baseline or rivals)[0]
+    if item.median <= 0:
+        return f"{engine} delivered none"
+    which = "" if baseline else "the next, "
+    return f"{ratio(top.median / item.median)} {which}{engine}"
+
+
+def _ttft(report: Report, engine: str, load: Load) -> str:
+    statistic = central(report, "ttft_s")
+    found = metric_spread(report.repeats(engine, load), f"ttft_s.{statistic}")
+    return f" with a {CENTRAL_WORD[statistic]} TTFT of {seconds(found.median)}" if found else ""
+
+
+def best_latency_open(report: Report) -> str:
+    """Which engine answered soonest at the highest offered rate: there the load, not the engine, sets throughput."""
+    loads = [load for load in report.loads if load.kind == "open"]
+    statistic = central(report, "e2e_s")
+    for load in sorted(loads, key=lambda item: -(item.level or 0.0)):
+        ranked = _ranked(report, load, f"e2e_s.{statistic}", highest=False)
+        if ranked:
+            break
+    else:
+        return ""
+    winner, best = ranked[0]
+    word = CENTRAL_WORD[statistic]
+    head = f"When {load.label} were offered, "
+    if len(ranked) == 1:
+        return f"{head}{winner} answered with a {word} E2E latency of {seconds(best.median)}."
+    return f"{head}{winner} answered soonest: {word} E2E latency {seconds(best.median)}{_beside(ranked[1], best)}."
+
+
+def _beside(rival: tuple[str, Spread], best: Spread) -> str:
+    engine, item = rival
+    value = seconds(item.median)
+    if not separated(best, item):
+        return f" (the next, {engine} with {value}, is too close to tell apart)"
+    return f" (the next is {engine} with {value})"
+
+
+def shortest_ttft(report: Report) -> str:
+    """Which engine showed its first token soonest under the lightest load."""
+    statistic = central(report, "ttft_s")
+    ranked: list[tuple[str, Spread]] = []
+    for load in report.loads:
+        ranked = _ranked(report, load, f"ttft_s.{statistic}", highest=False)
+        if len(ranked) > 1:
+            break
+    else:
+        return ""
+    winner, best = ranked[0]
+    return (
+        f"Under the lightest load, {load.label}, the shortest {CENTRAL_WORD[statistic]} TTFT was {winner}'s, "
+        f"{seconds(best.median)}{_beside(ranked[1], best)}."
+    )
+
+
+def slo_met(report: Report) -> str:
+    """The highest goodput, where the plan has an SLO."""
+    best: tuple[float, str, Load] | None = None
+    slo: dict[str, float] | None = None
+    for engine in report.engines:
+        for load in report.loads:
+            cells = report.repeats(engine, load)
+            found = metric_spread(cells, "goodput_rps")
+            if found is None:
+                continue
+            slo = (cells[0].metrics or {}).get("slo") or slo
+            if best is None or found.median > best[0]:
+                best = (found.median, engine, load)
+    if best is None or not slo:
+        return ""
+    limits = slo_words(slo)
+    if best[0] == 0:
+        return f"No engine answered a single request within the SLO ({limits})."
+    return f"Most requests within the SLO ({limits}): {best[1]}, {number(best[0])} per second {_at(best[2])}."
+
+
+def slo_words(slo: dict[str, float]) -> str:
+    """An SLO for a reader: “TTFT ≤ 500 ms, TPOT ≤ 50.0 ms”."""
+    return ", ".join(f"{name[:-2].upper()} ≤ {seconds(limit)}" for name, limit in slo.items())
+
+
+def not_measured(report: Report) -> str:
+    """The cells without a valid measurement, by outcome and by name."""
+    parts = []
+    by_outcome: dict[str, list[Cell]] = {}
+    for cell in report.cells:
+        if not cell.measured:
+            by_outcome.setdefault(outcome_of(cell), []).append(cell)
+    for outcome, cells in by_outcome.items():
+        engines = dict.fromkeys(cell.engine for cell in cells)
+        whole = [name for name in engines if all(c in cells for c in report.of_engine(name))]
+        names = [f"all of {name}" if len(report.of_engine(name)) > 1 else name for name in whole]
+        names += [cell.id for cell in cells if cell.engine not in whole]
+        parts.append(f"{outcome}: {plural(len(cells), 'cell')} ({listing(names, 4)})")
+    if not parts:
+        return ""
+    comparison = " Invalid cells are left out of every comparison." if "invalid" in by_outcome else ""
+    return f"Without a valid measurement – {'; '.join(parts)}; the reasons are under “What went wrong”.{comparison}"
+
+
+def outcome_of(cell: Cell) -> str:
+    """What became of a cell, in words; a cell that ran but failed a check is invalid."""
+    if cell.records_error is not None:
+        return "records unreadable"
+    if cell.outcome == "ok" and cell.valid is False:
+        return OUTCOMES["invalid"]
+    if cell.outcome == "ok" and not cell.shown:
+        return "no requests recorded"
+    return OUTCOMES.get(cell.outcome, cell.outcome)
+
+
+def failed_requests(report: Report) -> str:
+    """How many requests of the compared cells were not answered in full."""
+    lost = total = cells = 0
+    for cell in report.measured:
+        requests = (cell.metrics or {})["requests"]
+        missing = requests["total"] - requests["ok"]
+        if missing:
+            lost, total, cells = lost + missing, total + requests["total"], cells + 1
+    if not lost:
+        return ""
+    return (
+        f"In {plural(cells, 'valid cell')}, {lost:,} of {total:,} requests were not answered in full; they enter no "
+        "latency."
+    )
+
+
+def resolution(report: Report) -> str:
+    """How small a difference the repeats can establish."""
+    least = fewest(report)
+    if not least or len(report.measured) < 2:
+        return ""
+    if least == 1:
+        return "One repeat per cell: differences below about 10 % are not established."
+    if least < ENOUGH:
+        return (
+            f"{in_words(least).capitalize()} repeats per cell: insufficient for a verdict on small differences "
+            f"({in_words(ENOUGH)} are needed)."
+        )
+    return (
+        f"{in_words(least).capitalize()} repeats per cell: engines are told apart when their intervals do not overlap."
+    )
+
+
+def weightless(report: Report) -> list[str]:
+    """The models whose weights were not loaded but made up by the engine (load format `dummy`)."""
+    engines = [cell.document["engine"] for cell in report.cells]
+    return list(dict.fromkeys(str(e.get("model") or "the model") for e in engines if e.get("load_format") == "dummy"))
+
+
+def quality(report: Report) -> str:
+    """What the run says about the quality of the answers."""
+    models = weightless(report)
+    if models:
+        real = "speed and memory are real, but no statement about quality can be made" if report.measured else ""
+        tail = f": {real}" if real else ": no statement about quality can be made"
+        whose = listing(models, 3)
+        return f"{whose} ran with made-up weights{tail}."
+    if report.measured and not any(cell.document.get("quality") for cell in report.cells):
+        return "Quality was not measured: a faster engine may answer worse."
+    return ""
+
+
+def mismatch(report: Report) -> str:
+    """Whether run.json stores other numbers than its records give."""
+    changed = [cell.id for cell in report.cells if cell.differences]
+    if not changed:
+        return ""
+    return (
+        "Attention: the numbers stored in run.json differ from what the records give in "
+        f"{plural(len(changed), 'cell')} ({listing(changed, 4)}); this report shows the recomputed ones."
+    )
+
+
+def interrupted(report: Report) -> str:
+    """Whether the run went to its end."""
+    if not unfinished(report):
+        return ""
+    return "The run is not finished: it still goes on or was interrupted."
+
+
+def unfinished(report: Report) -> bool:
+    """Whether the run still goes on or was interrupted."""
+    return report.document.get("finished") is None

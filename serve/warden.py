@@ -1,0 +1,157 @@
+"""Runs one command and outlives it only to leave nothing behind. Standard library only; executed as a script.
+
+    parent ──control pipe──► warden ──fork──► command ──► its children, grandchildren, …
+           ◄──status pipe───
+
+The warden is the subreaper of everything below it: a descendant whose parent dies becomes the warden's own
+child, so "all descendants" is well defined at any time. It ends the command, and then every descendant, when
+
+- the parent writes `stop <grace seconds>` to the control pipe, or the pipe closes because the parent died,
+- the command itself ends (an engine core must not outlive its API server).
+
+The command carries PR_SET_PDEATHSIG, so killing the warden kills the command; what the command left behind is
+swept by the parent (serve.process). On the status pipe the warden writes `pid <n>` or `cannot <errno>` after
+the start and `exit <status>` when the command has ended (negative: the signal's number).
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+ORPHAN_GRACE_S = 5.0
+PARENT_CHECK_S = 1.0
+
+
+def main(control_fd: int, status_fd: int, argv: list[str]) -> None:
+    """Run `argv` to its end, or until the parent says stop or is gone; return when no descendant is left."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    for fd in (control_fd, status_fd):
+        os.set_inheritable(fd, False)  # a pipe that the command also held would never close
+    parent_pid = os.getppid()
+    wake_fd = _wake_on_child_exit()
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    pid = _spawn(libc, argv, status_fd)
+    if pid is None:
+        return
+    _say(status_fd, f"pid {pid}")
+    status, deadline, has_parent = None, math.inf, True
+    while status is None and (now := time.monotonic()) < deadline:
+        watched = [wake_fd, control_fd] if has_parent else [wake_fd]
+        ready = select.select(watched, [], [], min(PARENT_CHECK_S, deadline - now))[0]
+        if wake_fd in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake_fd, 4096)
+        # A process that the parent forked may still hold the other end of the pipe, so its pid is checked too.
+        if control_fd in ready or (has_parent and os.getppid() != parent_pid):
+            grace_s = _grace_s(control_fd) if control_fd in ready else None
+            if deadline == math.inf:
+                os.kill(pid, signal.SIGTERM)
+            deadline = min(deadline, time.monotonic() + (ORPHAN_GRACE_S if grace_s is None else grace_s))
+            has_parent = grace_s is not None
+        status = _reap().get(pid)
+    status = _kill_all(pid) if status is None else status
+    _say(status_fd, f"exit {status}")
+    _kill_all(pid)
+
+
+def _spawn(libc: ctypes.CDLL, argv: list[str], status_fd: int) -> int | None:
+    """Start the command as the leader of its own session; None when it cannot be executed."""
+    warden_pid = os.getpid()
+    failed_r, failed_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != warden_pid:  # the warden died before the line above
+                os._exit(1)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            os.execvp(argv[0], argv)  # noqa: S606 - argv comes from the parent as a list, no shell is involved
+        except OSError as error:
+            os.write(failed_w, str(error.errno).encode())
+        os._exit(127)
+    os.close(failed_w)
+    errno = os.read(failed_r, 16)
+    os.close(failed_r)
+    if errno:
+        os.waitpid(pid, 0)
+        _say(status_fd, f"cannot {errno.decode()}")
+        return None
+    return pid
+
+
+def _grace_s(control_fd: int) -> float | None:
+    """The seconds that the latest `stop` message grants; None when the parent is gone."""
+    words = os.read(control_fd, 256).split()
+    return float(words[-1]) if words else None
+
+
+def _kill_all(pid: int) -> int | None:
+    """SIGKILL every descendant until the kernel knows of no child; the exit status of `pid` if it ended here."""
+    status = None
+    while True:
+        for descendant in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(descendant, signal.SIGKILL)
+        try:
+            ended, raw = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if ended == pid:
+            status = os.waitstatus_to_exitcode(raw)
+        elif ended == 0:
+            time.sleep(0.01)
+
+
+def _reap() -> dict[int, int]:
+    """Collect every child that has ended: pid → exit status."""
+    ended: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[child[0]] = os.waitstatus_to_exitcode(child[1])
+    return ended
+
+
+def descendants(root: int, proc: Path = Path("/proc")) -> list[int]:
+    """Every process below `root`, nearest first, read from /proc/<pid>/stat."""
+    children: dict[int, list[int]] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name in parentheses may hold anything, so the fields start after the last one.
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = list(children.get(root, []))
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def _wake_on_child_exit() -> int:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    os.set_blocking(write_fd, False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    return read_fd
+
+
+def _say(status_fd: int, text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more: the parent is gone
+        os.write(status_fd, f"{text}\n".encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
