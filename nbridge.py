@@ -21,7 +21,7 @@ COMMANDS = {
     "models": ("checkpoints.cli:models", "List the models that are known here by name."),
     "quantize": ("checkpoints.cli:quantize", "Write a quantized copy of a model directory."),
     "fetch": ("checkpoints.cli:fetch", "Download a model from a hub."),
-    "doctor": ("bench.doctor:doctor", "Check this machine and installation, and say what to do."),
+    "doctor": ("monitoring.cli:doctor", "Check this machine and installation, and say what to do."),
 }
 
 

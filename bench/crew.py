@@ -27,6 +27,7 @@ UNREACHABLE_S = 3.0  # … over at least so long mean that the server is gone
 BACKOFF_S = 0.2  # a user's pause after a connection error, doubled up to BACKOFF_MAX_S
 BACKOFF_MAX_S = 1.0
 CONNECT_AHEAD_S = 5.0  # how long a user may take to connect before the phase begins without its connection
+SPARE_CONNECTIONS = 32  # an open loop connects ahead as well, so that arrivals rarely wait for a new connection
 DRAIN_S = 10.0  # how long requests may take to notice that they were aborted
 SPIN_S = 0.0015  # the event loop's timers tick in whole milliseconds; the rest of a wait is spun
 SPIN_FROM_RPS = 20.0  # below this rate a millisecond of lateness does not matter, and the CPU does
@@ -252,6 +253,7 @@ def closed_user(crew: Crew) -> None:
 def open_dispatcher(crew: Crew) -> None:
     """One process's open loop: starts a request at each due time, whether or not earlier ones have ended."""
     load = crew.load
+    free = _connect_ahead(crew, min(load.max_in_flight, SPARE_CONNECTIONS))
     zero_s = crew.arrive()
     if zero_s is not None and load.rate_rps is not None:
         due_s = arrivals.schedule(
@@ -263,12 +265,23 @@ def open_dispatcher(crew: Crew) -> None:
             worker=crew.slots.start,
             workers=crew.of,
         )
-        _dispatch(crew, [zero_s + offset_s for offset_s in due_s], load.rate_rps)
+        _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], load.rate_rps)
+    for connection in free:
+        connection.close()
     crew.leave()
 
 
-def _dispatch(crew: Crew, due_s: list[float], rate_rps: float) -> None:
-    free: list[stream.Connection] = []
+def _connect_ahead(crew: Crew, connections: int) -> list[stream.Connection]:
+    free = [stream.Connection(crew.target) for _ in range(connections)]
+    done: SimpleQueue[None] = SimpleQueue()
+    for connection in free:
+        crew.spawn(lambda each: done.put(each.open(CONNECT_AHEAD_S)), connection)
+    for _ in free:
+        done.get()
+    return free
+
+
+def _dispatch(crew: Crew, free: list[stream.Connection], due_s: list[float], rate_rps: float) -> None:
     all_ended = Event()
     at_most = -(-crew.load.max_in_flight // crew.of)
     spin_s = SPIN_S if rate_rps > SPIN_FROM_RPS else 0.0
@@ -294,8 +307,6 @@ def _dispatch(crew: Crew, due_s: list[float], rate_rps: float) -> None:
             crew.spawn(run, what, scheduled_s)
     if crew.in_flight:
         all_ended.wait()
-    for connection in free:
-        connection.close()
 
 
 def wait_until(due_s: float, halt: Event, spin_s: float = 0.0) -> None:

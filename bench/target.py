@@ -11,7 +11,7 @@ import httpx
 import psutil
 
 from bench import store
-from bench.environment import gpus
+from monitoring.machine import gpus
 from bench.errors import PlanError, TargetError
 from bench.plan import Engine
 from bench.workload import Vocabulary

@@ -90,14 +90,14 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
     """Was the load that the cell is named after really there?"""
     if load["kind"] == "closed":
         wanted = int(load["concurrency"])
-        held = metrics["mean_in_flight"]
-        share = None if held is None else held / wanted
+        held = metrics["mean_in_flight"] or 0.0  # no time at which all users were busy counts as none held
+        share = held / wanted
         return _check(
             "concurrency held",
             share,
             CONCURRENCY_SHARE,
             "share",
-            f"Only {(held or 0):.2f} requests were in flight on average instead of {wanted}.",
+            f"Only {held:.2f} requests were in flight on average instead of {wanted}.",
             at_least=True,
         )
     counts = metrics["requests"]

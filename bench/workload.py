@@ -42,6 +42,7 @@ _WORDS = (
     " way about many then them would write like so these her long make thing see him two has look more day could go"
 ).split()
 _PREFIX_TOKENS = 65_536
+_LONGEST_TOKENS = 10_000_000  # a lognormal has no upper end
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Vocabulary:
             raise PlanError(f"{source}: no such file; prompts by token count need the model's tokenizer.json.")
         tokenizer = Tokenizer.from_file(str(source))
         special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        special |= _ids_with_a_meaning(directory / "config.json")
         return cls(tokenizer, tuple(i for i in range(tokenizer.get_vocab_size()) if i not in special))
 
     def text(self, rng: random.Random, tokens: int) -> str:
@@ -69,6 +71,19 @@ class Vocabulary:
             if len(self.tokenizer.encode(text, add_special_tokens=False).ids) <= tokens:
                 return text
         return str(self.tokenizer.decode(ids[:tokens]))
+
+
+def _ids_with_a_meaning(config: Path) -> set[int]:
+    """The ids that start, end or pad a sequence, as the model's config.json names them."""
+    try:
+        document = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    found: set[int] = set()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = document.get(name)
+        found |= set(value) if isinstance(value, list) else {value} - {None}
+    return found
 
 
 def words(rng: random.Random, count: int) -> str:
@@ -86,7 +101,8 @@ def draw(lengths: Lengths, rng: random.Random) -> int:
         case "lognormal":
             # mean of a lognormal = exp(mu + sigma²/2), so that `mean` is the mean that a reader expects
             value = rng.lognormvariate(math.log(lengths.mean or 1.0) - lengths.sigma**2 / 2, lengths.sigma)
-    return max(lengths.low, min(round(value), lengths.high or round(value)))
+    whole = round(min(value, _LONGEST_TOKENS))
+    return max(lengths.low, min(whole, lengths.high or whole))
 
 
 def prompts(

@@ -14,7 +14,7 @@ from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256
 TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
 _DATA_PATH = Path(__file__).parent / "data" / "architectures.json"
 # Raise when what is written into a weight-less directory changes.
-_RECIPE = 1
+_RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,16 @@ def models() -> Mapping[str, Model]:
 def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Progress = silent) -> Path:
     """Return a cached directory of everything but the weights, for an engine's `--load-format dummy`.
 
-    config.json is the published one save for the begin and end tokens, which are the small tokenizer's own;
+    config.json has the published sizes and settings; its begin and end tokens are the small tokenizer's own, and
     a scheme adds its `quantization_config`.
     """
-    config = {**model.config, "bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
+    config = {
+        **model.config,
+        "bos_token_id": tokenizer.BOS_ID,
+        "eos_token_id": tokenizer.EOS_ID,
+        # Without a version, transformers takes a large vocabulary for an old Mistral tokenizer and warns about it.
+        "transformers_version": "5.0.0",
+    }
     if scheme in schemes.WRITTEN:
         shapes = architecture.tensor_shapes(model.config)
         for name, shape in shapes.items():

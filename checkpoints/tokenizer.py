@@ -72,6 +72,9 @@ def padded(vocab_size: int) -> dict[str, Any]:
     decodes to a printable stand-in (a byte-level decoder would hold it back until the character is complete), and
     filler entries fill the vocabulary. No merge leads to a filler, so no text encodes to one. ASCII text survives
     a round trip; other characters encode, but decode to the stand-ins.
+
+    One exception is not ours to mend: transformers 5 loads every qwen2 directory with its own byte-level decoder,
+    under which the 128 lone-byte entries wait for the next token to show their text.
     """
     document: dict[str, Any] = json.loads(TOKENIZER_PATH.read_text(encoding="utf-8"))
     vocabulary: dict[str, int] = document["model"]["vocab"]
@@ -86,6 +89,7 @@ def padded(vocab_size: int) -> dict[str, Any]:
             {"type": "Replace", "pattern": {"String": "Ġ"}, "content": " "},
             {"type": "Replace", "pattern": {"String": "Ċ"}, "content": "\n"},
             {"type": "Replace", "pattern": {"String": "ĉ"}, "content": "\t"},
+            {"type": "Replace", "pattern": {"String": "č"}, "content": "\r"},
             {"type": "Fuse"},
         ],
     }
@@ -108,6 +112,8 @@ def write(directory: Path, *, vocab_size: int, max_model_len: int, special: bool
         text = TOKENIZER_PATH.read_text(encoding="utf-8")
         config |= {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     else:
+        # Said outright, because a model type's own tokenizer class would add special tokens beyond the vocabulary.
+        config |= {"bos_token": None, "eos_token": None, "pad_token": None, "unk_token": None}
         text = json.dumps(padded(vocab_size), ensure_ascii=False)
     (directory / "tokenizer.json").write_text(text, encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -28,14 +28,18 @@ def short_names(names: tuple[str, ...], limit: int = 30) -> dict[str, str]:
     }
 
 
-def pareto_caption(found: list[Point], title: str, label: str, limit_s: float | None) -> str:
+def pareto_caption(report: Report, found: list[Point], title: str, label: str, limit_s: float | None) -> str:
     """The caption of throughput against latency."""
     text = (
-        f"{title}. Each point is one engine under one load; the figure beside it is the load: concurrent requests, or "
-        "requests/s where it ends in “/s”. Ringed points are Pareto-efficient: no other point is both faster and higher."
+        f"{title}. Each point is one engine under one load; the number beside it is the load: concurrent "
+        "requests, or requests/s where it ends in “/s”. Ringed points are the best trade-offs (Pareto-efficient): "
+        "no other point is both faster and higher."
     )
     if any(len(point.repeats) > 1 for point in found):
         text += " Large points are medians over the repeats, small points single repeats, bars their range."
+    absent = [engine for engine in report.engines if engine not in {point.engine for point in found}]
+    if absent:
+        text += f" Without a valid measurement, and so not drawn: {listing(absent)}."
     if limit_s is not None:
         text += f" Shaded: within the SLO, {label} ≤ {seconds(limit_s)}."
     return text
@@ -56,8 +60,8 @@ def distribution_caption(report: Report, which: str, label: str, left_out: int) 
     """The caption of the distribution of a latency; `left_out` loads are not drawn."""
     what = {"ttft": "requests", "itl": "tokens", "chunk_gap": "chunks"}[which]
     text = (
-        f"Distribution of {label}: how large a share of {what} (upwards) had at most that {label} (to the right). A line "
-        "further left is faster, a steeper one steadier."
+        f"Distribution of {label}: how large a share of {what} (upwards) had at most that {label} (to the right). A "
+        "line further left is faster, a steeper one steadier."
     )
     if which == "chunk_gap":
         text += " Chunk gaps are drawn because a server did not count the tokens of each chunk: the ITL is not known."
@@ -80,7 +84,7 @@ def distribution_words(curves: list[tuple[Cell, Curve]], label: str) -> str:
     return f"Share of values of {label} not above a time. {'; '.join(parts)}{more}."
 
 
-def memory_caption(found: list[Stack]) -> str:
+def memory_caption(report: Report, found: list[Stack]) -> str:
     """The caption of the memory figure, with what is not known."""
     text = f"{found[0].kind} of each engine, by what holds it."
     if any(stack.peak_bytes is not None for stack in found):
@@ -88,10 +92,11 @@ def memory_caption(found: list[Stack]) -> str:
     below = [stack.engine for stack in found if stack.reserved_only]
     if below:
         text += (
-            f" The largest sample of {listing(below)} is below weights and KV cache together: the cache is reserved when "
-            "the server starts but becomes resident only as it is used, so the rest cannot be told."
+            f" The largest sample of {listing(below)} is below weights and KV cache together: the cache is reserved "
+            "when the server starts but becomes resident only as it is used, so the rest cannot be told."
         )
     lacking = [f"{stack.engine} ({listing(stack.unknown)})" for stack in found if stack.unknown]
+    lacking += [engine for engine in report.engines if engine not in {stack.engine for stack in found}]
     if lacking:
         text += f" Not known and therefore not drawn: {listing(lacking)}."
     return text

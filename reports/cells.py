@@ -4,8 +4,9 @@ The run folder is read cell by cell and only the thinned curves are kept, so tha
 """
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from reports.units import number, plural
 
 Json = dict[str, Any]
 SLO_LIMITS = ("ttft_s", "tpot_s", "e2e_s")
+_UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 NUMBERS_SHOWN = ("ok", "invalid")  # outcomes whose records cover the whole cell
 
 
@@ -158,7 +160,10 @@ def _loads(cells: list[Json]) -> list[Load]:
     for entry in found:
         by_label.setdefault(entry.label, set()).add(entry)
     return [
-        entry if len(by_label[entry.label]) == 1 else _renamed(entry, f"{entry.label}, {entry.name}") for entry in found
+        entry
+        if len(by_label[entry.label]) == 1
+        else replace(entry, label=f"{entry.label}, {entry.name}", short=entry.name[:12])
+        for entry in found
     ]
 
 
@@ -243,6 +248,17 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     )
 
 
+def readable(tree: Any) -> Any:
+    """`tree` (JSON) with every text free of the characters that neither HTML nor XML can hold, replaced by U+FFFD."""
+    if isinstance(tree, str):
+        return _UNREADABLE.sub("\ufffd", tree)
+    if isinstance(tree, dict):
+        return {readable(name): readable(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [readable(value) for value in tree]
+    return tree
+
+
 def _lacking(cell: Any) -> str | None:
     """The first part of a cell's entry in run.json that a report cannot do without and that is not there."""
     for key, kind in (("id", str), ("engine", dict), ("load", dict)):
@@ -254,7 +270,8 @@ def _lacking(cell: Any) -> str | None:
 
 def read(run: Run) -> Report:
     """The report's content from a run folder's records; raises ReportError when run.json lacks what a cell is."""
-    documents = run.document["cells"]
+    whole = readable(run.document)
+    documents = whole["cells"]
     for index, document in enumerate(documents):
         lacking = _lacking(document)
         if lacking:
@@ -262,6 +279,6 @@ def read(run: Run) -> Report:
                 f"{run.path / 'run.json'}: cell {index + 1} of {len(documents)} has no usable `{lacking}`, so the file "
                 "was changed by hand or damaged. Restore it or measure again with `nbridge bench`."
             )
-    plan = run.document.get("plan") or {}
+    plan = whole.get("plan") if isinstance(whole.get("plan"), dict) else {}
     cells = tuple(_cell(run, document, load, plan) for document, load in zip(documents, _loads(documents), strict=True))
-    return Report(run.path.resolve().name, run.document, cells)
+    return Report(run.path.resolve().name, whole, cells)

@@ -2,7 +2,7 @@
 
 from bench.stats import MIN_SAMPLES
 
-PERCENTILES_NEED = ", ".join(f"{name} ≥ {needed:,}" for name, needed in MIN_SAMPLES.items())
+PERCENTILES_NEED = ", ".join(f"≥ {needed:,} values for {name}" for name, needed in MIN_SAMPLES.items())
 
 DEFINITIONS = (
     (
@@ -40,7 +40,7 @@ DEFINITIONS = (
     (
         "Percentiles",
         "Computed from the raw records, never from buckets. p50 is the median; 95 % of the values are below p95. "
-        f"A percentile needs enough values and is otherwise absent: {PERCENTILES_NEED}.",
+        f"A percentile needs enough of them and is otherwise absent: {PERCENTILES_NEED}.",
     ),
     (
         "Repeats",

@@ -5,6 +5,7 @@ stays text. The same report gives the same bytes.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,8 @@ _STYLE = {
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
 }
-_RING = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.9}
-_DIAMOND = {"marker": "D", "color": INK, "markeredgecolor": PAPER}
+_RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.9}
+_DIAMOND: dict[str, Any] = {"marker": "D", "color": INK, "markeredgecolor": PAPER}
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _style(report: Report, engine: str) -> dict[str, Any]:
 
 def _figure(width_in: float, plot_in: float, handles: list[Artist]) -> tuple[Figure, float]:
     """A figure with a legend on top of a plot `plot_in` high, and its height in inches."""
-    lengths = [0.82 + 0.075 * len(str(handle.get_label())) for handle in handles]
+    lengths = [0.7 + 0.075 * len(str(handle.get_label())) for handle in handles]
     columns = columns_that_fit(lengths, width_in)
     height_in = plot_in + 0.12 + 0.19 * -(-len(handles) // columns)
     figure = Figure(figsize=(width_in, height_in))
@@ -146,7 +147,9 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def _saved(figure: Figure, name: str, title: str, description: str, caption: str) -> Picture:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings():  # text stays text: a glyph that the measuring font lacks is the reader's to draw
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = accessible(buffer.getvalue(), name, title, description)
     return Picture(name, title, description, caption, svg, float(figure.get_size_inches()[0]) * 72)
 
@@ -186,7 +189,8 @@ def _pareto(report: Report, metric: str) -> Picture | None:
     found = points(report, f"{metric}.{statistic}")
     if not found:
         return None
-    label, word = metric[:-2].upper(), CENTRAL_WORD[statistic]
+    label, word = {"ttft_s": "TTFT", "e2e_s": "E2E latency"}[metric], CENTRAL_WORD[statistic]
+    spoken = {"ttft_s": "Time to first token (TTFT)", "e2e_s": "Whole answer, end to end (E2E)"}[metric]
     names = short_names(report.engines, 30)
     engines = list(dict.fromkeys(point.engine for point in found))
     handles: list[Artist] = [_line(names[engine], **_style(report, engine)) for engine in engines]
@@ -208,10 +212,10 @@ def _pareto(report: Report, metric: str) -> Picture | None:
     best = efficient(found)
     axes.plot([p.latency_s for p in best], [p.tok_s for p in best], linestyle="none", markersize=13, **_RING)
     _label_points(axes, found)
-    axes.set_xlabel(f"{label}, {word} (further left is better)")
-    axes.set_ylabel("Output tokens/s (higher is better)")
+    axes.set_xlabel(f"{spoken}, {word} – further left is better")
+    axes.set_ylabel("Output tokens/s – higher is better")
     title = f"Output throughput against {word} {label}"
-    caption = pareto_caption(found, title, label, limit)
+    caption = pareto_caption(report, found, title, label, limit)
     return _saved(figure, f"throughput-{metric[:-2]}", title, pareto_words(found, word, label), caption)
 
 
@@ -227,7 +231,7 @@ def _lines(found: list[Point]) -> list[list[Point]]:
 
 
 def _draw_engine(axes: Axes, found: list[Point], style: dict[str, Any]) -> None:
-    edge = {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
+    edge: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
     for line in _lines(found):
         axes.plot([p.latency_s for p in line], [p.tok_s for p in line], markersize=6.5, linewidth=1.3, **edge, **style)
     for point in found:
@@ -249,7 +253,7 @@ def _label_points(axes: Axes, found: list[Point]) -> None:
     frame = Box(axes.bbox.x0, axes.bbox.y0, axes.bbox.x1, axes.bbox.y1)
     obstacles = [box for line in _lines(found) for box in along([pixel(p) for p in line])]
     texts = [p.load.short for p in found]
-    centres = place([pixel(p) for p in found], texts, frame, obstacles=obstacles, size=8.0 * scale, radius=7.0 * scale)
+    centres = place([pixel(p) for p in found], texts, frame, obstacles=obstacles, size=8.0 * scale, radius=8.5 * scale)
     for text, centre in zip(texts, centres, strict=True):
         x, y = axes.transData.inverted().transform(centre)
         axes.text(x, y, text, fontsize=8, ha="center", va="center_baseline")
@@ -272,7 +276,8 @@ def _distribution(report: Report, which: str) -> Picture | None:
     names = short_names(report.engines, 30)
     engines = [engine for engine in report.engines if any(cell.engine == engine for cell, _ in curves)]
     handles: list[Artist] = [_line(names[e], **{**_style(report, e), "marker": "None"}) for e in engines]
-    label = {"ttft": "TTFT", "itl": "ITL", "chunk_gap": "Chunk gap"}[which]
+    label = {"ttft": "TTFT", "itl": "ITL", "chunk_gap": "chunk gap"}[which]
+    spoken = {"ttft": "Time to first token", "itl": "Inter-token latency", "chunk_gap": "Chunk gap"}[which]
     columns = min(3, len(panels))
     panel_w, panel_h = (3.0, 2.0) if columns > 1 else (4.5, 2.6)
     rows = -(-len(panels) // columns)
@@ -294,7 +299,7 @@ def _distribution(report: Report, which: str) -> Picture | None:
         axes.set_title(shortened(load.label, 44), loc="left")
         axes.tick_params(labelleft=not column)
         if index + columns >= len(panels):
-            axes.set_xlabel(label)
+            axes.set_xlabel(spoken)
     return _saved(
         figure,
         f"distribution-{which.replace('_', '-')}",
@@ -337,8 +342,8 @@ def _memory(report: Report) -> Picture | None:
     axes.set_xlim(0, highest * 1.02)
     axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(highest)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_size(value) if value else "0"))
-    axes.set_xlabel(f"{found[0].kind} (shorter is better)")
-    return _saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(found))
+    axes.set_xlabel(f"{found[0].kind} – shorter is better")
+    return _saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(report, found))
 
 
 def _byte_ticks(highest_bytes: float) -> list[float]:

@@ -16,12 +16,6 @@ from reports.tables import Table
 
 _HERE = Path(__file__).parent
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]|[\ud800-\udfff]")
-
-
-def readable(text: Any) -> str:
-    """`text` without the characters that neither HTML nor XML can hold (control characters, lone surrogates)."""
-    return _CONTROL.sub("\ufffd", str(text))
 
 
 def html(content: Content) -> str:
@@ -30,7 +24,6 @@ def html(content: Content) -> str:
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup | int) else readable(value),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -54,7 +47,7 @@ def embedded(document: Any) -> str:
 
 def _md(text: str) -> str:
     """`text` as literal Markdown on one line."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(readable(text).split()))
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def markdown(content: Content) -> str:
@@ -76,7 +69,7 @@ def markdown(content: Content) -> str:
     lines += [f"- **{_md(term)}**: {_md(meaning)}" for term, meaning in content.definitions]
     lines += ["", "## Reproduce", ""]
     for command in content.reproduce:
-        lines += ["    " + " ".join(readable(command).split())]
+        lines += ["    " + " ".join(command.split())]
     return "\n".join(lines) + "\n"
 
 
@@ -106,6 +99,6 @@ def _md_problems(content: Content) -> list[str]:
     for problem in content.problems:
         lines += [f"### {_md(problem.title)}", "", f"Cells: {_md(affected(problem))}", ""]
         for paragraph in problem.paragraphs:
-            lines += [f"> {_md(line)}" for line in readable(paragraph).splitlines() if line.strip()]
+            lines += [f"> {_md(line)}" for line in paragraph.splitlines() if line.strip()]
             lines += [""]
     return lines

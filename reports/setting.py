@@ -9,6 +9,7 @@ from reports.tables import Column, Entry, Table, table
 from reports.units import MISSING, byte_size, count, number, seconds
 
 _FIRST = ("model", "quantization", "dtype", "kv_cache_dtype", "load_format", "max_model_len", "max_num_seqs")
+_UNSET = {"quantization": "none", "speculative": "none"}
 
 
 def engines(report: Report) -> Table:
@@ -21,7 +22,8 @@ def engines(report: Report) -> Table:
     common = [key for key in used if key not in differing]
     columns = [Column("Engine", numeric=False), *(Column(key, numeric=False) for key in differing)]
     rows: list[list[str | Entry]] = [
-        [name, *(_text(engine.get(key)) or "default" for key in differing)] for name, engine in by_name.items()
+        [name, *(_text(engine.get(key)) or _UNSET.get(key, "default") for key in differing)]
+        for name, engine in by_name.items()
     ]
     notes: tuple[str, ...] = ()
     if common:

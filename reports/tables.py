@@ -150,7 +150,7 @@ def startup_value(cells: tuple[Cell, ...], name: str) -> float | None:
 
 
 def peak_memory(cells: tuple[Cell, ...]) -> float | None:
-    """The largest sampled memory of the engine's processes: of the device where there is a GPU, else resident memory."""
+    """The largest sampled memory of the engine's processes: the device's where there is a GPU, else resident."""
     for name in ("memory.gpu_used_peak_bytes", "memory.server_rss_peak_bytes"):
         values = [value for cell in cells if (value := cell.value(name)) is not None]
         if values:
@@ -240,7 +240,7 @@ def latencies(report: Report) -> Table:
         for cell in shown
     ]
     notes = [
-        f"“{MISSING}”: too few values for that percentile; it needs {PERCENTILES_NEED}. TTFT, TPOT and E2E have one "
+        f"“{MISSING}”: too few values for that percentile, which needs {PERCENTILES_NEED}. TTFT, TPOT and E2E have one "
         "value per request, ITL one per token."
     ]
     if len(shown) < len(report.cells):
@@ -250,7 +250,7 @@ def latencies(report: Report) -> Table:
 
 def repeats(report: Report) -> Table | None:
     """Median and range over the repeats of each engine and load; None when nothing was repeated."""
-    if planned_repeats(report) < 2:
+    if planned_repeats(report) < 2 or not measured_pairs(report):
         return None
     ttft, e2e = central(report, "ttft_s"), central(report, "e2e_s")
     metrics: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -267,17 +267,19 @@ def repeats(report: Report) -> Table | None:
         for name, _, show in metrics:
             row += _spread(metric_spread(cells, name), show)
         rows.append(row)
-    note = (
-        "The interval covers the true median with the stated confidence (order statistics, no assumption on the "
-        f"distribution). With fewer than {ENOUGH} repeats it is not given: insufficient for a verdict on small differences."
-    )
+    note = f"Fewer than {ENOUGH} repeats give no interval: insufficient for a verdict on small differences."
+    if max(len(report.repeats(engine, load)) for engine, load in measured_pairs(report)) >= ENOUGH:
+        note = (
+            "The interval covers the true median with the stated confidence (order statistics, no assumption on the "
+            f"distribution). {note}"
+        )
     return table("repeats", "Repeats: median and range of each engine under each load", columns, rows, (note,))
 
 
 def _spread(found: Spread | None, show: Callable[[float], str]) -> list[str]:
     if found is None:
         return [MISSING, MISSING, MISSING]
-    interval = "insufficient"
+    interval = ""  # a column without any interval is left out
     if found.n >= ENOUGH:
         interval = f"{show(found.interval[0])} … {show(found.interval[1])} ({share(found.coverage)})"
     return [show(found.median), f"{show(found.low)} … {show(found.high)}", interval]

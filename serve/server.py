@@ -107,6 +107,7 @@ def start(
     on_line: Callable[[str], None] | None = None,
     on_wait: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    term_grace_s: float = TERM_GRACE_S,
 ) -> Server:
     """Start vLLM (or `command` in its place) and return when it is ready, which is proved, not assumed.
 
@@ -120,7 +121,7 @@ def start(
         device = detect_device()
         _check_installed()
         gpu_before_bytes = gpu.used_bytes() if device == "gpu" else None
-    settings = _with_free_port(settings)
+    settings = with_free_port(settings)
     command = command or build(settings, device=device)
     environment = _environment(command)
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def start(
         with _client(port.base_url(settings.host, settings.port), api_key) as client:
             facts = gather([log.facts, cache_facts(client.get("/metrics").text)], ready_s)
     except BaseException:
-        process.stop(TERM_GRACE_S)
+        process.stop(term_grace_s)
         log.close()
         raise
     return Server(process, log, settings=settings, api_key=api_key, startup=facts, gpu_before_bytes=gpu_before_bytes)
@@ -176,7 +177,8 @@ def _check_installed() -> None:
         raise failure.classify("No module named vllm", 1).to_error()
 
 
-def _with_free_port(settings: EngineSettings) -> EngineSettings:
+def with_free_port(settings: EngineSettings) -> EngineSettings:
+    """The settings with a port that is free now: the one set, or a picked one for 0. Raises PortInUse."""
     if settings.port == 0:
         return settings.model_copy(update={"port": port.pick(settings.host)})
     if not port.is_free(settings.host, settings.port):

@@ -68,7 +68,9 @@ def test_tests_are_no_package() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys, nbridge; sys.argv = ['nbridge', '--help']\ntry: nbridge.main()\nexcept SystemExit: pass\n"
-    code += "print(*sorted(set(sys.modules) & {'torch', 'vllm', 'numpy', 'pyarrow', 'pydantic', 'locust', 'matplotlib'}))"
+    code += (
+        "print(*sorted(set(sys.modules) & {'torch', 'vllm', 'numpy', 'pyarrow', 'pydantic', 'locust', 'matplotlib'}))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert answer.stdout.splitlines()[-1].strip() == ""
     assert "bench" in answer.stdout

@@ -163,9 +163,12 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Add a cell; `requests` become its records, and its stored metrics when it ran to its end."""
         number = f"c{load['concurrency']}" if load["kind"] == "closed" else f"q{load['rate_rps']:g}"
-        slug = "".join(c if c.isalnum() else "-" for c in name).strip("-")[:40]
+        slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-")[:40]
+        slug = slug or "x"
+        if any(cell["id"].startswith(f"{slug}-") and cell["engine"]["name"] != name for cell in self.cells):
+            slug += f"-{len(self.cells)}"
         cell: dict[str, Any] = {
-            "id": f"{slug or 'x'}-{load['kind']}-{number}-r{repeat}",
+            "id": f"{slug}-{load['kind']}-{number}-r{repeat}",
             "engine": engine(name, **(settings or {})),
         }
         cell |= {"load": load, "repeat": repeat, "outcome": outcome, "reason": reason, "quality": None}

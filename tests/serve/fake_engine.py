@@ -31,13 +31,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--served-model-name", required=True)
-    parser.add_argument("--behaviour", default="serve")
-    parser.add_argument("--running", type=int, default=0, help="how often /metrics tells of a running request")
-    return parser.parse_args()
+    parser.add_argument("--behaviour", default=os.environ.get("FAKE_BEHAVIOUR", "serve"))
+    parser.add_argument(
+        "--running",
+        type=int,
+        default=int(os.environ.get("FAKE_RUNNING", "0")),
+        help="how often /metrics tells of a running request",
+    )
+    return parser.parse_known_args()[0]
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def live_until_killed() -> None:

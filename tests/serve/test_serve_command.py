@@ -100,7 +100,9 @@ def test_eager_mode_can_be_set_either_way_on_both_devices():
 
 
 def test_three_valued_switches():
-    assert "--no-enable-prefix-caching" in build(EngineSettings(model="m", enable_prefix_caching=False), device="cpu").argv
+    assert (
+        "--no-enable-prefix-caching" in build(EngineSettings(model="m", enable_prefix_caching=False), device="cpu").argv
+    )
     assert "--enable-prefix-caching" in build(EngineSettings(model="m", enable_prefix_caching=True), device="cpu").argv
     assert not [o for o in build(EngineSettings(model="m"), device="cpu").argv if "prefix-caching" in o]
 

@@ -119,7 +119,7 @@ def test_an_error_names_the_variable_or_the_flag(environ, flags, named):
 
 
 def test_a_profile_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(SettingsError, match="absent.toml"):
+    with pytest.raises(SettingsError, match=r"absent\.toml"):
         load_profile(tmp_path / "absent.toml", environ={})
 
 

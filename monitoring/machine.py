@@ -1,4 +1,4 @@
-"""What a run was measured on: one small probe per fact. A fact that cannot be had is None or absent."""
+"""The machine: one small probe per fact. A fact that cannot be had is None or absent."""
 
 import contextlib
 import hashlib

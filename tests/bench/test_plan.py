@@ -1,0 +1,93 @@
+"""A plan means what it says, and a wrong one says what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import PlanError
+from bench.plan import PLANS, Lengths, cell_id, expand, find_plan, load_plan, validate
+
+ENGINES = [{"model": "demo-1m"}]
+LOADS = [{"concurrency": 2, "requests": 4}]
+
+
+def test_the_default_plan_has_nine_cells() -> None:
+    plan = load_plan(find_plan(None))
+    assert [cell_id(e, load, 1) for e in plan.engines for load in plan.loads] == [
+        f"{engine}-{load}-r1" for engine in ("bf16", "int8", "int4") for load in ("c1", "c4", "c16")
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.toml")), ids=lambda path: path.stem)
+def test_bundled_plans_are_valid(path: Path) -> None:
+    assert load_plan(path).engines
+    assert find_plan(path.stem) == path
+
+
+def test_defaults_and_matrix_multiply() -> None:
+    plan = expand(
+        {
+            "defaults": {"engine": {"model": "m"}, "load": {"requests": 64, "prompt_tokens": 100}},
+            "matrix": {
+                "engine": {"quantization": ["none", "int8"], "max_num_seqs": [8, 16]},
+                "load": {"concurrency": [1, 4]},
+            },
+        },
+        source="x.toml",
+    )
+    assert [engine.name for engine in plan.engines] == [
+        f"{q}-max_num_seqs-{n}" for q in ("none", "int8") for n in (8, 16)
+    ]
+    assert [(load.name, load.concurrency) for load in plan.loads] == [("c1", 1), ("c4", 4)]
+    assert plan.loads[0].prompt_tokens == Lengths(kind="fixed", mean=100)
+    assert plan.name == "x"
+
+
+def test_an_expanded_plan_reads_back_from_its_run() -> None:
+    plan = load_plan(find_plan(None))
+    assert validate(plan.model_dump(mode="json"), source="run.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"loads": [{"concurency": 1, "requests": 4}]}, ["concurency", "= 1", "Did you mean `concurrency`"]),
+        ({"loads": [{"concurrency": 0, "requests": 4}]}, ["loads[c0].concurrency = 0", "greater than 0"]),
+        ({"loads": [{"concurrency": 3, "requests": 4}]}, ["requests = 4 at concurrency = 3"]),
+        ({"loads": [{"concurrency": 3}]}, ["either `requests` or `seconds`"]),
+        ({"loads": [{"kind": "open", "requests": 4}]}, ["needs `rate_rps`"]),
+        ({"loads": [{"kind": "open", "rate_rps": 1, "concurrency": 4, "requests": 9}]}, ["max_in_flight"]),
+        ({"loads": [{"rate_rps": 1, "concurrency": 4, "requests": 9}]}, ['kind = "open"']),
+        ({"loads": [{"scenario": "file", "concurrency": 1, "requests": 9}]}, ["`prompts_file`"]),
+        ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "gauss"}}]}, ["prompt_tokens.kind = 'gauss'", "uniform"]),
+        ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "uniform", "hi": 3}}]}, ["unknown key", "`high`"]),
+        ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "uniform", "low": 5, "high": 3}}]}, ["3 is below low = 5"]),
+        ({"loads": [{**LOADS[0], "prompt_tokens": -1}]}, ["prompt_tokens.mean = -1"]),
+        ({"loads": 3}, ["[[loads]]"]),
+        ({"engines": [{}]}, ["engines[none].model", "missing"]),
+        ({"engines": [{"model": "m", "tensor_parallel": 2}]}, ["Did you mean `tensor_parallel_size`"]),
+        ({"engines": ENGINES * 2}, ["two engines are called 'none'"]),
+        ({"repeat": 3}, ["repeat = 3", "Did you mean `repeats`"]),
+        ({"repeats": 0}, ["repeats = 0"]),
+        ({"slo": {"ttft": 1}}, ["slo.ttft = 1", "Did you mean `ttft_s`"]),
+        ({"matrix": {"load": {"concurrency": 3}}}, ["list of the values to try"]),
+        ({"matrix": {"load": {"concurency": [3]}}}, ["[matrix.load]", "Did you mean `concurrency`"]),
+        ({"matrix": {"loads": {}}}, ["[matrix.loads]"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_plan_names_the_key_the_value_and_the_way_out(document: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(PlanError) as caught:
+        expand({"engines": ENGINES, "loads": LOADS, **document}, source="plan.toml")
+    message = str(caught.value)
+    assert message.startswith("plan.toml: ")
+    assert all(word in message for word in words), message
+    assert "Tuple should have" not in message
+
+
+def test_a_missing_plan_offers_the_bundled_ones(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"bundled plan: .*default"):
+        load_plan(tmp_path / "nope.toml")
+    (tmp_path / "bad.toml").write_text("a = ")
+    with pytest.raises(PlanError, match="not readable as TOML"):
+        load_plan(tmp_path / "bad.toml")

@@ -1,0 +1,291 @@
+"""The life of a server, with the stand-in engine: ready, failing, draining, and killed from every side."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serve import errors, port, server
+from serve.command import Command
+from serve.process import OwnedProcess
+from serve.settings import EngineSettings
+
+FAKE = Path(__file__).with_name("fake_engine.py")
+LOGS = Path(__file__).with_name("logs")
+ROOT = Path(__file__).parents[2]
+
+
+def settings_and_command(behaviour: str = "serve", running: int = 0, **more) -> tuple[EngineSettings, Command]:
+    settings = EngineSettings(model="/models/x", port=port.pick("127.0.0.1"), **more)
+    argv = (sys.executable, str(FAKE), "--port", str(settings.port), "--model", settings.model)
+    argv += ("--served-model-name", "x", "--behaviour", behaviour, "--running", str(running))
+    return settings, Command(argv)
+
+
+def start(tmp_path: Path, behaviour: str = "serve", running: int = 0, **more) -> server.Server:
+    settings, command = settings_and_command(behaviour, running)
+    return server.start(settings, log_path=tmp_path / "server.log", command=command, timeout_s=60, **more)
+
+
+def wait_until(condition, what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    assert pids
+    wait_until(lambda: not any(map(is_alive, pids)), f"still alive: {[p for p in pids if is_alive(p)]}")
+
+
+def children_of(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+# --- ready ----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_starts_tells_about_itself_and_leaves_nothing(tmp_path):
+    lines, waits = [], []
+    with start(tmp_path, on_line=lines.append, on_wait=waits.append) as running:
+        pids = running.pids()
+        assert pids[0] == running.pid == running.pgid
+        assert len(pids) == 3
+        assert running.model_name == "x"
+        assert running.failure() is None
+        facts = running.startup.as_dict()
+        assert facts["ready_s"] > 0
+        assert facts["engine_version"] == "0.32.0"
+        assert (facts["kv_cache_tokens"], facts["kv_cache_bytes"]) == (65536, 1 << 30)
+        assert (facts["num_gpu_blocks"], facts["block_size"]) == (512, 128)
+    assert not any(map(is_alive, pids))
+    assert port.is_free("127.0.0.1", running.settings.port)
+    assert running.pids() == []
+    assert running.failure() is None
+    assert lines == [line for line in running.log_path.read_text().splitlines() if line.strip()]
+    assert waits == sorted(waits)
+    running.stop()
+
+
+def test_a_grandchild_with_its_own_session_is_ended_too(tmp_path):
+    with start(tmp_path, "detached") as running:
+        pids = running.pids()
+        assert len({os.getsid(pid) for pid in pids}) == 2
+    assert not any(map(is_alive, pids))
+
+
+def test_port_zero_becomes_a_free_port():
+    settings = server.with_free_port(EngineSettings(model="m", port=0))
+    assert settings.port > 0
+    assert port.is_free("127.0.0.1", settings.port)
+
+
+def test_the_key_reaches_the_server_through_the_environment_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "hush-hush")
+    settings, command = settings_and_command(api_key_env="MY_KEY")
+    command = Command(command.argv, secrets={"VLLM_API_KEY": "MY_KEY"})
+    with server.start(settings, log_path=tmp_path / "log", command=command, timeout_s=60) as running:
+        lines = [" ".join(psutil.Process(pid).cmdline()) for pid in [*running.pids(), *children_of(os.getpid())]]
+        assert not [line for line in lines if "hush-hush" in line]
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(errors.SettingsError, match="MY_KEY is not set"):
+        server.start(settings, log_path=tmp_path / "log", command=command)
+
+
+# --- not ready ------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_refused_with_its_owner(tmp_path):
+    settings, command = settings_and_command()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", settings.port))
+        taken.listen()
+        with pytest.raises(errors.PortInUse, match=rf"process {os.getpid()} \("):
+            server.start(settings, log_path=tmp_path / "log", command=command)
+
+
+def test_a_wildcard_listener_on_the_same_port_is_seen(tmp_path):
+    settings, command = settings_and_command()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("0.0.0.0", settings.port))
+        taken.listen()
+        with pytest.raises(errors.PortInUse):
+            server.start(settings, log_path=tmp_path / "log", command=command)
+
+
+def test_a_failed_start_is_classified_and_leaves_nothing(tmp_path):
+    settings, command = settings_and_command("crash")
+    command = Command(command.argv, {"FAKE_LOG": str(LOGS / "kv_cache_too_small.log")})
+    before = set(children_of(os.getpid()))
+    with pytest.raises(errors.OutOfMemory, match="larger than the available KV cache memory") as caught:
+        server.start(settings, log_path=tmp_path / "deep" / "server.log", command=command, timeout_s=60)
+    assert caught.value.log_path == tmp_path / "deep" / "server.log"
+    assert set(children_of(os.getpid())) == before
+
+
+@pytest.mark.parametrize("behaviour", ["unhealthy", "other-model", "never"])
+def test_what_is_not_our_healthy_model_is_never_ready(tmp_path, behaviour):
+    started: list[psutil.Process] = []
+
+    def note(_elapsed_s: float) -> None:
+        started.extend(psutil.Process().children(recursive=True))
+
+    settings, command = settings_and_command(behaviour)
+    with pytest.raises(errors.StartTimeout, match="was not ready after"):
+        server.start(
+            settings, log_path=tmp_path / "log", command=command, timeout_s=1.5, on_wait=note, term_grace_s=0.2
+        )
+    wait_until_gone([process.pid for process in started])
+
+
+def test_another_process_that_answers_on_the_port_is_not_our_server(tmp_path):
+    # The port is taken only after the start, so that just the ownership of the socket can tell.
+    settings, command = settings_and_command("never")
+    argv = [sys.executable, str(FAKE), "--port", str(settings.port), "--model", settings.model]
+    other = psutil.Popen([*argv, "--served-model-name", "x"], stdout=subprocess.DEVNULL)
+    try:
+
+        def other_is_up() -> bool:
+            return port.listens([other.pid], settings.port)
+
+        def begin(elapsed_s: float) -> None:
+            if elapsed_s < 30:
+                wait_until(other_is_up, "the other server")
+
+        with pytest.raises((errors.StartTimeout, errors.PortInUse)):
+            server.start(
+                settings, log_path=tmp_path / "log", command=command, timeout_s=2, on_wait=begin, term_grace_s=0.2
+            )
+    finally:
+        for process in [*other.children(recursive=True), other]:
+            process.kill()
+        other.wait()
+
+
+def test_a_start_can_be_given_up(tmp_path):
+    with pytest.raises(errors.StartCancelled) as caught:
+        start(tmp_path, "never", should_stop=lambda: True, term_grace_s=0.2)
+    assert caught.value.exit_code == 130
+
+
+def test_a_program_that_is_not_there(tmp_path):
+    settings, _ = settings_and_command()
+    with pytest.raises(errors.StartFailed, match="/no/such/program cannot be executed: No such file"):
+        server.start(settings, log_path=tmp_path / "log", command=Command(("/no/such/program",)))
+
+
+# --- drain ----------------------------------------------------------------------------------------------------
+
+
+def test_draining_waits_for_running_requests(tmp_path):
+    running = start(tmp_path, running=3)
+    running.stop(drain_s=60)
+    assert "metrics asked, 0 left" in running.log_path.read_text()
+
+
+def test_draining_ends_at_its_limit(tmp_path):
+    running = start(tmp_path, running=1_000_000)
+    running.stop(drain_s=0.5)
+    assert running.pids() == []
+
+
+def test_requests_in_flight_are_summed_over_engines():
+    metrics = (
+        "# TYPE vllm:num_requests_running gauge\n"
+        'vllm:num_requests_running{engine="0"} 2.0\nvllm:num_requests_running{engine="1"} 1.0\n'
+        'vllm:num_requests_waiting{engine="0"} 4.0\nvllm:num_requests_waiting_by_reason{engine="0"} 4.0\n'
+    )
+    assert server.requests_in_flight(metrics) == 7
+
+
+# --- killed ---------------------------------------------------------------------------------------------------
+
+
+def test_killing_the_api_server_leaves_nothing_and_is_noticed(tmp_path):
+    running = start(tmp_path)
+    pids = running.pids()
+    os.kill(running.pid, signal.SIGKILL)
+    wait_until_gone(pids)
+    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    died = running.failure()
+    assert isinstance(died, errors.EngineDied)
+    assert "signal 9" in str(died)
+    assert (died.kind, died.exit_code) == ("died", 4)
+    running.stop()
+
+
+def test_killing_the_engine_core_leaves_nothing_and_is_noticed(tmp_path):
+    running = start(tmp_path)
+    pids = running.pids()
+    os.kill(pids[1], signal.SIGKILL)
+    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    wait_until_gone(pids)
+    running.stop()
+
+
+def test_killing_the_warden_leaves_nothing_and_is_noticed(tmp_path):
+    running = start(tmp_path, "detached")
+    pids = running.pids()
+    (warden,) = children_of(os.getpid())
+    os.kill(warden, signal.SIGKILL)
+    wait_until_gone(pids)
+    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    running.stop()
+
+
+PARENT = """
+import json, sys
+from pathlib import Path
+from serve import server
+from serve.command import Command
+from serve.settings import EngineSettings
+spec = json.loads(sys.argv[1])
+settings = EngineSettings(model="/models/x", port=spec["port"])
+running = server.start(settings, log_path=Path(spec["log"]), command=Command(tuple(spec["argv"])), timeout_s=60)
+print(json.dumps(running.pids()), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
+def test_killing_the_parent_leaves_nothing(tmp_path, how):
+    settings, command = settings_and_command()
+    spec = json.dumps({"port": settings.port, "log": str(tmp_path / "log"), "argv": command.argv})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, spec], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pids = json.loads(parent.stdout.readline())
+    everything = [*pids, *(child.pid for child in psutil.Process(parent.pid).children(recursive=True))]
+    if how is None:
+        parent.stdin.close()  # the program simply ends without stopping its server
+    else:
+        parent.send_signal(how)
+    parent.wait()
+    wait_until_gone(everything)
+    for stream in (parent.stdin, parent.stdout):
+        stream.close()
+
+
+def test_a_process_is_stopped_by_sigterm_when_it_listens_to_it(tmp_path):
+    program = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); signal.pause()"
+    log = tmp_path / "log"
+    with OwnedProcess([sys.executable, "-c", program], environment=dict(os.environ), log_path=log) as process:
+        wait_until(lambda: "up" in log.read_text(), "the program")
+        process.stop(60)
+        assert process.exit_status() == 7
