@@ -120,7 +120,7 @@ class Display:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None:
         self._label = f"cell {number}/{total} {cell['id']}"

@@ -138,14 +138,14 @@ def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
                     if target.failure():
                         break
         except CannotServe as problem:
-            sweep.watcher.say(f"{engine.name}: {problem.outcome}: {problem}")
+            names = ", ".join(cell["id"] for cell in cells)
+            sweep.watcher.say(f"{names}: {problem.outcome}: {problem}")
             for cell in cells:
                 cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
                 if problem.log_path and problem.log_path.exists():
                     folder = store.cell_dir(sweep.run_dir, cell["id"])
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / "server.log").write_bytes(problem.log_path.read_bytes())
-                sweep.watcher.cell_ended(cell)
             sweep.save()
             return
 

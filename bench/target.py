@@ -81,9 +81,11 @@ def own_server(
     except ServeError as error:
         raise CannotServe(_OUTCOMES.get(error.kind, "failed"), error_paragraph(error), log_path) from error
     with running:
+        facts = running.startup.as_dict()
         startup = {
-            **running.startup.as_dict(),
-            "weights_bytes": checkpoint.weights_bytes,
+            **facts,
+            "weights_bytes": checkpoint.weights_bytes or facts.get("weights_bytes"),
+            "engine_weights_bytes": facts.get("weights_bytes"),  # what the engine itself measured, on a GPU
             "parameters": checkpoint.parameters,
             "weightless": checkpoint.load_format == "dummy",
         }

@@ -53,7 +53,7 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Directory to write; else the hub's own cache.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Download a model from the hub (token: HF_TOKEN, mirror: HF_ENDPOINT); run again to resume."""
+    """Download a model from the hub (token: HF_TOKEN, mirror: HF_ENDPOINT); run it again to go on."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from checkpoints.fetch import fetch as download

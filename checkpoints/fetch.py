@@ -47,8 +47,9 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None, pr
     """Download a model's safetensors, configuration and tokenizer, and return where they are.
 
     `name` is `organisation/name`, or a catalogued architecture's name for the repository it is published in.
-    Without `out`, the files go to the hub's own cache, where an engine finds them by the same name. A download
-    that was interrupted goes on where it stopped.
+    Without `out`, the files go to the hub's own cache, where an engine finds them by the same name. A connection
+    that is cut goes on in the middle of the file; a run that ends keeps the files that are complete, and the next
+    one fetches the others.
 
     Raises AccessDenied, RepositoryNotFound, HubUnreachable, DiskFull, OutputExists, UnknownModel, FetchFailed,
     or BadCheckpoint when what arrived is not a whole model.
@@ -156,7 +157,7 @@ def _explain(error: Exception, name: str, revision: str | None, endpoint: str) -
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         raise DiskFull(
             f"The disk filled up while {name} was downloaded. Free some space (or choose another disk with --out or "
-            "HF_HOME) and run the same command again: it goes on where it stopped."
+            "HF_HOME) and run the same command again: files that are complete are kept."
         ) from error
     if isinstance(cause, RevisionNotFoundError):
         raise RepositoryNotFound(
@@ -168,7 +169,7 @@ def _explain(error: Exception, name: str, revision: str | None, endpoint: str) -
     raise HubUnreachable(
         f"The download of {name} from {endpoint} was interrupted or could not begin ({type(cause).__name__}). Check "
         "the network (and HF_HUB_OFFLINE, if it is set); where the hub cannot be reached, set HF_ENDPOINT to a "
-        "mirror, such as https://hf-mirror.com. Run the same command again: what has arrived is kept."
+        "mirror, such as https://hf-mirror.com. Then run the same command again: files that are complete are kept."
     ) from error
 
 
@@ -206,7 +207,7 @@ def _explain_status(error: Exception, status: int, name: str, endpoint: str) -> 
     if status >= 500 or status == 429:
         wait = "asks for fewer requests" if status == 429 else "has a problem of its own"
         raise HubUnreachable(
-            f"The hub at {endpoint} {wait} (HTTP {status}). Wait a while and run the same command again: what has "
-            "arrived is kept. HF_ENDPOINT names a mirror."
+            f"The hub at {endpoint} {wait} (HTTP {status}). Wait a while and run the same command again: files "
+            "that are complete are kept. HF_ENDPOINT names a mirror."
         ) from error
     raise FetchFailed(f"The hub at {endpoint} answered {status} for {name}. Look at {page}.") from error

@@ -69,7 +69,7 @@ def weight_files(directory: Path) -> list[Path]:
     if missing:
         raise BadCheckpoint(
             f"{directory} is incomplete: {INDEX_FILE} names {len(paths)} shards and {len(missing)} are missing "
-            f"({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}). Run the download again: it resumes."
+            f"({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}). Run the download again for them."
         )
     return paths
 

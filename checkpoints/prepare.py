@@ -66,7 +66,7 @@ def prepare(model: str, quantization: str = "none", *, progress: Progress = sile
 
         return _directory(trained_directory(progress), model, scheme, progress)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return _directory(path, model, scheme, progress)
     if _HUB_NAME.fullmatch(model) and not path.exists():
         return _hub(model, scheme)
@@ -89,7 +89,7 @@ def unquantized_directory(model: str, progress: Progress = silent) -> Path:
 
         return trained_directory(progress)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
     if _HUB_NAME.fullmatch(model) and not path.exists():
         raise UnknownModel(

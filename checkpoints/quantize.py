@@ -20,7 +20,7 @@ from checkpoints import headers, rounding, schemes
 from checkpoints.cache import MANIFEST, Progress, new_directory, silent
 from checkpoints.errors import BadCheckpoint, BadScheme, CheckpointError, DiskFull
 
-_BLOCK_VALUES = 8 * 2**20  # of float32: 32 MiB, and a few times that in temporaries
+_BLOCK_VALUES = 2 * 2**20  # of float32: 8 MiB, and a few times that in temporaries
 _COPY_BYTES = 16 * 2**20
 _NUMPY_TYPES = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.uint16, "BF16": np.uint16}
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")

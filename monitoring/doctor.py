@@ -13,13 +13,13 @@ from typing import Literal
 
 import httpx
 import psutil
+from huggingface_hub.constants import ENDPOINT
 
 from monitoring.machine import cpu, gpus, packages
 
 GIB = 2**30
 NEEDED_DISK_GIB = 12  # the CPU installation takes 4 GiB, a 7 B model in 8 bits another 8
 NEEDED_MEMORY_GIB = 6  # vLLM on the CPU with a small model, and the load generator beside it
-HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
     todo: str = ""
 
 
-def examine(*, home: Path, port: int, hub: str | None = None) -> Iterator[Finding]:
+def examine(*, home: Path, port: int, hub: str = ENDPOINT) -> Iterator[Finding]:
     """Every check, one after the other; none raises. `home`: where models and runs are kept."""
     yield python()
     yield from installed()
@@ -42,7 +42,7 @@ def examine(*, home: Path, port: int, hub: str | None = None) -> Iterator[Findin
     yield memory()
     yield disk(home)
     yield port_free(port)
-    yield hub_access(hub or os.environ.get("HF_ENDPOINT") or HUB)
+    yield hub_access(hub)
 
 
 def python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:

@@ -4,28 +4,9 @@ from reports.cells import Cell, Report
 from reports.curves import Curve
 from reports.pareto import Point
 from reports.stack import Stack
-from reports.units import listing, number, plural, seconds
+from reports.units import listing, number, plural, seconds, shortened
 
 _MOST_CURVES = 24
-
-
-def shortened(name: str, limit: int) -> str:
-    """`name` with its middle left out when it is longer than `limit` characters."""
-    flat = " ".join(name.split())
-    if len(flat) <= limit:
-        return flat
-    head = (limit - 1) * 2 // 3
-    return f"{flat[:head]}…{flat[len(flat) - (limit - 1 - head) :]}"
-
-
-def short_names(names: tuple[str, ...], limit: int = 30) -> dict[str, str]:
-    """A short, distinct name for each of `names`; those that would collide are numbered."""
-    short = {name: shortened(name, limit) for name in names}
-    taken = list(short.values())
-    return {
-        name: text if taken.count(text) == 1 else f"{index + 1}: {shortened(name, limit - 4)}"
-        for index, (name, text) in enumerate(short.items())
-    }
 
 
 def pareto_caption(report: Report, found: list[Point], title: str, label: str, limit_s: float | None) -> str:
@@ -37,12 +18,18 @@ def pareto_caption(report: Report, found: list[Point], title: str, label: str, l
     )
     if any(len(point.repeats) > 1 for point in found):
         text += " Large points are medians over the repeats, small points single repeats, bars their range."
-    absent = [engine for engine in report.engines if engine not in {point.engine for point in found}]
-    if absent:
-        text += f" Without a valid measurement, and so not drawn: {listing(absent)}."
+    text += not_drawn(report)
     if limit_s is not None:
         text += f" Shaded: within the SLO, {label} ≤ {seconds(limit_s)}."
     return text
+
+
+def not_drawn(report: Report) -> str:
+    """Which cells a figure of measurements leaves out; empty when it leaves out none."""
+    absent = [cell.id for cell in report.cells if not cell.measured]
+    if not absent:
+        return ""
+    return f" Without a valid measurement, and so not drawn: {plural(len(absent), 'cell')} ({listing(absent, 6)})."
 
 
 def pareto_words(found: list[Point], word: str, label: str) -> str:
@@ -67,6 +54,7 @@ def distribution_caption(report: Report, which: str, label: str, left_out: int) 
         text += " Chunk gaps are drawn because a server did not count the tokens of each chunk: the ITL is not known."
     if any(cell.repeat > 1 for cell in report.measured):
         text += " One line per repeat."
+    text += not_drawn(report)
     if left_out > 0:
         text += f" {plural(left_out, 'heavier load is', 'heavier loads are')} not drawn; the tables have every load."
     return text

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench import stats
 from bench.errors import RunFolderError
 from bench.store import Run
 from reports.curves import Curve, ecdf
 from reports.errors import ReportError
-from reports.units import number, plural
+from reports.units import plural
 
 Json = dict[str, Any]
+_ARRIVALS = {"poisson": "Poisson"}
+_MEMORY = {"server_peak_bytes": ("process", "memory_bytes"), "gpu_used_peak_bytes": ("gpu", "memory_used_bytes")}
 SLO_LIMITS = ("ttft_s", "tpot_s", "e2e_s")
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 NUMBERS_SHOWN = ("ok", "invalid")  # outcomes whose records cover the whole cell
@@ -82,7 +85,7 @@ class Cell:
         return self.outcome == "ok" and self.valid is not False and self.shown
 
     def value(self, name: str) -> float | None:
-        """A metric by its dotted name (`ttft_s.p50`, `memory.server_rss_peak_bytes`); None when absent."""
+        """A metric by its dotted name (`ttft_s.p50`, `memory.server_peak_bytes`); None when absent."""
         found: Any = self.metrics
         for part in name.split("."):
             found = found.get(part) if isinstance(found, dict) else None
@@ -129,8 +132,8 @@ def load_label(load: Json) -> tuple[str, str]:
         rate = load.get("rate_rps")
         if rate is None:
             return "open loop", "open"
-        arrival = f", {load['arrival']} arrivals" if load.get("arrival") else ""
-        return f"{number(rate)} requests/s{arrival}", f"{number(rate)}/s"
+        arrival = f" ({_ARRIVALS.get(load['arrival'], load['arrival'])} arrivals)" if load.get("arrival") else ""
+        return f"{rate:g} {'request' if rate == 1 else 'requests'}/s{arrival}", f"{rate:g}/s"
     users = load.get("concurrency")
     if users is None:
         return "closed loop", "closed"
@@ -178,7 +181,7 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def differences(stored: Json | None, recomputed: Json | None) -> tuple[Difference, ...]:
     """Where `stored` says something else than `recomputed`, number by number (relative tolerance 1e-6).
 
-    Only parts that are recomputed are compared: memory and the client's load are sampled, not computed from requests.
+    Only parts that are recomputed are compared: what was sampled of the client itself is not kept and stays as stored.
     """
     if not stored or not recomputed:
         return ()
@@ -213,6 +216,21 @@ def _curves(requests: pa.Table) -> tuple[Curve | None, Curve | None, Curve | Non
     return ttft, itl_curve, gap_curve
 
 
+def peaks(samples: pa.Table | None) -> Json:
+    """`memory`: the highest sampled memory in bytes of the server's processes and of the GPUs, added up per instant.
+
+    {} when nothing was sampled, so that what run.json stores stays.
+    """
+    if samples is None or not samples.num_rows:
+        return {}
+    found: Json = {}
+    for name, (source, series) in _MEMORY.items():
+        chosen = samples.filter(pc.and_(pc.equal(samples["source"], source), pc.equal(samples["name"], series)))
+        totals = chosen.group_by("t_s").aggregate([("value", "sum")])
+        found[name] = round(pc.max(totals["value_sum"]).as_py()) if totals.num_rows else None
+    return {"memory": found}
+
+
 def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     stored = document.get("metrics")
     changed: tuple[Difference, ...] = ()
@@ -226,9 +244,9 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
         records = requests.num_rows
         if records:
             recomputed = stats.summarise(requests, document["load"], slo_of(stored, plan))
+            recomputed |= peaks(run.samples(document["id"]))
             changed = differences(stored, recomputed)
-            sampled = {name: part for name, part in (stored or {}).items() if name not in recomputed}
-            metrics = {**recomputed, **sampled}
+            metrics = {**(stored or {}), **recomputed}
             curves = _curves(requests)
     return Cell(
         id=str(document["id"]),

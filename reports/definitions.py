@@ -59,7 +59,7 @@ DEFINITIONS = (
     ),
     (
         "Server memory",
-        "Weights and KV cache as known when the engine starts; the peak is the largest sampled size of the server's "
-        "processes (resident memory on a CPU, device memory on a GPU).",
+        "Weights and KV cache as known when the engine starts; the peak is the largest sample taken while the loads "
+        "ran: of the server's processes (shared pages counted once), or of the device's memory in use on a GPU.",
     ),
 )

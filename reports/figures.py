@@ -25,8 +25,6 @@ from reports.captions import (
     memory_words,
     pareto_caption,
     pareto_words,
-    short_names,
-    shortened,
 )
 from reports.cells import Cell, Report
 from reports.curves import Curve, steps
@@ -35,7 +33,7 @@ from reports.pareto import Point, efficient, points
 from reports.repeats import CENTRAL_WORD, central
 from reports.stack import stacks
 from reports.svg import accessible
-from reports.units import byte_size
+from reports.units import byte_size, short_names, shortened
 
 INK, MUTED, GRID, PAPER, SHADE = "#1b2430", "#566170", "#d5dae1", "#ffffff", "#dfeee4"
 ENGINES = ("#0b62a4", "#b8480a", "#0e7a4e", "#7b3fa0", "#8a5a00", "#b0245e", "#0b7385", "#4b5563")

@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
+from reports.curves import Floats
+
 _DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
@@ -54,7 +58,7 @@ def place(
 
     `size` is the text's height, `radius` the half-width of a marker, `obstacles` what else is drawn. Deterministic.
     """
-    taken = [*obstacles, *(around(x, y, radius * 0.8) for x, y in points)]
+    taken = _array([*obstacles, *(around(x, y, radius * 0.8) for x, y in points)])
     centres = []
     for (x, y), text in zip(points, texts, strict=True):
         half = (0.32 * size * max(1, len(text)), 0.5 * size)
@@ -64,7 +68,7 @@ def place(
             for rank, (dx, dy) in enumerate(_DIRECTIONS)
             for spot in [_beside((x, y), (dx, dy), half, radius * step)]
         )
-        taken.append(_box(centre, half))
+        taken = np.vstack([taken, _array([_box(centre, half)])])
         centres.append(centre)
     return centres
 
@@ -80,9 +84,17 @@ def _box(centre: tuple[float, float], half: tuple[float, float]) -> Box:
     return Box(centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
 
 
-def _cost(centre: tuple[float, float], half: tuple[float, float], taken: list[Box], frame: Box) -> float:
+def _array(boxes: list[Box]) -> Floats:
+    """One row (left, bottom, right, top) for each box: a figure has thousands of them to keep a label off."""
+    return np.array([(box.left, box.bottom, box.right, box.top) for box in boxes])
+
+
+def _cost(centre: tuple[float, float], half: tuple[float, float], taken: Floats, frame: Box) -> float:
     box = _box(centre, half)
-    return sum(box.overlap(other) for other in taken) + 3 * (box.area - box.overlap(frame))
+    width = np.minimum(taken[:, 2], box.right) - np.maximum(taken[:, 0], box.left)
+    height = np.minimum(taken[:, 3], box.top) - np.maximum(taken[:, 1], box.bottom)
+    covered = float((np.maximum(width, 0) * np.maximum(height, 0)).sum())
+    return covered + 3 * (box.area - box.overlap(frame))
 
 
 def columns_that_fit(widths: list[float], available: float) -> int:

@@ -15,6 +15,7 @@ from reports.svg import themed
 from reports.tables import Table
 
 _HERE = Path(__file__).parent
+_UNIT = re.compile(r"([\d≤≥]) ((?:\d|ms|µs|s|%|×|B|[KMG]iB|tokens|tok/s)(?![a-z]))")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
@@ -23,6 +24,7 @@ def html(content: Content) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
+        finalize=lambda value: unbroken(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -37,6 +39,11 @@ def html(content: Content) -> str:
         style=Markup((_HERE / "templates" / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         embedded=Markup(embedded(content.numbers)),  # noqa: S704 - `embedded` escapes
     )
+
+
+def unbroken(text: str) -> str:
+    """`text` with a number and its unit kept on one line."""
+    return _UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
 
 
 def embedded(document: Any) -> str:

@@ -18,7 +18,8 @@ def engines(report: Report) -> Table:
     used = [key for key in dict.fromkeys(k for engine in by_name.values() for k in engine) if key != "name"]
     used = [key for key in used if any(_said(engine.get(key)) for engine in by_name.values())]
     used.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
-    differing = [key for key in used if len({_text(engine.get(key)) for engine in by_name.values()}) > 1]
+    alone = len(by_name) == 1
+    differing = [key for key in used if alone or len({_text(engine.get(key)) for engine in by_name.values()}) > 1]
     common = [key for key in used if key not in differing]
     columns = [Column("Engine", numeric=False), *(Column(key, numeric=False) for key in differing)]
     rows: list[list[str | Entry]] = [
@@ -29,7 +30,7 @@ def engines(report: Report) -> Table:
     if common:
         first = next(iter(by_name.values()))
         shared = "; ".join(f"{key} = {_text(first[key])}" for key in common)
-        notes = (f"{'The same for all' if len(by_name) > 1 else 'Settings'}: {shared}.",)
+        notes = (f"The same for all: {shared}.",)
     return table("engines", "Engine configurations", columns, rows, notes)
 
 
@@ -98,7 +99,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
     gpus = [_gpu(gpu) for gpu in found.get("gpus") or []]
     flags = [flag for flag in cpu.get("flags") or [] if isinstance(flag, str)]
     facts = [
-        ("Neural Bridge", found.get("nbridge")),
+        ("Neural Bridge", found.get("nbridge") or packages.get("neural-bridge")),
         ("Source commit", _commit(found)),
         ("CPU", f"{cpu.get('model') or 'unknown model'}, {cpu.get('cores') or MISSING} cores" if cpu else None),
         ("CPU features", ", ".join(flags) or None),
@@ -107,7 +108,7 @@ def environment(report: Report) -> list[tuple[str, str]]:
         ("Operating system", found.get("os")),
         ("Python", found.get("python")),
         ("Packages", ", ".join(f"{name} {version or MISSING}" for name, version in packages.items()) or None),
-        ("Host (hashed)", found.get("hostname_hash")),
+        *([("Host (hashed)", found["hostname_hash"])] if found.get("hostname_hash") else []),
         ("Started", report.document.get("created")),
         ("Finished", report.document.get("finished") or "not finished"),
         ("Run", report.document.get("run_id") or report.folder),

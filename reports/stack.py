@@ -57,8 +57,8 @@ class Stack:
 def stacks(report: Report) -> list[Stack]:
     """The memory of every engine of which something is known, in plan order; all on the GPU or all resident memory."""
     gpu = any(cell.value("memory.gpu_used_peak_bytes") is not None for cell in report.cells)
-    name = "memory.gpu_used_peak_bytes" if gpu else "memory.server_rss_peak_bytes"
-    kind = "GPU memory" if gpu else "Server memory"
+    name = "memory.gpu_used_peak_bytes" if gpu else "memory.server_peak_bytes"
+    kind = "GPU memory in use" if gpu else "Server memory"
     found = []
     for engine in report.engines:
         cells = report.of_engine(engine)

@@ -81,6 +81,7 @@ def key_figures(report: Report) -> Table:
         Column("Engine", numeric=False),
         Column("Valid cells"),
         Column("Weights"),
+        Column("KV cache"),
         Column("Ready after"),
         Column("Peak memory"),
         Column("Best output throughput"),
@@ -100,6 +101,7 @@ def key_figures(report: Report) -> Table:
                 engine,
                 Entry(f"{measured} of {len(cells)}", "bad" if measured < len(cells) else ""),
                 byte_size(startup_value(cells, "weights_bytes")),
+                _tokens(startup_value(cells, "kv_cache_tokens")),
                 seconds(startup_value(cells, "ready_s")),
                 byte_size(peak_memory(cells)),
                 f"{number(best.median)} tok/s" if best else MISSING,
@@ -118,6 +120,10 @@ def key_figures(report: Report) -> Table:
         rows,
         (f"“{MISSING}” means: not measured or not known.{lightest_label}{baseline}",),
     )
+
+
+def _tokens(value: float | None) -> str:
+    return f"{count(value)} tokens" if value is not None else MISSING
 
 
 def _best(report: Report, engine: str) -> tuple[Spread | None, str, str]:
@@ -151,7 +157,7 @@ def startup_value(cells: tuple[Cell, ...], name: str) -> float | None:
 
 def peak_memory(cells: tuple[Cell, ...]) -> float | None:
     """The largest sampled memory of the engine's processes: the device's where there is a GPU, else resident."""
-    for name in ("memory.gpu_used_peak_bytes", "memory.server_rss_peak_bytes"):
+    for name in ("memory.gpu_used_peak_bytes", "memory.server_peak_bytes"):
         values = [value for cell in cells if (value := cell.value(name)) is not None]
         if values:
             return max(values)

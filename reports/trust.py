@@ -18,7 +18,7 @@ def checks(report: Report) -> Table | None:
     columns = [Column("Cell", numeric=False), Column("Verdict", numeric=False)]
     for name in names:
         common = next(iter(limits[name])) if len(limits[name]) == 1 else ""
-        columns.append(Column(_spoken(name) + (f" (limit {common})" if common else "")))
+        columns.append(Column(_spoken(name) + (f" ({common})" if common else "")))
     rows: list[list[str | Entry]] = []
     for cell, found in zip(cells, by_cell, strict=True):
         verdict = Entry("valid") if cell.valid else Entry("INVALID", "bad")
@@ -26,13 +26,17 @@ def checks(report: Report) -> Table | None:
         for name in names:
             row.append(_check(found.get(name), own_limit=len(limits[name]) > 1))
         rows.append(row)
-    note = "“fails” marks a check that was not passed; “not checked” one that could not be made."
+    note = (
+        "The limit is in brackets. “fails” marks a check that was not passed, “not checked” one that could not be made."
+    )
     return table("validity", "Validity checks", columns, rows, (note,))
 
 
 def _limit(check: dict[str, Any]) -> str:
     limit = check.get("limit")
-    return in_unit(limit, check.get("unit")) if isinstance(limit, int | float) else str(limit or "")
+    if not isinstance(limit, int | float):
+        return str(limit or "")
+    return f"{'≥' if check.get('at_least') else '≤'} {in_unit(limit, check.get('unit'))}"
 
 
 def _check(check: dict[str, Any] | None, *, own_limit: bool) -> Entry:
@@ -41,7 +45,7 @@ def _check(check: dict[str, Any] | None, *, own_limit: bool) -> Entry:
     value = check.get("value")
     text = in_unit(value, check.get("unit")) if isinstance(value, int | float) else str(value or "")
     if own_limit and _limit(check):
-        text += f" (limit {_limit(check)})"
+        text += f" ({_limit(check)})"
     match check.get("ok"):
         case True:
             return Entry(text or "ok")

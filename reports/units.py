@@ -80,6 +80,25 @@ def listing(names: list[str], limit: int = 6) -> str:
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
+def shortened(name: str, limit: int) -> str:
+    """`name` with its middle left out when it is longer than `limit` characters."""
+    flat = " ".join(name.split())
+    if len(flat) <= limit:
+        return flat
+    head = (limit - 1) * 2 // 3
+    return f"{flat[:head]}…{flat[len(flat) - (limit - 1 - head) :]}"
+
+
+def short_names(names: tuple[str, ...], limit: int = 30) -> dict[str, str]:
+    """A short, distinct name for each of `names`; those that would collide are numbered."""
+    short = {name: shortened(name, limit) for name in names}
+    taken = list(short.values())
+    return {
+        name: text if taken.count(text) == 1 else f"{index + 1}: {shortened(name, limit - 4)}"
+        for index, (name, text) in enumerate(short.items())
+    }
+
+
 def in_unit(value: float | None, unit: str | None) -> str:
     """A check's value in its own unit: seconds and bytes are scaled, shares become percentages."""
     match unit:

@@ -14,7 +14,7 @@ from reports.repeats import (
     planned_repeats,
     separated,
 )
-from reports.units import in_words, listing, number, plural, ratio, seconds
+from reports.units import in_words, listing, number, plural, ratio, seconds, shortened
 
 THROUGHPUT = "output_throughput_tok_s"
 OUTCOMES = {
@@ -49,7 +49,7 @@ def verdict(report: Report) -> list[str]:
 
 def _model(report: Report) -> str:
     models = {str(cell.document["engine"].get("model")) for cell in report.cells}
-    return f" of {models.pop()}" if len(models) == 1 and models != {"None"} else ""
+    return f" of {_name(models.pop())}" if len(models) == 1 and models != {"None"} else ""
 
 
 def scope(report: Report) -> str:
@@ -60,21 +60,21 @@ def scope(report: Report) -> str:
     engines, loads, repeats = report.engines, report.loads, planned_repeats(report)
     configurations = "configuration" if len(engines) == 1 else "configurations"
     subject = f"{in_words(len(engines)).capitalize()} engine {configurations}{_model(report)}"
-    subject += f" ({listing(list(engines))})"
+    subject += f" ({listing([_name(engine) for engine in engines])})"
     planned = f" under {in_words(len(loads))} load{'s' * (len(loads) > 1)}"
     if repeats > 1:
         planned += f", {in_words(repeats)} repeats each"
     have, was = ("have", "were") if len(engines) > 1 else ("has", "was")
     if measured == total:
-        cells = "the only cell is" if total == 1 else f"all {in_words(total)} cells are"
+        cells = {1: "the only cell is", 2: "both cells are"}.get(total, f"all {in_words(total)} cells are")
         return f"{subject} {have} been measured{planned}; {cells} valid."
     if not measured:
         return (
             f"{subject} {was} to be measured{planned}, but no cell gave a valid measurement: "
             "this report cannot say anything about performance."
         )
-    gave = "one cell of" if measured == 1 else f"{in_words(measured)} of"
-    return f"{subject} {was} to be measured{planned}; {gave} {in_words(total)} cells gave a valid measurement."
+    gave = f"{in_words(measured)} of {in_words(total)} cells gave a valid measurement"
+    return f"{subject} {was} to be measured{planned}; {gave}."
 
 
 def _ranked(report: Report, load: Load, name: str, *, highest: bool) -> list[tuple[str, Spread]]:
@@ -86,6 +86,10 @@ def _ranked(report: Report, load: Load, name: str, *, highest: bool) -> list[tup
 
 def _engines_measured(report: Report) -> list[str]:
     return [engine for engine in report.engines if any(cell.measured for cell in report.of_engine(engine))]
+
+
+def _name(engine: str) -> str:
+    return shortened(engine, 60)
 
 
 def _at(load: Load) -> str:
@@ -102,30 +106,30 @@ def best_throughput(report: Report) -> str:
     engines = _engines_measured(report)
     amount = f"{number(top.median)} output tokens/s {_at(load)}"
     if len(engines) == 1:
-        lead = f"Only {winner}" if len(report.engines) > 1 else winner
-        rest = ", so there is nothing to compare it with" if len(report.engines) > 1 else ""
-        if rest:
-            return f"{lead} gave a valid measurement{rest}: it delivered up to {amount}{_ttft(report, winner, load)}."
-        return f"{lead} delivered up to {amount}{_ttft(report, winner, load)}."
+        alone = f"Only {_name(winner)} gave a valid measurement, so there is nothing to compare it with: it"
+        subject = alone if len(report.engines) > 1 else _name(winner)
+        return f"{subject} delivered up to {amount}{_ttft(report, winner, load)}."
     rivals = [pair for pair in _ranked(report, load, THROUGHPUT, highest=True) if pair[0] != winner]
-    close = [(engine, item) for engine, item in rivals if not separated(top, item)]
-    absent = [engine for engine in engines if engine != winner and engine not in dict(rivals)]
+    absent = [_name(engine) for engine in engines if engine != winner and engine not in dict(rivals)]
+    tail = f"; {listing(absent)} {_has(absent)} no valid measurement at that load" if absent else ""
+    close = [pair for pair in rivals if not separated(top, pair[1])]
     if close:
-        others = listing([f"{engine} ({number(item.median)})" for engine, item in close])
-        head = (
-            f"The highest throughput was {winner}'s, {amount}{_ttft(report, winner, load)}, but {others} "
-            f"{'is' if len(close) == 1 else 'are'} too close to tell apart"
-        )
-        clear = [pair for pair in rivals if pair not in close]
-        tail = f"; {_against(report, clear, top)}" if clear else ""
-    else:
-        head = f"Of the {in_words(len(engines))} measured engines, {winner} delivered the most: {amount}"
-        if rivals:
-            head += f" ({_against(report, rivals, top)})"
-        head, tail = head + _ttft(report, winner, load), ""
-    if absent:
-        tail += f"; {listing(absent)} {'has' if len(absent) == 1 else 'have'} no valid measurement at that load"
-    return f"{head}{tail}."
+        return f"{_close(winner, amount + _ttft(report, winner, load), close)}{tail}."
+    against = f" ({_against(report, rivals, top)})" if rivals else ""
+    return (
+        f"Of the {in_words(len(engines))} measured engines, {_name(winner)} delivered the most: {amount}{against}"
+        f"{_ttft(report, winner, load)}{tail}."
+    )
+
+
+def _has(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def _close(winner: str, amount: str, close: list[tuple[str, Spread]]) -> str:
+    others = listing([f"{_name(engine)} ({number(item.median)})" for engine, item in close])
+    verb = "is" if len(close) == 1 else "are"
+    return f"The highest throughput was {_name(winner)}'s, {amount}, but {others} {verb} too close to tell apart"
 
 
 def _against(report: Report, rivals: list[tuple[str, Spread]], top: Spread) -> str:
@@ -133,9 +137,8 @@ def _against(report: Report, rivals: list[tuple[str, Spread]], top: Spread) -> s
     baseline = [pair for pair in rivals if pair[0] == report.engines[0]]
     engine, item = (baseline or rivals)[0]
     if item.median <= 0:
-        return f"{engine} delivered none"
-    which = "" if baseline else "the next, "
-    return f"{ratio(top.median / item.median)} {which}{engine}"
+        return f"{_name(engine)} delivered none"
+    return f"{ratio(top.median / item.median)} {_name(engine)}"
 
 
 def _ttft(report: Report, engine: str, load: Load) -> str:
@@ -156,18 +159,20 @@ def best_latency_open(report: Report) -> str:
         return ""
     winner, best = ranked[0]
     word = CENTRAL_WORD[statistic]
-    head = f"When {load.label} were offered, "
+    head = f"At {load.label}, the highest rate offered, "
     if len(ranked) == 1:
-        return f"{head}{winner} answered with a {word} E2E latency of {seconds(best.median)}."
-    return f"{head}{winner} answered soonest: {word} E2E latency {seconds(best.median)}{_beside(ranked[1], best)}."
+        return f"{head}{_name(winner)} answered with a {word} E2E latency of {seconds(best.median)}."
+    return (
+        f"{head}{_name(winner)} answered soonest: {word} E2E latency {seconds(best.median)}{_beside(ranked[1], best)}."
+    )
 
 
 def _beside(rival: tuple[str, Spread], best: Spread) -> str:
     engine, item = rival
     value = seconds(item.median)
     if not separated(best, item):
-        return f" (the next, {engine} with {value}, is too close to tell apart)"
-    return f" (the next is {engine} with {value})"
+        return f" (the next, {_name(engine)} with {value}, is too close to tell apart)"
+    return f" (the next is {_name(engine)} with {value})"
 
 
 def shortest_ttft(report: Report) -> str:
@@ -182,7 +187,7 @@ def shortest_ttft(report: Report) -> str:
         return ""
     winner, best = ranked[0]
     return (
-        f"Under the lightest load, {load.label}, the shortest {CENTRAL_WORD[statistic]} TTFT was {winner}'s, "
+        f"Under the lightest load, {load.label}, the shortest {CENTRAL_WORD[statistic]} TTFT was {_name(winner)}'s, "
         f"{seconds(best.median)}{_beside(ranked[1], best)}."
     )
 
@@ -205,7 +210,8 @@ def slo_met(report: Report) -> str:
     limits = slo_words(slo)
     if best[0] == 0:
         return f"No engine answered a single request within the SLO ({limits})."
-    return f"Most requests within the SLO ({limits}): {best[1]}, {number(best[0])} per second {_at(best[2])}."
+    most = f"{number(best[0])} per second {_at(best[2])}"
+    return f"{_name(best[1])} answered the most requests within the SLO ({limits}): {most}."
 
 
 def slo_words(slo: dict[str, float]) -> str:
@@ -223,7 +229,7 @@ def not_measured(report: Report) -> str:
     for outcome, cells in by_outcome.items():
         engines = dict.fromkeys(cell.engine for cell in cells)
         whole = [name for name in engines if all(c in cells for c in report.of_engine(name))]
-        names = [f"all of {name}" if len(report.of_engine(name)) > 1 else name for name in whole]
+        names = [f"all of {_name(name)}" if len(report.of_engine(name)) > 1 else _name(name) for name in whole]
         names += [cell.id for cell in cells if cell.engine not in whole]
         parts.append(f"{outcome}: {plural(len(cells), 'cell')} ({listing(names, 4)})")
     if not parts:
@@ -277,9 +283,11 @@ def resolution(report: Report) -> str:
 
 
 def weightless(report: Report) -> list[str]:
-    """The models whose weights were not loaded but made up by the engine (load format `dummy`)."""
-    engines = [cell.document["engine"] for cell in report.cells]
-    return list(dict.fromkeys(str(e.get("model") or "the model") for e in engines if e.get("load_format") == "dummy"))
+    """The models whose weights were not loaded but made up by the engine."""
+    made_up = [
+        cell.document["engine"] for cell in report.cells if (cell.document.get("startup") or {}).get("weightless")
+    ]
+    return list(dict.fromkeys(str(engine.get("model") or "the model") for engine in made_up))
 
 
 def quality(report: Report) -> str:
@@ -288,7 +296,7 @@ def quality(report: Report) -> str:
     if models:
         real = "speed and memory are real, but no statement about quality can be made" if report.measured else ""
         tail = f": {real}" if real else ": no statement about quality can be made"
-        whose = listing(models, 3)
+        whose = listing([_name(model) for model in models], 3)
         return f"{whose} ran with made-up weights{tail}."
     if report.measured and not any(cell.document.get("quality") for cell in report.cells):
         return "Quality was not measured: a faster engine may answer worse."

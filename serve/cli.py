@@ -15,6 +15,7 @@ import typer
 
 from serve import server
 from serve.command import Command, build, detect_device
+from serve.errors import SettingsError
 from serve.settings import EngineSettings, load_profile, parse
 
 _PHASES = {
@@ -93,6 +94,10 @@ def serve(
     if speculative_model:
         who = {"method": "ngram"} if speculative_model == "ngram" else {"model": speculative_model}
         flags["speculative"] = {**who, "num_speculative_tokens": num_speculative_tokens}
+    if extra and not extra[0].startswith("-"):
+        raise SettingsError(
+            f"{extra[0]!r} stands alone: a model is named by --model {extra[0]}, options for vLLM follow after --."
+        )
     settings = load_profile(profile, flags=flags)
     if extra:
         merged = {**settings.model_dump(mode="json"), "extra_args": [*settings.extra_args, *extra]}

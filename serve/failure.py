@@ -174,11 +174,16 @@ def died(log: str, exit_status: int | None) -> Failure:
     if cause and cause.error is errors.OutOfMemory:
         summary = f"The server died while it served: {cause.summary[0].lower()}{cause.summary[1:]}"
         return Failure(errors.EngineDied, summary, cause.engine_words, cause.next_step)
+    if exit_status not in (None, 0):
+        summary = f"The server died while it served, {_exit_words(exit_status)}."
+    else:
+        summary = "The server's engine core died while it served" + ("." if told else ", without a word of why.")
+    killed = exit_status == -signal.SIGKILL or not told
     return Failure(
         errors.EngineDied,
-        f"The server died while it served{', ' + _exit_words(exit_status) if exit_status is not None else ''}.",
+        summary,
         _readable(told[0]) if told else None,
-        _LESS_MEMORY_CPU if exit_status == -signal.SIGKILL else _READ_LOG,
+        f"The kernel kills so when memory runs out. {_LESS_MEMORY_CPU}" if killed else _READ_LOG,
     )
 
 

@@ -32,7 +32,7 @@ class OwnedProcess:
         status_r, status_w = os.pipe()
         with log_path.open("wb") as log:
             # By path and isolated: the warden starts in some 40 ms, whatever the folder or PYTHONPATH.
-            self._warden = subprocess.Popen(
+            self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", warden.__file__, str(control_r), str(status_w), *argv],
                 env={**environment, OWNER_VARIABLE: self._owner},
                 stdin=subprocess.DEVNULL,
@@ -46,26 +46,28 @@ class OwnedProcess:
         self._status = os.fdopen(status_r, encoding="ascii")
         self._ended = threading.Event()
         self._exit_status: int | None = None
-        self.pid = self._read_pid(argv[0])
+        self.pid, self.warden_pid = self._read_pids(argv[0])
         self.pgid = self.pid
         self._watcher = threading.Thread(target=self._watch, name="server-watch", daemon=True)
         self._watcher.start()
 
-    def _read_pid(self, program: str) -> int:
-        word, _, number = self._status.readline().strip().partition(" ")
+    def _read_pids(self, program: str) -> tuple[int, int]:
+        word, *numbers = self._status.readline().split() or ["nothing"]
         if word == "pid":
-            return int(number)
-        self._warden.wait()
-        errno = int(number or 0)
+            return int(numbers[0]), int(numbers[1])
+        self._keeper.wait()
+        self._status.close()
+        os.close(self._control_w)
+        errno = int(numbers[0]) if numbers else 0
         raise OSError(errno, os.strerror(errno), program)
 
     def _watch(self) -> None:
-        """Wait for the end; when the warden was killed instead, kill what it can no longer kill."""
+        """Wait for the end; when the warden was killed, kill what it can no longer kill."""
         for line in self._status:
             word, _, number = line.strip().partition(" ")
             if word == "exit":
                 self._exit_status = int(number)
-        self._warden.wait()
+        self._keeper.wait()
         if self._exit_status is None:
             self._exit_status = -signal.SIGKILL
             self._sweep()
@@ -81,8 +83,8 @@ class OwnedProcess:
             time.sleep(0.02)
 
     @property
-    def warden_pid(self) -> int:
-        return self._warden.pid
+    def keeper_pid(self) -> int:
+        return self._keeper.pid
 
     def exit_status(self) -> int | None:
         """The command's exit status (negative: the signal that killed it), None while it runs."""
@@ -90,14 +92,16 @@ class OwnedProcess:
 
     def pids(self) -> list[int]:
         """Every living process of the command, its own first; the warden is not one of them."""
-        return [] if self._ended.is_set() else descendants(self._warden.pid)
+        if self._ended.is_set():
+            return []
+        return [pid for pid in descendants(self._keeper.pid) if pid != self.warden_pid]
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM to the command, after `grace_s` seconds SIGKILL to all of its tree; returns when none is left."""
         with contextlib.suppress(OSError):
             os.write(self._control_w, f"stop {grace_s}\n".encode())
         if not self._ended.wait(grace_s + KILL_WAIT_S):
-            self._warden.kill()  # hung on a process that the kernel will not end; the watcher sweeps the rest
+            self._keeper.kill()  # hung on a process that the kernel will not end; the watcher sweeps the rest
             self._ended.wait(KILL_WAIT_S)
         with contextlib.suppress(OSError):
             os.close(self._control_w)

@@ -1,17 +1,21 @@
 """Runs one command and outlives it only to leave nothing behind. Standard library only; executed as a script.
 
     parent ──control pipe──► warden ──fork──► command ──► its children, grandchildren, …
-           ◄──status pipe───
+           ◄──status pipe───   │
+                 keeper ───────┘
 
-The warden is the subreaper of everything below it: a descendant whose parent dies becomes the warden's own
-child, so "all descendants" is well defined at any time. It ends the command, and then every descendant, when
+The warden ends the command, and then every descendant, when
 
 - the parent writes `stop <grace seconds>` to the control pipe, or the pipe closes because the parent died,
 - the command itself ends (an engine core must not outlive its API server).
 
-The command carries PR_SET_PDEATHSIG, so killing the warden kills the command; what the command left behind is
-swept by the parent (serve.process). On the status pipe the warden writes `pid <n>` or `cannot <errno>` after
-the start and `exit <status>` when the command has ended (negative: the signal's number).
+Keeper and warden are subreapers: a descendant whose parent dies becomes a child of the warden, and of the keeper
+when the warden is gone too, so "all descendants" is well defined at any time. The keeper, the warden's parent,
+does nothing but kill what a killed warden leaves; the warden ends everything when the keeper is killed. The
+command carries PR_SET_PDEATHSIG, so that it goes at once with the warden.
+
+On the status pipe the warden writes `pid <command> <warden>` or `cannot <errno>` after the start, and
+`exit <status>` when the command has ended (negative: the signal's number).
 """
 
 import contextlib
@@ -27,33 +31,44 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ORPHAN_GRACE_S = 5.0
-PARENT_CHECK_S = 1.0
+KEEPER_CHECK_S = 1.0
 
 
 def main(control_fd: int, status_fd: int, argv: list[str]) -> None:
     """Run `argv` to its end, or until the parent says stop or is gone; return when no descendant is left."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    for fd in (control_fd, status_fd):
-        os.set_inheritable(fd, False)  # a pipe that the command also held would never close
-    parent_pid = os.getppid()
-    wake_fd = _wake_on_child_exit()
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    _become_subreaper(libc)
+    keeper_pid = os.getpid()
+    warden_pid = os.fork()
+    if warden_pid == 0:
+        _become_subreaper(libc)
+        _guard(libc, control_fd, status_fd, argv, keeper_pid)
+        os._exit(0)
+    os.close(control_fd)
+    os.close(status_fd)
+    while os.waitpid(-1, 0)[0] != warden_pid:
+        pass
+    _kill_all(warden_pid)
+
+
+def _guard(libc: ctypes.CDLL, control_fd: int, status_fd: int, argv: list[str], keeper_pid: int) -> None:
+    for fd in (control_fd, status_fd):
+        os.set_inheritable(fd, False)  # a pipe that the command also held would never close
+    wake_fd = _wake_on_child_exit()
     pid = _spawn(libc, argv, status_fd)
     if pid is None:
         return
-    _say(status_fd, f"pid {pid}")
+    _say(status_fd, f"pid {pid} {os.getpid()}")
     status, deadline, has_parent = None, math.inf, True
     while status is None and (now := time.monotonic()) < deadline:
         watched = [wake_fd, control_fd] if has_parent else [wake_fd]
-        ready = select.select(watched, [], [], min(PARENT_CHECK_S, deadline - now))[0]
+        ready = select.select(watched, [], [], min(KEEPER_CHECK_S, deadline - now))[0]
         if wake_fd in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_fd, 4096)
-        # A process that the parent forked may still hold the other end of the pipe, so its pid is checked too.
-        if control_fd in ready or (has_parent and os.getppid() != parent_pid):
+        if control_fd in ready or (has_parent and os.getppid() != keeper_pid):
             grace_s = _grace_s(control_fd) if control_fd in ready else None
             if deadline == math.inf:
                 os.kill(pid, signal.SIGTERM)
@@ -63,6 +78,11 @@ def main(control_fd: int, status_fd: int, argv: list[str]) -> None:
     status = _kill_all(pid) if status is None else status
     _say(status_fd, f"exit {status}")
     _kill_all(pid)
+
+
+def _become_subreaper(libc: ctypes.CDLL) -> None:
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def _spawn(libc: ctypes.CDLL, argv: list[str], status_fd: int) -> int | None:

@@ -9,7 +9,7 @@ with a request stands in the model name, as a query: "golden?ttft_s=0.02&gap_s=0
     halves          1: every event in two sends, 2 ms apart
     usage           continuous, final or none
     body            chunked, extended (chunk extensions and a trailer), length or close
-    then, after     what goes wrong after so many events: see `_go_wrong`
+    then, after     what goes wrong after so many events: see `go_wrong`
     status          answer this status with an OpenAI error
 """
 
@@ -137,16 +137,13 @@ class Connection:
             entry["events"] += [[sent_s, tokens] for _, tokens in batch]
             self.server.tokens += sum(tokens for _, tokens in batch)
             batch = []
-        if then == "nothing_after_done":
-            return None
         self.server.log(entry)
         closing = stream.closing(then)
         if stream.body == "length":
             await self.send(closing)
             return None
-        await self.send(stream.framed(closing) + (b"" if stream.body == "close" else stream.end()))
-        if then == "trailing":
-            await self.send(b"HTTP/1.1 what?")
+        more = b"HTTP/1.1 what?" if then == "trailing" else b""
+        await self.send(stream.framed(closing) + stream.end() + more)
         if stream.body == "close" or then == "close_after":
             raise Hangup
         return None

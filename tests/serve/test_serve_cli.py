@@ -159,7 +159,7 @@ def test_the_command_can_be_printed(environment, tmp_path):
         (["--model", "demo-100m", "--host", "0.0.0.0"], "api_key_env"),
         (["--model", "demo-100m", "--", "--api-key", "x"], "'--api-key' belongs to"),
         (["--model", "demo-100"], "demo-100m"),
-        (["demo-100m"], "the setting model"),
+        (["demo-100m"], "--model demo-100m"),
     ],
 )
 def test_bad_usage_is_2(environment, tmp_path, arguments, words):

@@ -239,12 +239,21 @@ def test_killing_the_engine_core_leaves_nothing_and_is_noticed(tmp_path):
     running.stop()
 
 
-def test_killing_the_warden_leaves_nothing_and_is_noticed(tmp_path):
+def guards_of(running: server.Server) -> dict[str, int]:
+    """The pids of keeper and warden, found as anyone could."""
+    warden = psutil.Process(running.pid).parent()
+    keeper = warden.parent()
+    assert keeper.ppid() == os.getpid()
+    return {"warden": warden.pid, "keeper": keeper.pid}
+
+
+@pytest.mark.parametrize("killed", [["warden"], ["keeper"], ["warden", "keeper"]], ids="+".join)
+def test_killing_the_guards_leaves_nothing_and_is_noticed(tmp_path, killed):
     running = start(tmp_path, "detached")
-    pids = running.pids()
-    (warden,) = children_of(os.getpid())
-    os.kill(warden, signal.SIGKILL)
-    wait_until_gone(pids)
+    pids, guards = running.pids(), guards_of(running)
+    for name in killed:
+        os.kill(guards[name], signal.SIGKILL)
+    wait_until_gone([*pids, *guards.values()])
     wait_until(lambda: running.failure() is not None, "the death was not noticed")
     running.stop()
 
@@ -263,7 +272,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
+@pytest.mark.parametrize("how", ["kill", "term", "end", "kill with warden", "kill with keeper"])
 def test_killing_the_parent_leaves_nothing(tmp_path, how):
     settings, command = settings_and_command()
     spec = json.dumps({"port": settings.port, "log": str(tmp_path / "log"), "argv": command.argv})
@@ -272,10 +281,17 @@ def test_killing_the_parent_leaves_nothing(tmp_path, how):
     )
     pids = json.loads(parent.stdout.readline())
     everything = [*pids, *(child.pid for child in psutil.Process(parent.pid).children(recursive=True))]
-    if how is None:
-        parent.stdin.close()  # the program simply ends without stopping its server
+    keeper, warden = (process.pid for process in psutil.Process(parent.pid).children(recursive=True)[:2])
+    parent.send_signal(signal.SIGSTOP)  # it must not help while the guards are being killed
+    if "with" in how:
+        os.kill({"warden": warden, "keeper": keeper}[how.split()[-1]], signal.SIGKILL)
+    if "kill" in how:
+        parent.kill()
+    elif how == "term":
+        parent.terminate()
     else:
-        parent.send_signal(how)
+        parent.stdin.close()  # the program simply ends without stopping its server
+    parent.send_signal(signal.SIGCONT)
     parent.wait()
     wait_until_gone(everything)
     for stream in (parent.stdin, parent.stdout):

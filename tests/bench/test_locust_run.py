@@ -1,0 +1,382 @@
+"""Whole Locust runs against the golden server: the load file in, the records and the phase file out."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden import Golden, golden
+
+from bench import arrivals, loadfile, stream
+
+ROOT = Path(__file__).parents[2]
+LOCUSTFILE = ROOT / "bench" / "locustfile.py"
+KEY = "sk-never-written-42"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Golden]:
+    with golden(tmp_path_factory.mktemp("golden"), api_key=KEY) as running:
+        yield running
+
+
+@dataclass
+class Run:
+    """A Locust process under way, or over, and what it has written."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def ended(self, timeout_s: float = 60.0) -> "Run":
+        self.output, self.words = self.process.communicate(timeout=timeout_s)
+        return self
+
+    @property
+    def phase(self) -> dict[str, Any]:
+        return json.loads((self.folder / "phase.json").read_text(encoding="utf-8"))
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        paths = sorted(self.folder.glob("requests*.jsonl"))
+        return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        return sorted((r for r in self.records if not r["warmup"]), key=lambda record: record["scheduled"])
+
+    def prompts_sent(self, server: Golden) -> list[int]:
+        """The last id of each measured prompt (see `start`), in the order in which they reached the server."""
+        wanted = {record["request_id"] for record in self.records}
+        assert len(wanted) == len(self.records)
+        entries = [e for e in server.log() if e["body"]["prompt"][0] == self.number]
+        return [entry["body"]["prompt"][1] for entry in entries if entry["body"]["prompt"][1] >= 0]
+
+    number = 0
+
+
+def start(
+    folder: Path,
+    url: str,
+    *flags: str,
+    prompts: int = 200,
+    warm: int = 2,
+    file_limit_bytes: int | None = None,
+    **load: Any,
+) -> Run:
+    """Starts Locust on a load; every run's prompts begin with a number of its own, warm-up ones go on with -1."""
+    Run.number += 1
+    folder.mkdir(exist_ok=True)
+    lines = [{"prompt": [Run.number, -1], "max_tokens": 2, "scenario": "warm", "warmup": True}] * warm
+    lines += [{"prompt": [Run.number, n], "max_tokens": 6, "scenario": "s"} for n in range(prompts)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    document = {
+        "target": url,
+        "model": "golden?ttft_s=0.01&gap_s=0.002",
+        "api_key_env": "GOLDEN_KEY",
+        "endpoint": "completions",
+        "records_path": str(folder / "requests.jsonl"),
+        "phase_path": str(folder / "phase.json"),
+        "prompts_path": str(folder / "prompts.jsonl"),
+        "kind": "closed",
+        "concurrency": 4,
+        "rate_rps": None,
+        "arrival": "poisson",
+        "seconds": None,
+        "requests": None,
+        "warmup_requests": warm,
+        "timeout_s": 20.0,
+        "max_in_flight": 64,
+        "seed": 3,
+        "ignore_eos": True,
+        "temperature": 0.0,
+        "verify_tls": True,
+        "ca_path": None,
+        **load,
+    }
+    (folder / "load.json").write_text(json.dumps(document), encoding="utf-8")
+    environment = os.environ | {"NBRIDGE_LOAD": str(folder / "load.json"), "GOLDEN_KEY": KEY}
+    environment["PYTHONPATH"] = str(ROOT)
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", *flags]
+    process = subprocess.Popen(
+        argv, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if file_limit_bytes is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
+    return Run(folder, process)
+
+
+def served_tokens(phase: dict[str, Any]) -> int:
+    """How many tokens the server says it sent between the two scrapes."""
+    pages = (phase["metrics_before"], phase["metrics_after"])
+    before, after = (int(page.split("\ngolden_tokens_total ")[1]) for page in pages)
+    return after - before
+
+
+def wait_for_records(run: Run, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if sum(path.read_bytes().count(b"\n") for path in run.folder.glob("requests*.jsonl")) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{run.folder} never held {count} records")
+
+
+def test_a_closed_load_sends_its_requests_in_order_and_says_what_happened(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, requests=24, concurrency=4).ended()
+    assert run.process.returncode == 0, run.words
+    phase, measured = run.phase, run.measured
+    assert Counter((r["outcome"], r["warmup"]) for r in run.records) == {("ok", False): 24, ("ok", True): 2}
+    assert {key: phase[key] for key in ("dropped", "warmup_failed", "exhausted", "stopped", "issued", "workers")} == {
+        "dropped": 0, "warmup_failed": 0, "exhausted": True, "stopped": None, "issued": 24, "workers": 1,
+    }  # fmt: skip
+    assert sorted(run.prompts_sent(server)) == list(range(24))
+    assert set(run.prompts_sent(server)[:4]) == {0, 1, 2, 3}
+    # warm-up, scrape, zero, first request … last request, end, scrape
+    assert max(r["ended"] for r in run.records if r["warmup"]) < phase["zero"] < min(r["scheduled"] for r in measured)
+    assert phase["ended"] == max(r["ended"] for r in measured)
+    assert served_tokens(phase) == sum(r["output_tokens"] for r in measured) == 24 * 6
+    assert phase["client_cpu_s"] > 0
+    assert phase["window_end"] is None
+
+
+def test_a_closed_load_keeps_its_users_busy_on_one_connection_each(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, requests=20, concurrency=4).ended()
+    entries = [e for e in server.log() if e["body"]["prompt"][0] == run.number and e["body"]["prompt"][1] >= 0]
+    assert len({entry["connection"] for entry in entries}) == 4
+    measured = run.measured
+    assert max(sum(o["sent"] <= r["sent"] < o["ended"] for o in measured) for r in measured) == 4
+    ends = sorted(r["ended"] for r in measured)
+    # a user is free when its last request has ended: each later one is scheduled right behind an end
+    assert all(any(0 <= r["scheduled"] - end < 0.05 for end in ends) for r in measured[4:])
+
+
+def test_a_closed_load_of_seconds_issues_nothing_after_them(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, seconds=0.5, concurrency=2, prompts=10).ended()
+    phase = run.phase
+    assert phase["window_end"] == phase["zero"] + 0.5
+    assert phase["exhausted"]
+    assert all(r["scheduled"] < phase["window_end"] for r in run.measured)
+    assert max(r["ended"] for r in run.measured) >= phase["window_end"] - 0.2
+    # ten prompts were not enough: they came again, and the phase file says so
+    assert phase["prompts_reused"] == len(run.measured) - 10 > 0
+    assert {r["outcome"] for r in run.measured} == {"ok"}
+
+
+@pytest.mark.parametrize("arrival", ["poisson", "constant"])
+def test_open_loop_arrivals_are_the_precomputed_ones(tmp_path: Path, server: Golden, arrival: str) -> None:
+    model = "golden?ttft_s=0.2"  # longer than the gaps: nobody waits for an answer
+    run = start(
+        tmp_path, server.url, kind="open", concurrency=None, rate_rps=50.0, seconds=1.0, arrival=arrival, model=model
+    ).ended()
+    phase = run.phase
+    due = arrivals.schedule(arrival, 50.0, seconds=1.0, requests=None, seed=3)  # type: ignore[arg-type]
+    assert [r["scheduled"] for r in run.measured] == [phase["zero"] + offset_s for offset_s in due]
+    assert phase["window_end"] == phase["zero"] + 1.0
+    assert all(r["outcome"] == "ok" and r["sent"] >= r["scheduled"] for r in run.measured)
+    assert max(sum(o["sent"] <= r["sent"] < o["ended"] for o in run.measured) for r in run.measured) > 4
+    assert run.prompts_sent(server) == list(range(len(due)))
+
+
+def test_what_the_cap_drops_is_recorded_at_its_time(tmp_path: Path, server: Golden) -> None:
+    run = start(
+        tmp_path, server.url, kind="open", concurrency=None, rate_rps=100.0, requests=40, arrival="constant",
+        max_in_flight=3, model="golden?ttft_s=0.15",
+    ).ended()  # fmt: skip
+    phase, measured = run.phase, run.measured
+    counts = Counter(r["outcome"] for r in measured)
+    assert counts["dropped"] == phase["dropped"] > 0
+    assert counts["dropped"] + counts["ok"] == 40 == phase["issued"]
+    assert [r["scheduled"] for r in measured] == [phase["zero"] + n / 100.0 for n in range(40)]
+    assert all(r["sent"] is None and r["ended"] is None for r in measured if r["outcome"] == "dropped")
+    assert (
+        max(sum(o["outcome"] == "ok" and o["sent"] <= r["scheduled"] < o["ended"] for o in measured) for r in measured)
+        <= 3
+    )
+
+
+def test_failed_requests_do_not_fail_the_process(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, requests=8, model="golden?then=cut&after=1").ended()
+    assert run.process.returncode == 0
+    assert Counter(r["error_kind"] for r in run.measured) == {"early_close": 8}
+    assert run.phase["warmup_failed"] == 2
+    assert run.phase["exhausted"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_records_and_a_phase_file(tmp_path: Path, server: Golden, number: signal.Signals) -> None:
+    run = start(tmp_path, server.url, requests=200, model="golden?gap_s=0.05")
+    wait_for_records(run, 8)
+    run.process.send_signal(number)
+    run.ended(20)
+    assert run.process.returncode == 130
+    counts = Counter(r["outcome"] for r in run.measured)
+    assert counts["ok"] >= 6
+    assert 1 <= counts["aborted"] <= 4
+    assert set(counts) == {"ok", "aborted"}
+    assert (run.phase["exhausted"], run.phase["stopped"]) == (False, "interrupted")
+    assert run.phase["metrics_after"] is not None
+
+
+def test_a_server_that_dies_ends_the_run_early(tmp_path: Path) -> None:
+    with golden(tmp_path) as doomed:
+        run = start(tmp_path / "run", doomed.url, requests=200, concurrency=8, model="golden?gap_s=0.03")
+        wait_for_records(run, 10)
+        doomed.kill()
+        run.ended()
+    assert run.process.returncode == 0
+    assert run.phase["stopped"].startswith("server unreachable: ")
+    assert not run.phase["exhausted"]
+    assert run.phase["metrics_after"] is None
+    assert run.phase["client_cpu_s"] < 2
+    outcomes = Counter(r["outcome"] for r in run.measured)
+    assert outcomes["connection_error"] >= 20
+    assert outcomes["ok"] >= 8
+    assert len(run.measured) < 200
+    assert "server unreachable" in run.words
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's always-full device")
+def test_a_full_disk_ends_the_run_and_says_so(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, requests=8, warm=0, records_path="/dev/full").ended()
+    assert run.process.returncode == 4
+    assert "No space left on device" in run.words
+    assert run.phase["stopped"] == "the records file /dev/full cannot be written: No space left on device"
+
+
+def test_a_disk_that_fills_up_keeps_the_earlier_records_whole(tmp_path: Path, server: Golden) -> None:
+    # A limit on the size of files stops a write in its middle, as a full disk does.
+    run = start(tmp_path, server.url, requests=100, file_limit_bytes=6000).ended()
+    assert run.process.returncode == 4, run.words
+    assert "cannot be written" in run.words
+    text = (tmp_path / "requests.jsonl").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    assert len(run.records) >= 3
+
+
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_several_processes_share_one_load(tmp_path: Path, server: Golden, kind: str) -> None:
+    how = {"concurrency": 5} if kind == "closed" else {"concurrency": None, "rate_rps": 60.0, "kind": "open"}
+    run = start(tmp_path, server.url, "--processes", "2", requests=30, **how).ended()
+    assert run.process.returncode == 0, run.words
+    phase = run.phase
+    assert (phase["workers"], phase["issued"], phase["exhausted"]) == (2, 30, True)
+    assert sorted(run.prompts_sent(server)) == list(range(30))
+    assert {r["outcome"] for r in run.records} == {"ok"}
+    assert phase["zero"] <= min(r["scheduled"] for r in run.measured)
+    assert phase["ended"] == max(r["ended"] for r in run.measured)
+    assert {path.name for path in tmp_path.glob("requests*")} == {
+        "requests.jsonl",
+        "requests.0.jsonl",
+        "requests.1.jsonl",
+    }
+    assert served_tokens(phase) == 30 * 6
+    if kind == "open":
+        parts = [
+            arrivals.schedule("poisson", 60.0, seconds=None, requests=30, seed=3, worker=w, workers=2) for w in (0, 1)
+        ]
+        due = sorted(phase["zero"] + offset_s for part in parts for offset_s in part)
+        assert [r["scheduled"] for r in run.measured] == due
+
+
+def test_an_interrupt_of_several_processes_leaves_records_and_a_phase_file(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, "--processes", "2", requests=400, model="golden?gap_s=0.05")
+    wait_for_records(run, 8)
+    run.process.send_signal(signal.SIGINT)
+    run.ended(30)
+    assert run.process.returncode == 130, run.words
+    assert (run.phase["exhausted"], run.phase["stopped"], run.phase["workers"]) == (False, "interrupted", 2)
+    assert {r["outcome"] for r in run.measured} == {"ok", "aborted"}
+
+
+def test_the_key_is_in_no_file_and_no_output(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url, requests=4, model="golden?status=500").ended()
+    assert KEY not in run.output + run.words
+    assert all(KEY not in path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file())
+    assert server.log()[-1]["authorized"]
+
+
+def test_an_unusable_load_file_is_refused_with_a_sentence(tmp_path: Path, server: Golden) -> None:
+    run = start(tmp_path, server.url).ended()
+    assert run.process.returncode == 2
+    assert run.words.strip().endswith("set `seconds` or `requests`, so that the load ends.")
+    assert "Traceback" not in run.words
+
+
+LOAD = {
+    "target": "http://127.0.0.1:1", "model": "m", "endpoint": "completions", "records_path": "r", "phase_path": "p",
+    "prompts_path": "prompts.jsonl", "kind": "closed", "concurrency": 1, "requests": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"kind": "both"}, "closed"),
+        ({"concurrency": None}, "concurrency"),
+        ({"kind": "open"}, "rate_rps"),
+        ({"kind": "open", "rate_rps": -1}, "rate_rps"),
+        ({"requests": None}, "seconds"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_load_file_is_checked(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    path = tmp_path / "load.json"
+    path.write_text(json.dumps(LOAD))
+    assert loadfile.read_load(str(path)).concurrency == 1
+    path.write_text(json.dumps(LOAD | changes))
+    with pytest.raises(ValueError, match=word):
+        loadfile.read_load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("", "no prompt"),
+        ("{", "line 1"),
+        ("[]", "line 1"),
+        ('{"prompt": "a"}', "max_tokens"),
+        ('{"max_tokens": 1}', "line 1"),
+    ],
+)
+def test_a_prompts_file_is_checked(tmp_path: Path, line: str, word: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line)
+    load = loadfile.Load(**{**LOAD, "prompts_path": str(path)})
+    with pytest.raises(ValueError, match=word):
+        loadfile.read_prompts(load, stream.target("http://127.0.0.1:1"))
+
+
+def test_a_key_that_is_not_set_is_named() -> None:
+    with pytest.raises(ValueError, match="NOT_SET_ANYWHERE"):
+        loadfile.open_target("http://127.0.0.1:1", "NOT_SET_ANYWHERE")
+
+
+def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NBRIDGE_LOAD"}
+    environment |= {"GOLDEN_KEY": KEY, "NBRIDGE_API_KEY_ENV": "GOLDEN_KEY", "NBRIDGE_OUTPUT_TOKENS": "5"}
+    environment |= {"PYTHONPATH": str(ROOT), "NBRIDGE_ENDPOINT": "chat"}
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", server.url, "--json"]
+    done = subprocess.run(
+        [*argv, "-u", "2", "-r", "2", "-t", "1s"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    entries = {(entry["method"], entry["name"]): entry for entry in json.loads(done.stdout)}
+    assert set(entries) == {("E2E", "chat"), ("TTFT", "chat"), ("TPOT", "chat")}
+    assert all(entry["num_requests"] > 2 and entry["num_failures"] == 0 for entry in entries.values())
+    body = server.log()[-1]["body"]
+    assert (body["model"], body["max_tokens"], len(body["messages"])) == ("golden", 5, 1)

@@ -1,0 +1,36 @@
+"""What tests of several packages share: one real vLLM server, and the command line."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoints.prepare import prepare
+from serve.server import Server, start
+from serve.settings import parse
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real vLLM server with the trained demo model, shared by all tests that do not harm it."""
+    checkpoint = prepare("demo-1m")
+    settings = parse(
+        {"model": checkpoint.path, "served_model_name": "demo-1m", "port": 0, "max_num_seqs": 16}, "the tests"
+    )
+    with start(settings, log_path=tmp_path_factory.mktemp("engine") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture
+def nbridge() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user does; nothing is raised for a bad exit code."""
+
+    def run(*words: object, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "nbridge", *map(str, words)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
+
+    return run
