@@ -133,7 +133,7 @@ class Load(_Table):
             raise ValueError("set either `requests` or `seconds`, so that the load ends")
         if self.requests is not None and self.concurrency is not None and self.requests < 2 * self.concurrency:
             raise ValueError(
-                f"requests = {self.requests} at concurrency = {self.concurrency}: each user needs two requests or more, "
+                f"requests = {self.requests} at concurrency = {self.concurrency}: every user needs at least two, "
                 "or there is no time at which all users are busy"
             )
         if (self.scenario == "file") != (self.prompts_file is not None):

@@ -1,8 +1,8 @@
 """Does the server's own account of a cell agree with the client's? Compared on sums and counts, never on buckets.
 
 `before` and `after` are the `/metrics` pages at the measured phase's start (all warm-up requests have ended) and after
-its last request has ended, so a counter's difference covers the measured requests and nothing else. An aborted or failed
-request's tokens are known to the server alone: with one of those, the token check can only say how far apart they are.
+its last request has ended, so a counter's difference covers the measured requests and nothing else. An aborted or
+failed request's tokens are known to the server alone: with one of those, the counts cannot be compared exactly.
 """
 
 from collections.abc import Callable

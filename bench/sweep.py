@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from bench import store
 from bench.cell import measure, set_aside
-from monitoring.machine import describe
 from bench.errors import RunFolderError
 from bench.plan import Engine, Load, Plan, cell_id, validate
 from bench.target import CannotServe, Served, Target, own_server, running_server
+from monitoring.machine import describe
 
 
 class Watcher(Protocol):

@@ -11,12 +11,12 @@ import httpx
 import psutil
 
 from bench import store
-from monitoring.machine import gpus
 from bench.errors import PlanError, TargetError
 from bench.plan import Engine
 from bench.workload import Vocabulary
 from checkpoints.errors import CheckpointError
 from checkpoints.prepare import Checkpoint, prepare
+from monitoring.machine import gpus
 from serve import command, server
 from serve.errors import ServeError, SettingsError
 from serve.settings import EngineSettings, parse
