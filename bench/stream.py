@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -152,13 +154,53 @@ class Exchange:
     failure: tuple[str, str, str] | None = None
 
 
+class Deadlines:
+    """Ends the requests whose time is up: one thread (under Locust a greenlet) looks at all of them now and then.
+
+    A timeout on every read would do it exactly, and would make each read half as expensive again.
+    """
+
+    LOOK_S = 0.05
+
+    def __init__(self) -> None:
+        self._due_s: dict[Connection, float] = {}
+        self._lock = threading.Lock()
+        self._looking = False
+
+    def add(self, connection: Connection, due_s: float) -> None:
+        """From `due_s` (absolute) on, at most LOOK_S later, the connection is expired, unless it is removed."""
+        with self._lock:
+            self._due_s[connection] = due_s
+            if not self._looking:
+                self._looking = True
+                threading.Thread(target=self._look, daemon=True).start()
+
+    def remove(self, connection: Connection) -> None:
+        """The connection's request has ended."""
+        with self._lock:
+            del self._due_s[connection]
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self.LOOK_S)
+            with self._lock:
+                for connection in [each for each, due_s in self._due_s.items() if due_s <= now()]:
+                    connection.expire()
+                if not self._due_s:
+                    self._looking = False
+                    return
+
+
+DEADLINES = Deadlines()
+
+
 class Connection:
     """One keep-alive connection to a target, used by one request at a time; opened when it is first needed."""
 
     def __init__(self, to: Target) -> None:
         self.target = to
         self._socket: socket.socket | None = None
-        self._aborted = False
+        self._aborted = self._expired = False
 
     def open(self, timeout_s: float) -> None:
         """Connects ahead of the first request, so that connecting is not part of it; a failure waits for that one."""
@@ -175,6 +217,14 @@ class Connection:
     def abort(self) -> None:
         """Ends the request in flight from another greenlet or thread; its outcome becomes "aborted"."""
         self._aborted = True
+        self._shut()
+
+    def expire(self) -> None:
+        """Ends the request in flight from beside because its time is up; its outcome becomes "timeout"."""
+        self._expired = True
+        self._shut()
+
+    def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):
                 # The plain socket's method: TLS's own would take its state away from under the waiting reader.
@@ -195,7 +245,7 @@ class Connection:
 
     def _attempt(self, wire: bytes, deadline_s: float) -> Exchange:
         result = Exchange()
-        connecting = False
+        connecting = self._expired = False
         try:
             if self._socket is None:
                 connecting, start_s = True, now()
@@ -207,6 +257,8 @@ class Connection:
         result.ended_s = result.times_s[-1] if result.framing.complete else now()
         if self._aborted:
             result.failure = ("aborted", "aborted", "The run was stopped while this request was in flight.")
+        elif self._expired and not result.framing.complete:
+            result.failure = _failure(TimeoutError(), connecting=False)
         elif result.failure is None and not result.times_s:
             result.failure = ("connection_error", "no_response", "The server closed the connection without an answer.")
         ended_well = result.framing.complete and result.failure is None and not result.framing.extra
@@ -215,20 +267,28 @@ class Connection:
         return result
 
     def _talk(self, wire: bytes, deadline_s: float, result: Exchange) -> None:
-        sock, framing, times_s = self._socket, result.framing, result.times_s
+        sock = self._socket
         if sock is None or self._aborted:
             return
         sock.settimeout(_left_s(deadline_s, now()))
-        time_s = result.sent_s = now()
+        result.sent_s = now()
         # A server may refuse a body before it has read it all and close; what it said is still there to be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(wire)
+        sock.settimeout(None)
+        DEADLINES.add(self, deadline_s)
+        try:
+            self._read(sock, result.framing, result.times_s)
+        finally:
+            DEADLINES.remove(self)
+
+    def _read(self, sock: socket.socket, framing: sse.Framing, times_s: list[float]) -> None:
         while True:
-            sock.settimeout(_left_s(deadline_s, time_s))
             data = sock.recv(READ_BYTES)
             time_s = now()
             if not data:
-                framing.end()
+                if not self._expired and not self._aborted:
+                    framing.end()
                 if framing.complete:
                     # A body that ends with the connection ends at this read.
                     times_s.append(time_s)

@@ -59,7 +59,8 @@ def kv_bytes_per_token(config: Config, *, bytes_per_value: int = 2) -> int | Non
     if not isinstance(layers, int) or _has_layers_without_cache(config):
         return None
     if _is_latent(config):
-        return layers * (int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])) * bytes_per_value
+        rope = config.get("qk_rope_head_dim")
+        return layers * (int(config["kv_lora_rank"]) + rope) * bytes_per_value if isinstance(rope, int) else None
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if not isinstance(heads, int) or not isinstance(hidden, int):
         return None

@@ -24,8 +24,7 @@ from checkpoints.errors import (
     RepositoryNotFound,
     UnknownModel,
 )
-from checkpoints.headers import INDEX_FILE
-from checkpoints.prepare import read_weights
+from checkpoints.headers import INDEX_FILE, read_weights
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _WANTED_SUFFIXES = (".json", ".model", ".tiktoken", ".jinja", ".txt", ".md")

@@ -90,6 +90,27 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Return name → tensor of a model directory that must have weights.
+
+    Raises as `read_tensors`, and BadCheckpoint when there are none, saying what is there instead.
+    """
+    tensors = read_tensors(directory)
+    if tensors:
+        return tensors
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickles:
+        raise BadCheckpoint(
+            f"{directory} holds its weights only as {pickles[0]}, a pickle, and loading a pickle can run any code that "
+            "its author put there. Use a repository that publishes safetensors, or convert it where you trust it."
+        )
+    raise BadCheckpoint(
+        f"{directory} has no weights (no *.safetensors). Download them with `nbridge fetch`, or use a known "
+        "architecture's name for random weights (`nbridge models` lists them). A directory of your own is run with "
+        'random weights when an nbridge.json in it says {"kind": "weightless"}.'
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises BadCheckpoint when it is missing or is not one."""
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from checkpoints import architecture, headers, schemes
 from checkpoints.cache import (
-    MANIFEST,
     Progress,
     build_once,
     checkpoints_dir,
@@ -18,7 +17,7 @@ from checkpoints.cache import (
     silent,
 )
 from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory
-from checkpoints.errors import BadCheckpoint, BadScheme, UnknownModel
+from checkpoints.errors import BadScheme, UnknownModel
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -118,7 +117,7 @@ def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkp
     config = headers.read_json(path / "config.json")
     if read_manifest(path).get("kind") == WEIGHTLESS:
         return _weightless_directory(path, name, scheme)
-    tensors = read_weights(path)
+    tensors = headers.read_weights(path)
     own = schemes.scheme_of(config)
     parameters = _parameters(config, tensors, own)
     if schemes.NONE not in (scheme, own):
@@ -147,7 +146,8 @@ def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
     own = schemes.scheme_of(config)
     if scheme in schemes.WRITTEN:
         raise BadScheme(f"{path} has no weights to quantize. Name the architecture itself to get it as {scheme}.")
-    shapes = architecture.tensor_shapes(config)
+    known = config.get("model_type") in architecture.KNOWN_TYPES
+    shapes = architecture.tensor_shapes(config) if known else {}
     stored = {tensor: schemes.Stored("BF16", shape) for tensor, shape in shapes.items()}
     return _checkpoint(
         path,
@@ -155,8 +155,8 @@ def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
         load_format="dummy",
         scheme=own if scheme == schemes.NONE else scheme,
         engine_method=scheme != schemes.NONE,
-        weights_bytes=schemes.weights_bytes(stored, own),
-        parameters=architecture.parameters(config),
+        weights_bytes=schemes.weights_bytes(stored, own) if known else None,
+        parameters=architecture.parameters(config) if known else None,
     )
 
 
@@ -178,25 +178,6 @@ def _hub(name: str, scheme: str) -> Checkpoint:
         num_layers=None,
         max_model_len=None,
         kv_bytes_per_token=None,
-    )
-
-
-def read_weights(path: Path) -> dict[str, headers.Tensor]:
-    """Return name → tensor of a model directory that must have weights. Raises BadCheckpoint, saying what is there."""
-    tensors = headers.read_tensors(path)
-    if tensors:
-        return tensors
-    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
-    if pickles:
-        raise BadCheckpoint(
-            f"{path} holds its weights only as {pickles[0]}, a pickle, and loading a pickle can run any code that "
-            "its author put there. Use a repository that publishes safetensors, or convert it where you trust it."
-        )
-    raise BadCheckpoint(
-        f"{path} has a config.json but no weights (no *.safetensors). Download them with `nbridge fetch`, or use "
-        f"a known architecture's name ({', '.join(n for n, m in models().items() if m.kind == WEIGHTLESS)}) for "
-        f"random weights. A directory of your own is run with random weights when a {MANIFEST} in it says "
-        f'{{"kind": "{WEIGHTLESS}"}}.'
     )
 
 
@@ -228,7 +209,7 @@ def _checkpoint(
     load_format: str,
     scheme: str,
     engine_method: bool,
-    weights_bytes: int,
+    weights_bytes: int | None,
     parameters: int | None,
 ) -> Checkpoint:
     config = headers.read_json(path / "config.json")

@@ -142,9 +142,7 @@ def _refuse_unsuitable(source: Path, config: Mapping[str, Any]) -> None:
 
 
 def _readable_weights(source: Path) -> dict[str, headers.Tensor]:
-    from checkpoints.prepare import read_weights
-
-    tensors = read_weights(source)
+    tensors = headers.read_weights(source)
     linear = 0
     for name, tensor in tensors.items():
         dtype, shape = tensor.stored

@@ -107,7 +107,10 @@ def serve(
         _print_command(build(settings, device=detect_device()), as_json)
         return
     log_path = log_file or Path("runs") / f"serve-{datetime.now().astimezone():%Y%m%dT%H%M%S}.log"
-    _run(settings, log_path, start_timeout_s=start_timeout_s, drain_s=drain_s, show_log=show_log, as_json=as_json)
+    try:
+        _run(settings, log_path, start_timeout_s=start_timeout_s, drain_s=drain_s, show_log=show_log, as_json=as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _resolve(settings: EngineSettings) -> EngineSettings:
@@ -154,7 +157,7 @@ def _run(
             running.stop(drain_s=drain_s)
         except KeyboardInterrupt:
             running.stop(grace_s=0.0)
-            raise typer.Exit(130) from None
+            raise
         finally:
             running.stop()
     _say("Stopped.")

@@ -23,6 +23,8 @@ _EMPTY_WORDS = (
     "validation error for",
     "WorkerProc initialization failed",
 )
+# A core or worker that ended by signal 9, and a worker that ended without the traceback that it otherwise leaves.
+_SILENT_END = re.compile(r"Failed core proc\(s\): \{.*: -9\}|WorkerProc initialization failed")
 
 _LESS_MEMORY_GPU = (
     "Lower gpu_memory_utilization (0.8 instead of 0.9), max_model_len or max_num_seqs, quantize the model, or "
@@ -154,10 +156,10 @@ def classify(log: str, exit_status: int | None) -> Failure:
     if cause := _first_cause(told):
         return cause
     words = _readable(told[-1]) if told else last_line(log)
-    if exit_status == -signal.SIGKILL:
+    if exit_status == -signal.SIGKILL or (not told and _SILENT_END.search(log)):
         return Failure(
             errors.OutOfMemory,
-            "The server was killed by signal 9, as the kernel does when memory runs out.",
+            "A process of the server was killed without a word, as the kernel does when memory runs out.",
             words,
             _LESS_MEMORY_CPU,
         )

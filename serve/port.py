@@ -1,5 +1,6 @@
 """TCP ports: is one free, who has it, which one may we take."""
 
+import errno
 import random
 import socket
 import time
@@ -13,14 +14,20 @@ _PICK_FROM = range(20000, 32000)
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could bind `port` on `host` now; connections that are closing do not count."""
+    """Whether a server could bind `port` on `host` now; connections that are closing do not count.
+
+    Raises OSError when that is not a matter of the port: an address of another machine, a port for the
+    administrator only.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
     return not _answers(host, port)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from serve import warden
-from serve.warden import descendants
+from serve.warden import descendants, stat_fields
 
 OWNER_VARIABLE = "NBRIDGE_SERVER_ID"
 KILL_WAIT_S = 30.0
@@ -28,9 +28,9 @@ class OwnedProcess:
     def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], log_path: Path) -> None:
         """Execute `argv`; its output goes to `log_path`, replaced. Raises OSError when it cannot be executed."""
         self._owner = uuid.uuid4().hex
-        control_r, self._control_w = os.pipe()
-        status_r, status_w = os.pipe()
         with log_path.open("wb") as log:
+            control_r, self._control_w = os.pipe()
+            status_r, status_w = os.pipe()
             # By path and isolated: the warden starts in some 40 ms, whatever the folder or PYTHONPATH.
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", warden.__file__, str(control_r), str(status_w), *argv],
@@ -124,7 +124,7 @@ def owned_pids(session: int, owner: str, proc: Path = Path("/proc")) -> list[int
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            fields = stat_fields(entry)
             is_zombie, in_session = fields[0] == "Z", int(fields[3]) == session
             if not is_zombie and (in_session or mark in (entry / "environ").read_bytes().split(b"\0")):
                 found.append(int(entry.name))

@@ -48,6 +48,11 @@ class Server:
         self._gpu_before_bytes = gpu_before_bytes
         self._stopping = self._stopped = False
 
+    @property
+    def api_key_env(self) -> str | None:
+        """The NAME of the environment variable whose value this server asks for, None when it asks for no key."""
+        return self.settings.api_key_env or ("VLLM_API_KEY" if self._api_key else None)
+
     def pids(self) -> list[int]:
         """Every living process of the server: API server, engine core, workers."""
         return self._process.pids()
@@ -85,10 +90,12 @@ class Server:
 
     def _drain(self, drain_s: float) -> None:
         deadline = time.monotonic() + drain_s
-        with _client(self.base_url, self._api_key) as client, contextlib.suppress(httpx.HTTPError):
+        with _client(self.base_url, self._api_key) as client:
             while time.monotonic() < deadline and self._process.exit_status() is None:
-                if requests_in_flight(client.get("/metrics").text) == 0:
-                    return
+                # A server that is busy may be slow to answer, which is no reason to cut its requests off.
+                with contextlib.suppress(httpx.HTTPError):
+                    if requests_in_flight(client.get("/metrics").text) == 0:
+                        return
                 time.sleep(POLL_S)
 
     def __enter__(self) -> Self:
@@ -124,12 +131,12 @@ def start(
     settings = with_free_port(settings)
     command = command or build(settings, device=device)
     environment = _environment(command)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
         process = OwnedProcess(command.argv, environment=environment, log_path=log_path)
     except OSError as error:
-        raise errors.StartFailed(f"{command.argv[0]} cannot be executed: {error.strerror}.") from None
+        raise errors.StartFailed(f"The server cannot be started: {error.filename}: {error.strerror}.") from None
     log = _Log(log_path, on_line)
     api_key = environment.get("VLLM_API_KEY") or None
     try:
@@ -142,8 +149,7 @@ def start(
             time.sleep(POLL_S)
         ready_s = time.monotonic() - started
         log.read()
-        with _client(port.base_url(settings.host, settings.port), api_key) as client:
-            facts = gather([log.facts, cache_facts(client.get("/metrics").text)], ready_s)
+        facts = gather([log.facts, cache_facts(_metrics(settings, api_key))], ready_s)
     except BaseException:
         process.stop(term_grace_s)
         log.close()
@@ -178,17 +184,25 @@ def _check_installed() -> None:
 
 
 def with_free_port(settings: EngineSettings) -> EngineSettings:
-    """The settings with a port that is free now: the one set, or a picked one for 0. Raises PortInUse."""
-    if settings.port == 0:
-        return settings.model_copy(update={"port": port.pick(settings.host)})
-    if not port.is_free(settings.host, settings.port):
-        owner = port.owner(settings.port)
-        who = f"process {owner[0]} ({owner[1]})" if owner else "a process of another user or container"
-        raise errors.PortInUse(
-            f"Port {settings.port} on {settings.host} is in use by {who}.",
-            next_step="End that process, choose another port, or set port = 0 for any free one.",
-        )
-    return settings
+    """The settings with a port that is free now: the one set, or a picked one for 0.
+
+    Raises PortInUse, or SettingsError when the address cannot be bound at all.
+    """
+    try:
+        if settings.port == 0:
+            return settings.model_copy(update={"port": port.pick(settings.host)})
+        if port.is_free(settings.host, settings.port):
+            return settings
+    except OSError as error:
+        raise errors.SettingsError(
+            f"host = {settings.host!r}, port = {settings.port}: this machine cannot listen there: {error.strerror}."
+        ) from None
+    owner = port.owner(settings.port)
+    who = f"process {owner[0]} ({owner[1]})" if owner else "a process of another user or container"
+    raise errors.PortInUse(
+        f"Port {settings.port} on {settings.host} is in use by {who}.",
+        next_step="End that process, choose another port, or set port = 0 for any free one.",
+    )
 
 
 def _environment(command: Command) -> dict[str, str]:
@@ -207,6 +221,14 @@ def _client(base_url: str, api_key: str | None) -> httpx.Client:
     return httpx.Client(base_url=base_url, headers=headers, timeout=5.0, trust_env=False)
 
 
+def _metrics(settings: EngineSettings, api_key: str | None) -> str:
+    with _client(port.base_url(settings.host, settings.port), api_key) as client:
+        try:
+            return client.get("/metrics").text
+        except httpx.HTTPError:
+            return ""  # the facts are then those of the log
+
+
 def _is_ready(process: OwnedProcess, settings: EngineSettings, api_key: str | None) -> bool:
     if process.exit_status() is not None or not port.listens(process.pids(), settings.port):
         return False
@@ -214,7 +236,7 @@ def _is_ready(process: OwnedProcess, settings: EngineSettings, api_key: str | No
         try:
             models, health = client.get("/v1/models"), client.get("/health")
         except httpx.HTTPError:
-            return False
+            return False  # it listens, but does not answer yet
     if models.status_code != 200 or health.status_code != 200:
         return False
     served = {entry.get("id"): entry.get("root") for entry in models.json().get("data", [])}

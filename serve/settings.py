@@ -12,63 +12,19 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from serve.errors import SettingsError
+from serve.options import extra_arg_problem
 
 ENVIRONMENT_PREFIX = "NBRIDGE_SERVE_"
 
-# vLLM's options that a field of EngineSettings writes; `extra_args` may not repeat them. The short forms are
-# vLLM's. Options that would move the server away from where it is checked for are refused too, with a reason.
-OWNED_OPTIONS: dict[str, str] = {
-    "--model": "model",
-    "--served-model-name": "served_model_name",
-    "--host": "host",
-    "--port": "port",
-    "--api-key": "api_key_env (the name of an environment variable that holds the key)",
-    "--tokenizer": "tokenizer",
-    "--revision": "revision",
-    "--trust-remote-code": "trust_remote_code",
-    "--load-format": "load_format",
-    "--download-dir": "download_dir",
-    "--dtype": "dtype",
-    "--quantization": "quantization",
-    "-q": "quantization",
-    "--kv-cache-dtype": "kv_cache_dtype",
-    "--max-model-len": "max_model_len",
-    "--max-num-seqs": "max_num_seqs",
-    "--max-num-batched-tokens": "max_num_batched_tokens",
-    "--block-size": "block_size",
-    "--gpu-memory-utilization": "gpu_memory_utilization",
-    "--device-memory-utilization": "gpu_memory_utilization",
-    "--enable-prefix-caching": "enable_prefix_caching",
-    "--enable-chunked-prefill": "enable_chunked_prefill",
-    "--tensor-parallel-size": "tensor_parallel_size",
-    "-tp": "tensor_parallel_size",
-    "--pipeline-parallel-size": "pipeline_parallel_size",
-    "-pp": "pipeline_parallel_size",
-    "--data-parallel-size": "data_parallel_size",
-    "-dp": "data_parallel_size",
-    "--speculative-config": "speculative",
-    "-sc": "speculative",
-    "--enforce-eager": "enforce_eager",
-    "--seed": "seed",
-    "--shutdown-timeout": "shutdown_timeout_s",
-    "--enable-log-requests": "log_requests",
-    "--disable-uvicorn-access-log": "access_log",
-}
-REFUSED_OPTIONS: dict[str, str] = {
-    "--config": "a second configuration file could override every setting unseen; put the options here instead",
-    "--uds": "the server must listen on host and port, where its readiness is proved",
-    "--grpc": "the server must speak HTTP, where its readiness is proved",
-    "--headless": "a headless engine has no HTTP server to measure",
-    "--ssl-keyfile": "end TLS in a proxy in front of the server",
-    "--ssl-certfile": "end TLS in a proxy in front of the server",
-}
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Names of precisions that people write where a quantization is asked for.
+_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 Positive = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
@@ -183,15 +139,17 @@ class EngineSettings(BaseModel):
     def resolved(self, *, path: str, name: str, load_format: str, quantization: str | None) -> Self:
         """These settings for a checkpoint: what to load from `path`, how, and what to call it in the API.
 
-        `quantization` is what vLLM is to be told (None: the checkpoint says it itself). A served name or load
-        format that was set stays.
+        `quantization` is what vLLM is to be told (None: the checkpoint says it itself). A served name, load format
+        or dtype that was set stays; a quantization that only named a precision ("fp16") becomes the dtype.
         """
+        precision = _PRECISIONS.get(self.quantization or "", "auto")
         return self.model_copy(
             update={
                 "model": path,
                 "served_model_name": self.served_model_name or (Path(name).name if Path(name).is_dir() else name),
                 "load_format": load_format if self.load_format == "auto" else self.load_format,
                 "quantization": quantization,
+                "dtype": precision if self.dtype == "auto" else self.dtype,
             }
         )
 
@@ -204,33 +162,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def extra_arg_problem(argument: str, first: bool = False) -> str | None:
-    """Why `argument` may not go to vLLM past the settings, or None when it may.
-
-    vLLM's parser takes underscores for dashes, `--option.key`, `--no-option` and unambiguous abbreviations;
-    all of these spellings are recognised.
-    """
-    if not argument.startswith("-") or re.fullmatch(r"-\d+(\.\d+)?", argument):
-        if first:
-            return (
-                f"{argument!r} is a bare word that vLLM would take for its model; name the model with the setting model"
-            )
-        return None
-    option = argument.partition("=")[0].partition(".")[0]
-    if option.startswith("--"):
-        option = "--" + option[2:].replace("_", "-")
-    if option in {"-", "--"}:
-        return f"{argument!r} is not an option"
-    positive = "--" + option.removeprefix("--no-") if option.startswith("--no-") else option
-    for owned, setting in OWNED_OPTIONS.items():
-        if positive == owned or (positive.startswith("--") and owned.startswith(positive)):
-            return f"{argument!r} belongs to the setting {setting}"
-    for refused, reason in REFUSED_OPTIONS.items():
-        if positive == refused or (positive.startswith("--") and refused.startswith(positive)):
-            return f"{argument!r} is refused: {reason}"
-    return None
 
 
 def parse(values: Mapping[str, Any], source: str) -> EngineSettings:
@@ -327,6 +258,3 @@ def _unknown(origin: str, key: str, value: object, owner: type[BaseModel]) -> st
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(known)}."
     return f"{origin}: unknown setting {key} = {value!r}; {hint}"
-
-
-DTYPES: tuple[str, ...] = get_args(EngineSettings.model_fields["dtype"].annotation)

@@ -61,6 +61,7 @@ def _guard(libc: ctypes.CDLL, control_fd: int, status_fd: int, argv: list[str], 
     if pid is None:
         return
     _say(status_fd, f"pid {pid} {os.getpid()}")
+    ancestors = _ancestors(keeper_pid)
     status, deadline, has_parent = None, math.inf, True
     while status is None and (now := time.monotonic()) < deadline:
         watched = [wake_fd, control_fd] if has_parent else [wake_fd]
@@ -68,7 +69,8 @@ def _guard(libc: ctypes.CDLL, control_fd: int, status_fd: int, argv: list[str], 
         if wake_fd in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_fd, 4096)
-        if control_fd in ready or (has_parent and os.getppid() != keeper_pid):
+        # A process that the parent forked may still hold the other end of the pipe, so its pid is checked too.
+        if control_fd in ready or (has_parent and _ancestors(keeper_pid) != ancestors):
             grace_s = _grace_s(control_fd) if control_fd in ready else None
             if deadline == math.inf:
                 os.kill(pid, signal.SIGTERM)
@@ -150,13 +152,25 @@ def descendants(root: int, proc: Path = Path("/proc")) -> list[int]:
     for entry in proc.iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                # The name in parentheses may hold anything, so the fields start after the last one.
-                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(entry.name))
+                children.setdefault(int(stat_fields(entry)[1]), []).append(int(entry.name))
     found = list(children.get(root, []))
     for pid in found:
         found += children.get(pid, [])
     return found
+
+
+def stat_fields(entry: Path) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on: state, parent, group, session, …"""
+    # The name in parentheses may hold anything, so the fields start after the last one.
+    return (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _ancestors(keeper_pid: int) -> tuple[int, int | None]:
+    """The warden's parent and the keeper's; they change when keeper or parent die."""
+    try:
+        return os.getppid(), int(stat_fields(Path(f"/proc/{keeper_pid}"))[1])
+    except OSError:
+        return os.getppid(), None
 
 
 def _wake_on_child_exit() -> int:

@@ -183,6 +183,13 @@ def test_own_weightless_directory_by_its_mark(tmp_path):
     assert found.weights_bytes == 2 * found.parameters
 
 
+def test_own_weightless_directory_of_a_type_whose_size_is_not_known(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "phi3"}))
+    (tmp_path / "nbridge.json").write_text('{"kind": "weightless"}')
+    found = prepare(str(tmp_path))
+    assert (found.load_format, found.weights_bytes, found.parameters) == ("dummy", None, None)
+
+
 def test_what_can_be_quantized(own_cache, tmp_path):
     with pytest.raises(BadScheme, match="no weights"):
         unquantized_directory("demo-100m")

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from serve.command import build, served_name
-from serve.settings import OWNED_OPTIONS, EngineSettings, Speculative
+from serve.options import OWNED_OPTIONS
+from serve.settings import EngineSettings, Speculative
 
 FULL = EngineSettings(
     model="/models/big",

@@ -12,6 +12,7 @@ REAL = {
     "bitsandbytes_not_installed": (errors.Unsupported, "Unknown quantization method: bitsandbytes"),
     "cpu_memory_too_small": (errors.OutOfMemory, "requested memory for kv (9000.0 GiB)"),
     "heads_not_divisible": (errors.BadArgument, "must be divisible by tensor parallel size (64)"),
+    "engine_core_killed": (errors.OutOfMemory, "Failed core proc(s): {'EngineCore': -9}"),
     "hub_unreachable": (errors.BadModel, "check your connection"),
     "kv_cache_too_small": (errors.OutOfMemory, "estimated maximum model length is 1048448"),
     "missing_directory": (errors.BadModel, "'/models/nothere'"),
@@ -22,6 +23,7 @@ REAL = {
     "unknown_model_type": (errors.BadModel, "model type `nosuchmodel`"),
     "unknown_quantization": (errors.Unsupported, "Unknown quantization method: nonsense"),
     "unsupported_architecture": (errors.BadModel, "['NoSuchModelForCausalLM'] are not supported"),
+    "worker_killed": (errors.OutOfMemory, "Engine core initialization failed"),
     "unsupported_fp8": (errors.Unsupported, "_C::static_scaled_fp8_quant()"),
 }
 
@@ -92,7 +94,7 @@ def test_every_kind_has_its_own_exit_code_and_name():
 def test_killed_without_a_word_means_memory():
     found = failure.classify("INFO: loading\n", -9)
     assert found.error is errors.OutOfMemory
-    assert "signal 9" in found.summary
+    assert "killed without a word" in found.summary
     assert found.engine_words == "INFO: loading"
 
 

@@ -129,6 +129,14 @@ def test_a_wildcard_listener_on_the_same_port_is_seen(tmp_path):
             server.start(settings, log_path=tmp_path / "log", command=command)
 
 
+@pytest.mark.parametrize(("host", "port_number"), [("192.0.2.1", 8000), ("192.0.2.1", 0), ("no.such.host.invalid", 0)])
+def test_an_address_that_is_not_this_machines_is_a_setting_to_correct(tmp_path, host, port_number):
+    settings = EngineSettings(model="/models/x", host=host, port=port_number, allow_no_api_key=True)
+    with pytest.raises(errors.SettingsError, match="cannot listen there") as caught:
+        server.start(settings, log_path=tmp_path / "log", command=Command(("true",)))
+    assert caught.value.exit_code == 2
+
+
 def test_a_failed_start_is_classified_and_leaves_nothing(tmp_path):
     settings, command = settings_and_command("crash")
     command = Command(command.argv, {"FAKE_LOG": str(LOGS / "kv_cache_too_small.log")})
@@ -186,8 +194,14 @@ def test_a_start_can_be_given_up(tmp_path):
 
 def test_a_program_that_is_not_there(tmp_path):
     settings, _ = settings_and_command()
-    with pytest.raises(errors.StartFailed, match="/no/such/program cannot be executed: No such file"):
+    with pytest.raises(errors.StartFailed, match="/no/such/program: No such file"):
         server.start(settings, log_path=tmp_path / "log", command=Command(("/no/such/program",)))
+
+
+def test_a_log_that_cannot_be_written(tmp_path):
+    settings, command = settings_and_command()
+    with pytest.raises(errors.StartFailed, match="Is a directory"):
+        server.start(settings, log_path=tmp_path, command=command)
 
 
 # --- drain ----------------------------------------------------------------------------------------------------
@@ -239,18 +253,18 @@ def test_killing_the_engine_core_leaves_nothing_and_is_noticed(tmp_path):
     running.stop()
 
 
-def guards_of(running: server.Server) -> dict[str, int]:
+def guards_of(command_pid: int, parent_pid: int) -> dict[str, int]:
     """The pids of keeper and warden, found as anyone could."""
-    warden = psutil.Process(running.pid).parent()
+    warden = psutil.Process(command_pid).parent()
     keeper = warden.parent()
-    assert keeper.ppid() == os.getpid()
+    assert keeper.ppid() == parent_pid
     return {"warden": warden.pid, "keeper": keeper.pid}
 
 
 @pytest.mark.parametrize("killed", [["warden"], ["keeper"], ["warden", "keeper"]], ids="+".join)
 def test_killing_the_guards_leaves_nothing_and_is_noticed(tmp_path, killed):
     running = start(tmp_path, "detached")
-    pids, guards = running.pids(), guards_of(running)
+    pids, guards = running.pids(), guards_of(running.pid, os.getpid())
     for name in killed:
         os.kill(guards[name], signal.SIGKILL)
     wait_until_gone([*pids, *guards.values()])
@@ -259,7 +273,7 @@ def test_killing_the_guards_leaves_nothing_and_is_noticed(tmp_path, killed):
 
 
 PARENT = """
-import json, sys
+import json, os, sys, time
 from pathlib import Path
 from serve import server
 from serve.command import Command
@@ -267,35 +281,43 @@ from serve.settings import EngineSettings
 spec = json.loads(sys.argv[1])
 settings = EngineSettings(model="/models/x", port=spec["port"])
 running = server.start(settings, log_path=Path(spec["log"]), command=Command(tuple(spec["argv"])), timeout_s=60)
-print(json.dumps(running.pids()), flush=True)
+forked = os.fork() if spec["fork"] else None
+if forked == 0:  # holds the parent's end of the control pipe open
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(json.dumps({"pids": running.pids(), "forked": forked}), flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("how", ["kill", "term", "end", "kill with warden", "kill with keeper"])
+@pytest.mark.parametrize("how", ["kill", "term", "end", "kill with warden", "kill with keeper", "kill leaving a fork"])
 def test_killing_the_parent_leaves_nothing(tmp_path, how):
     settings, command = settings_and_command()
-    spec = json.dumps({"port": settings.port, "log": str(tmp_path / "log"), "argv": command.argv})
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, spec], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    pids = json.loads(parent.stdout.readline())
-    everything = [*pids, *(child.pid for child in psutil.Process(parent.pid).children(recursive=True))]
-    keeper, warden = (process.pid for process in psutil.Process(parent.pid).children(recursive=True)[:2])
-    parent.send_signal(signal.SIGSTOP)  # it must not help while the guards are being killed
-    if "with" in how:
-        os.kill({"warden": warden, "keeper": keeper}[how.split()[-1]], signal.SIGKILL)
-    if "kill" in how:
-        parent.kill()
-    elif how == "term":
-        parent.terminate()
-    else:
-        parent.stdin.close()  # the program simply ends without stopping its server
-    parent.send_signal(signal.SIGCONT)
-    parent.wait()
-    wait_until_gone(everything)
-    for stream in (parent.stdin, parent.stdout):
-        stream.close()
+    spec = {"port": settings.port, "log": str(tmp_path / "log"), "argv": command.argv, "fork": "fork" in how}
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, json.dumps(spec)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        told = json.loads(parent.stdout.readline())
+        guards = guards_of(told["pids"][0], parent.pid)
+        parent.send_signal(signal.SIGSTOP)  # it must not help while the guards are being killed
+        if "with" in how:
+            os.kill(guards[how.split()[-1]], signal.SIGKILL)
+        if "kill" in how:
+            parent.kill()
+        elif how == "term":
+            parent.terminate()
+        else:
+            parent.stdin.close()  # the program simply ends without stopping its server
+        parent.send_signal(signal.SIGCONT)
+        parent.wait()
+        wait_until_gone([*told["pids"], *guards.values()])
+        if told["forked"]:
+            os.kill(told["forked"], signal.SIGKILL)
 
 
 def test_a_process_is_stopped_by_sigterm_when_it_listens_to_it(tmp_path):

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from serve.errors import SettingsError
-from serve.settings import EngineSettings, extra_arg_problem, is_loopback, load_profile, parse
+from serve.options import extra_arg_problem
+from serve.settings import EngineSettings, is_loopback, load_profile, parse
 
 
 def profile(tmp_path: Path, text: str) -> Path:
@@ -184,3 +185,14 @@ def test_a_checkpoint_replaces_model_and_quantization_but_not_what_was_set(tmp_p
     unnamed = EngineSettings(model=str(tmp_path))
     got = unnamed.resolved(path=str(tmp_path), name=str(tmp_path), load_format="auto", quantization=None)
     assert got.served_model_name == tmp_path.name
+
+
+def test_a_precision_named_as_quantization_becomes_the_dtype():
+    got = EngineSettings(model="m", quantization="fp16").resolved(
+        path="/x", name="m", load_format="auto", quantization=None
+    )
+    assert (got.dtype, got.quantization) == ("float16", None)
+    got = EngineSettings(model="m", quantization="int8").resolved(
+        path="/x", name="m", load_format="auto", quantization=None
+    )
+    assert got.dtype == "auto"
