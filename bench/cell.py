@@ -108,6 +108,8 @@ def measure(
     _judge(cell, table, load, phase, sampler.readings, slo)
     if stopped is not None:
         cell["outcome"], cell["reason"] = stopped
+    elif phase.get("stopped"):
+        cell["outcome"], cell["reason"] = "failed", f"The load generator gave up: {phase['stopped']}"
     elif cell["outcome"] == "failed" and (death := target.failure()):
         cell["reason"] = death
 
@@ -266,7 +268,7 @@ def _judge(
     }
     cpu_s = phase.get("client_cpu_s")
     summary["client"] = {
-        "cpu_share": cpu_s / duration if cpu_s is not None and duration > 0 else None,
+        "cpu_share": cpu_s / duration / phase.get("workers", 1) if cpu_s is not None and duration > 0 else None,
         "dispatch_lateness_p99_s": dispatch_lateness(table),
     }
     cell.update(metrics=summary, reconciliation=agreement, validity=verdict)

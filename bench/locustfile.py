@@ -11,7 +11,7 @@ that holds the key) say what is sent.
 As the sweep does it, with a load file (`NBRIDGE_LOAD=load.json locust -f bench/locustfile.py --headless`): warm-up
 requests, then the measured phase, closed or open loop, one line in the records file per request as it ends and a
 phase file at the end. The load file sets the number of users. Exit codes: 0 the phase file says how it went, whatever
-became of the requests; 1 Locust itself failed; 2 the load file is not usable; 4 nothing can be written; 130 interrupted.
+became of the requests; 1 Locust failed; 2 the load file is not usable; 4 nothing can be written; 130 interrupted.
 
 A measured phase is the same in one process and in several on this machine (`--processes N`): everything is prepared,
 all users wait at a gate, and the gate opens at `zero`. With several processes the master warms up, opens the gates by

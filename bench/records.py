@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("http_status", pa.int32()),
         ("error_kind", pa.string()),
         ("error", pa.string()),
+        ("connect_s", pa.float64()),
         ("reads", pa.int32()),
         ("coalesced_reads", pa.int32()),
     ]

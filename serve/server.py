@@ -19,6 +19,7 @@ from serve.startup import Fact, StartupFacts, cache_facts, gather, line_facts
 
 POLL_S = 0.25
 TERM_GRACE_S = 15.0
+START_GRACE_S = 3.0  # a server that is not ready has no requests to lose, and does not listen to SIGTERM
 FREE_WAIT_S = 30.0
 
 
@@ -114,7 +115,7 @@ def start(
     on_line: Callable[[str], None] | None = None,
     on_wait: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    term_grace_s: float = TERM_GRACE_S,
+    term_grace_s: float = START_GRACE_S,
 ) -> Server:
     """Start vLLM (or `command` in its place) and return when it is ready, which is proved, not assumed.
 
