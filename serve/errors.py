@@ -13,6 +13,7 @@ ServeError                     exit code 4, kind "failed"
 │   ├── MissingPackage         3  "missing_package"  vLLM is not installed
 │   ├── StartTimeout           4  "timeout"
 │   └── StartCancelled       130  "cancelled"        the caller asked to stop waiting
+├── ContractError              3  "unsupported"      the installed vLLM lacks what the hidden-states plugin uses
 └── EngineDied                 4  "died"             the server was ready and then ended
 """
 
@@ -112,3 +113,8 @@ class StartCancelled(StartFailed):
 
 class EngineDied(ServeError):
     kind = "died"
+
+
+class ContractError(ServeError):
+    exit_code = 3
+    kind = "unsupported"
