@@ -55,7 +55,8 @@ DEFINITIONS = (
         "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
         "between requests, or > 1 % of socket reads carrying more than one chunk), when the delivered load missed the "
         "configured one, or when client and server disagree (output tokens must equal the server's counter exactly; "
-        "mean TTFT within 5 ms or 3 %, whichever is larger). Warm-up and aborted requests are left out on both sides.",
+        "mean TTFT within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
+        "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",
     ),
     (
         "Server memory",

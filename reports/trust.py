@@ -67,7 +67,7 @@ def reconciliation(report: Report) -> Table | None:
     columns = [
         Column("Cell", numeric=False),
         *(Column(name, "Client = server") for name in ("output tokens", "prompt tokens", "requests")),
-        *(Column(part, f"Mean {name}") for name in ("TTFT", "E2E") for part in ("client", "server", "may differ by")),
+        *(Column(part, f"Mean {name}") for name in ("TTFT", "E2E") for part in ("client", "server", "unexplained")),
         Column("preemptions", "Server"),
         Column("queue (mean)", "Server"),
         Column("prefix cache hits", "Server"),
@@ -91,7 +91,11 @@ def reconciliation(report: Report) -> Table | None:
         "Reconciliation: the client's figures beside the server's own",
         columns,
         rows,
-        ("“≠” marks counts or means that do not agree.", *sorted(notes)),
+        (
+            "“≠” marks counts or means that do not agree. Unexplained is what the client's mean differs from the "
+            "server's beyond the time to the response head: until then the server's own clock may not be running.",
+            *sorted(notes),
+        ),
     )
 
 
@@ -110,7 +114,7 @@ def _means(found: dict[str, Any] | None) -> list[Entry]:
     return [
         Entry(seconds(found.get("client"))),
         Entry(server, "bad" if apart else ""),
-        Entry(seconds(found.get("tolerance"))),
+        Entry(seconds(found.get("unexplained"))),
     ]
 
 

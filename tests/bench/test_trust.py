@@ -20,7 +20,8 @@ def page(**values: float) -> Total:
 
 def two_requests(**more: Any) -> pa.Table:
     counted = {"reads": 100, "coalesced_reads": 0, **more}
-    return rows(request(0.0, [0.10, 0.2, 0.3], **counted), request(0.3, [0.42, 0.5, 0.6], **counted))
+    first = request(0.0, [0.10, 0.2, 0.3], headers_s=0.001, **counted)
+    return rows(first, request(0.3, [0.42, 0.5, 0.6], headers_s=0.303, **counted))
 
 
 BEFORE = page(
@@ -48,6 +49,8 @@ def test_counters_that_agree_make_a_valid_cell() -> None:
     assert found["output_tokens"] == {"client": 6, "server": 6, "equal": True}
     assert found["prompt_tokens"]["equal"] and found["requests"]["equal"]
     assert found["ttft_mean_s"]["difference"] == pytest.approx(0.004)
+    assert found["ttft_mean_s"]["to_head"] == pytest.approx(0.002)
+    assert found["ttft_mean_s"]["unexplained"] == pytest.approx(0.002)
     assert found["ttft_mean_s"]["tolerance"] == 0.005
     assert judged(two_requests(), CLOSED, BEFORE, after())["valid"]
 
@@ -56,7 +59,10 @@ def test_counters_that_agree_make_a_valid_cell() -> None:
     ("table", "load", "later", "reason"),
     [
         (two_requests(), CLOSED, after(generation_tokens_total=107), "6 against 7"),
-        (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.2), "mean TTFT by 10.0 ms"),
+        # the server says 0.1 s where the client saw 0.11: 10 ms, of which the response head explains 2
+        (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.2), "mean TTFT by 8.0 ms more"),
+        # the server cannot have seen the token later than the client: here it says 0.12 s
+        (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.24), "mean TTFT by 10.0 ms more"),
         (two_requests(coalesced_reads=2), CLOSED, after(), "2.0% of its reads"),
         (two_requests(scheduled_s=-0.05), CLOSED, after(), "left it"),
         (two_requests(), {**CLOSED, "concurrency": 2}, after(), "instead of 2"),
