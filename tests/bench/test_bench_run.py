@@ -216,16 +216,12 @@ def kill_engine_during(folder: Path, cell_id: str) -> None:
     while time.monotonic() < deadline:
         for records in folder.glob(f"runs/*/cells/{cell_id}/requests.jsonl"):
             if records.read_text().count("\n") > 8:
-                for process in psutil.process_iter(["cmdline", "environ"]):
+                for process in psutil.Process().children(recursive=True):
                     with contextlib.suppress(psutil.Error):
-                        if "EngineCore" in " ".join(process.info["cmdline"] or []) and descends_from_us(process):
+                        if "EngineCore" in process.name():
                             process.kill()
                             return
         time.sleep(0.1)
-
-
-def descends_from_us(process: psutil.Process) -> bool:
-    return any(parent.pid == os.getpid() for parent in process.parents())
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
