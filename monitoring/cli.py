@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from monitoring.doctor import Finding, examine
@@ -29,7 +30,7 @@ def doctor(
     else:
         table = Table("check", "", "seen", "what to do", box=None, pad_edge=False)
         for finding in findings:
-            table.add_row(finding.check, _MARKS[finding.verdict], finding.seen, finding.todo)
+            table.add_row(finding.check, _MARKS[finding.verdict], escape(finding.seen), escape(finding.todo))
         Console().print(table)
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(3)
