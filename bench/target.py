@@ -212,4 +212,24 @@ def find_target(base_url: str, api_key_env: str | None) -> Target:
             f"--target {base_url}: /v1/models answered HTTP {answer.status_code} and no list of models; "
             "an OpenAI-compatible server is expected."
         ) from None
-    return Target(base, model, api_key_env, vocabulary=None, max_model_len=limit)
+    return Target(base, model, api_key_env, vocabulary=_sampled_vocabulary(base, model, headers), max_model_len=limit)
+
+
+def _sampled_vocabulary(base: str, model: str, headers: dict[str, str]) -> Vocabulary | None:
+    """From the server's `/tokenize` (vLLM has one), so that prompts have the lengths asked for; None without it."""
+
+    def tokenize(text: str) -> list[int]:
+        answer = httpx.post(
+            f"{base}/tokenize",
+            json={"model": model, "prompt": text, "add_special_tokens": False},
+            headers=headers,
+            timeout=30,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+        return [int(token) for token in answer.json()["tokens"]]
+
+    try:
+        return Vocabulary.sampled(tokenize)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None

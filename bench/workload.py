@@ -7,7 +7,7 @@ text, or the user's own JSONL file. A shared prefix is the same for all prompts 
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,14 @@ _LONGEST_TOKENS = 10_000_000  # a lognormal has no upper end
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What prompts are made from: a model's tokenizer, and the ids that are ordinary tokens."""
+    """What prompts are made from: ids that are ordinary tokens, and the tokenizer for text.
 
-    tokenizer: Tokenizer
+    Of a server elsewhere the tokenizer itself is not at hand; `tokens_per_word` then says how long a text becomes.
+    """
+
     ordinary_ids: tuple[int, ...]
+    tokenizer: Tokenizer | None = None
+    tokens_per_word: float = 1.0
 
     @classmethod
     def load(cls, directory: Path) -> "Vocabulary":
@@ -61,10 +65,20 @@ class Vocabulary:
         tokenizer = Tokenizer.from_file(str(source))
         special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         special |= _ids_with_a_meaning(directory / "config.json")
-        return cls(tokenizer, tuple(i for i in range(tokenizer.get_vocab_size()) if i not in special))
+        return cls(tuple(i for i in range(tokenizer.get_vocab_size()) if i not in special), tokenizer)
+
+    @classmethod
+    def sampled(cls, tokenize: Callable[[str], list[int]]) -> "Vocabulary":
+        """From a server's own `tokenize`: the ids that common words become, and how many a word takes."""
+        text = words(random.Random("vocabulary"), 2000)
+        ids = tokenize(text)
+        ordinary = sorted(set(ids[1:]))  # the first may be a start-of-sequence token
+        return cls(tuple(ordinary), None, len(ids) / 2000)
 
     def text(self, rng: random.Random, tokens: int) -> str:
-        """English words that encode to `tokens` tokens (in rare cases to one or two fewer)."""
+        """English words that encode to `tokens` tokens, in rare cases to one or two fewer; about so without tokenizer."""
+        if self.tokenizer is None:
+            return words(rng, max(1, round(tokens / self.tokens_per_word)))
         ids = self.tokenizer.encode(words(rng, tokens), add_special_tokens=False).ids
         for cut in range(tokens, max(tokens - 8, 0), -1):
             text: str = self.tokenizer.decode(ids[:cut])
@@ -134,7 +148,9 @@ def prompts(
         shared = min(round(size * share), _PREFIX_TOKENS)
         body: dict[str, Any] = {"scenario": name, "endpoint": endpoint, "max_tokens": output}
         if endpoint == "chat":
-            system = " ".join(prefix_words[:shared])
+            # the same seed each time: a shorter system prompt is the beginning of a longer one
+            same = random.Random(f"{load.seed}/system")
+            system = vocabulary.text(same, shared) if vocabulary else " ".join(prefix_words[:shared])
             user = vocabulary.text(rng, size - shared) if vocabulary else words(rng, size - shared)
             body["messages"] = [{"role": "system", "content": system}] if shared else []
             body["messages"].append({"role": "user", "content": user})

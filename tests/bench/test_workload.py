@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_requests(vocabulary: Vocabulary) -> None:
 
 
 def test_completions_have_exactly_the_tokens_asked_for_and_no_special_ones(vocabulary: Vocabulary) -> None:
+    assert vocabulary.tokenizer is not None
     special = {vocabulary.tokenizer.token_to_id(token) for token in ("<s>", "</s>")}
     assert not special & set(vocabulary.ordinary_ids)
     for body in prompts(load(prompt_tokens=50, output_tokens=7), 8, vocabulary, repeat=1):
@@ -49,10 +50,26 @@ def test_the_shared_prefix_is_shared_and_the_rest_is_not(vocabulary: Vocabulary)
 
 def test_a_chats_text_has_about_the_tokens_asked_for(vocabulary: Vocabulary) -> None:
     chat = load(scenario="chat", prompt_tokens=100, shared_prefix_share=0.0)
+    assert vocabulary.tokenizer is not None
     for body in prompts(chat, 8, vocabulary, repeat=1):
         (message,) = body["messages"]
         count = len(vocabulary.tokenizer.encode(message["content"], add_special_tokens=False).ids)
         assert 95 <= count <= 100
+
+
+def test_a_servers_own_tokenizer_gives_exact_ids_and_fitting_texts() -> None:
+    known: dict[str, int] = {}
+
+    def tokenize(text: str) -> list[int]:  # two tokens a word
+        return [known.setdefault(f"{word}{part}", len(known)) for word in text.split() for part in "ab"]
+
+    remote = Vocabulary.sampled(tokenize)
+    assert remote.tokens_per_word == 2.0
+    (body,) = prompts(load(prompt_tokens=12), 1, remote, repeat=1)
+    assert len(body["prompt"]) == 12
+    assert set(body["prompt"]) <= set(known.values())
+    (chat,) = prompts(load(scenario="chat", prompt_tokens=12, shared_prefix_share=0.0), 1, remote, repeat=1)
+    assert len(chat["messages"][0]["content"].split()) == 6
 
 
 def test_without_a_tokenizer_words_stand_for_tokens() -> None:
