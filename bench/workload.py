@@ -76,7 +76,7 @@ class Vocabulary:
         return cls(tuple(ordinary), None, len(ids) / 2000)
 
     def text(self, rng: random.Random, tokens: int) -> str:
-        """English words that encode to `tokens` tokens, in rare cases to one or two fewer; about so without tokenizer."""
+        """English words that encode to `tokens` tokens, rarely to one or two fewer; about so without tokenizer."""
         if self.tokenizer is None:
             return words(rng, max(1, round(tokens / self.tokens_per_word)))
         ids = self.tokenizer.encode(words(rng, tokens), add_special_tokens=False).ids

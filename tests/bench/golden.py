@@ -82,7 +82,7 @@ class Connection:
             text += f"# TYPE golden_tokens_total counter\ngolden_tokens_total {self.server.tokens}\n"
             return await self.plain(200, text, "text/plain; version=0.0.4")
         if path.endswith("/v1/models"):
-            return await self.plain(200, json.dumps({"data": [{"id": "golden"}]}))
+            return await self.plain(200, json.dumps({"data": [{"id": os.environ.get("GOLDEN_MODEL", "golden")}]}))
         entry["body"] = asked = json.loads(body)
         if self.server.api_key is not None and not entry["authorized"]:
             self.server.log(entry)
@@ -260,12 +260,15 @@ class Golden:
 
 
 @contextmanager
-def golden(folder: Path, *, host: str = "127.0.0.1", api_key: str = "", certificate: str = "") -> Iterator[Golden]:
-    """A golden server in its own process; `certificate` is a PEM file with certificate and key."""
+def golden(
+    folder: Path, *, host: str = "127.0.0.1", api_key: str = "", certificate: str = "", model: str = "golden"
+) -> Iterator[Golden]:
+    """A golden server in its own process; `certificate`: a PEM file with certificate and key; `model`: what it lists."""
     log = folder / f"golden-{host.replace(':', '_')}{'-tls' if certificate else ''}.jsonl"
     log.touch()
     argv = [sys.executable, __file__, str(log), host, api_key, certificate]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "GOLDEN_MODEL": model}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         name = f"[{host}]" if ":" in host else host
