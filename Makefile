@@ -8,10 +8,10 @@ READY := $(VENV)/ready-$(EXTRA)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages bench test check serve doctor clean
+.PHONY: help setup bench bench-hidden test check serve doctor clean
 
 help:                  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(READY)        ## make .venv with everything in it
 
@@ -30,6 +30,9 @@ $(READY): pyproject.toml constraints.txt
 
 bench: setup           ## measure: three quantizations × three concurrency levels, with a report (ARGS="PLAN --repeats 5")
 	$(BIN)/nbridge bench $(ARGS)
+
+bench-hidden: setup    ## what hidden states cost: beside plain requests, Hugging Face, and a server without them
+	$(BIN)/python -m bench.hidden $(ARGS)
 
 test: check            ## lint, types and all tests (real vLLM, Locust …); ARGS="-k name" picks some
 	$(BIN)/python -m pytest $(ARGS)

@@ -18,6 +18,8 @@ COMMANDS = {
     ),
     "report": ("reports.cli:report", "Rebuild a run's report from its records."),
     "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
+    "hidden": ("alignment.cli:hidden", "Hidden states of prompts, from a server into a file."),
+    "align": ("alignment.cli:align", "Train a W-matrix from one model's states to another's, and judge it."),
     "models": ("checkpoints.cli:models", "List the models that are known here by name."),
     "quantize": ("checkpoints.cli:quantize", "Write a quantized copy of a model directory."),
     "fetch": ("checkpoints.cli:fetch", "Download a model from a hub."),

@@ -1,4 +1,4 @@
-"""The models known by name: the two demo models and the catalogued architectures, and how a weight-less one is made."""
+"""The models known by name: the demo models and the catalogued architectures, and how a weight-less one is made."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,14 @@ _RECIPE = 2
 
 @dataclass(frozen=True)
 class Model:
-    """A model known by name: `kind` is "trained" or "weightless", `config` is its config.json."""
+    """A model known by name: `kind` is "trained" or "weightless", `config` its config.json, `seed` its training's."""
 
     name: str
     kind: str
     about: str
     hub_name: str | None
     config: Mapping[str, Any]
+    seed: int = 0
 
     def stored(self) -> dict[str, schemes.Stored]:
         """Return name → type and shape of its tensors at 16 bit."""

@@ -63,7 +63,7 @@ def prepare(model: str, quantization: str = "none", *, progress: Progress = sile
     if known is not None:
         from checkpoints.demo import trained_directory
 
-        return _directory(trained_directory(progress), model, scheme, progress)
+        return _directory(trained_directory(progress, name=model), model, scheme, progress)
     path = Path(model).expanduser()
     if model and path.is_dir():
         return _directory(path, model, scheme, progress)
@@ -86,7 +86,7 @@ def unquantized_directory(model: str, progress: Progress = silent) -> Path:
     if known is not None:
         from checkpoints.demo import trained_directory
 
-        return trained_directory(progress)
+        return trained_directory(progress, name=model)
     path = Path(model).expanduser()
     if model and path.is_dir():
         return path

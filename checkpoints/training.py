@@ -1,6 +1,6 @@
-"""Trains the demo model: a real Llama of 1 M parameters on the Python standard library's sources.
+"""Trains a demo model: a real Llama of 1 M parameters on the Python standard library's sources.
 
-Run as `python -m checkpoints.training DIRECTORY`, in a process of its own: it needs torch and transformers, fixes
+Run as `python -m checkpoints.training NAME DIRECTORY`, in a process of its own: it needs torch and transformers, fixes
 the number of threads, and prints one line of progress at a time. A fixed number of steps, not of seconds, so
 the same machine and seed give the same weights.
 """
@@ -32,6 +32,11 @@ RECIPE: dict[str, Any] = {
 }
 
 
+def recipe(name: str) -> dict[str, Any]:
+    """Return how the demo model `name` is trained: the one recipe with that model's seed."""
+    return RECIPE | {"seed": models()[name].seed}
+
+
 def learning_rate(step: int) -> float:
     """Return the rate at a 0-based step: linear warm-up, flat to the middle, linear decay to 2 % at the end."""
     done = step / RECIPE["steps"]
@@ -40,7 +45,7 @@ def learning_rate(step: int) -> float:
     return float(RECIPE["peak_learning_rate"] * warm * decay)
 
 
-def train(directory: Path) -> dict[str, Any]:
+def train(directory: Path, name: str = "demo-1m") -> dict[str, Any]:
     """Train the model, write it into `directory`, and return what was measured on the held-out text.
 
     The perplexity is that of the stored (bfloat16) weights, computed in float32, over windows of 128 tokens
@@ -50,7 +55,7 @@ def train(directory: Path) -> dict[str, Any]:
     from tokenizers import Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(RECIPE["seed"])
+    torch.manual_seed(recipe(name)["seed"])
     torch.set_num_threads(RECIPE["threads"])
     training_texts, held_out_texts = tokenizer.standard_library_split()
     if len(training_texts) < 100 or not held_out_texts:
@@ -59,7 +64,7 @@ def train(directory: Path) -> dict[str, Any]:
     training, held_out = _tokens(encoder, training_texts), _tokens(encoder, held_out_texts)
     _report(f"training on {len(training):,} tokens, {len(held_out):,} held out")
 
-    config = dict(models()["demo-1m"].config)
+    config = dict(models()[name].config)
     ids = {
         "bos_token_id": tokenizer.BOS_ID,
         "eos_token_id": tokenizer.EOS_ID,
@@ -155,5 +160,5 @@ def _mean_nll(model: Any, held_out: "torch.Tensor") -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    _directory = Path(sys.argv[1])
-    (_directory / "measured.json").write_text(json.dumps(train(_directory)), encoding="utf-8")
+    _name, _directory = sys.argv[1], Path(sys.argv[2])
+    (_directory / "measured.json").write_text(json.dumps(train(_directory, _name)), encoding="utf-8")

@@ -29,9 +29,7 @@ def check_finite(states: Sequence[States], layers: Sequence[int | str]) -> None:
             )
 
 
-def body(
-    document: dict[str, Any], states: Sequence[States], *, one_layer: bool, encoding: Encoding
-) -> bytes:
+def body(document: dict[str, Any], states: Sequence[States], *, one_layer: bool, encoding: Encoding) -> bytes:
     """`document` as JSON with `hidden_states` and `shapes` added; meant to run in a thread.
 
     `states` is [layer, hidden] per prompt, [layer, token, hidden] for pooling "all"; with `one_layer` the first axis

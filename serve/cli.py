@@ -58,6 +58,13 @@ def serve(
     enforce_eager: Annotated[
         bool | None, typer.Option("--enforce-eager/--no-enforce-eager", help="No compiling, no CUDA graphs.")
     ] = None,
+    hidden_states: Annotated[
+        bool | None,
+        typer.Option("--hidden-states/--no-hidden-states", help="Answer /v1/hidden_states. [default: yes]"),
+    ] = None,
+    hidden_states_layers: Annotated[
+        str | None, typer.Option(help="Layers for a compiled engine, e.g. -4,-3,-2. [default: -2]")
+    ] = None,
     speculative_model: Annotated[str | None, typer.Option(help="Draft model, or ngram.")] = None,
     num_speculative_tokens: Annotated[int, typer.Option(help="Tokens the draft proposes at a time.")] = 5,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
@@ -89,6 +96,8 @@ def serve(
         "pipeline_parallel_size": pipeline_parallel_size,
         "enable_prefix_caching": enable_prefix_caching,
         "enforce_eager": enforce_eager,
+        "hidden_states": hidden_states,
+        "hidden_states_layers": _layers(hidden_states_layers) if hidden_states_layers else None,
         "seed": seed,
     }
     if speculative_model:
@@ -103,6 +112,8 @@ def serve(
         merged = {**settings.model_dump(mode="json"), "extra_args": [*settings.extra_args, *extra]}
         settings = parse(merged, "the command line after --")
     settings = _resolve(settings)
+    if settings.hidden_states and settings.hidden_states_obstacle:
+        _say(f"Hidden states are off: {settings.hidden_states_obstacle}.")
     if print_command:
         _print_command(build(settings, device=detect_device()), as_json)
         return
@@ -111,6 +122,12 @@ def serve(
         _run(settings, log_path, start_timeout_s=start_timeout_s, drain_s=drain_s, show_log=show_log, as_json=as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _layers(text: str) -> list[int | str]:
+    """Layers as typed, "-4,-2,embeddings"; what is no number is left for the settings to judge."""
+    words = [word.strip() for word in text.split(",")]
+    return [int(word) if word.removeprefix("-").isdecimal() else word for word in words]
 
 
 def _resolve(settings: EngineSettings) -> EngineSettings:

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from serve.options import passes_option
+from serve.protocol import KEY
 from serve.settings import EngineSettings
 
 Device = Literal["cpu", "gpu"]
@@ -16,6 +18,8 @@ Device = Literal["cpu", "gpu"]
 # the module behind it is in every release.
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 DEFAULT_CPU_KV_CACHE_GIB = 1
+WORKER_CLS = "serve.worker.Worker"
+PLUGIN = "nbridge"
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,21 @@ def build(settings: EngineSettings, *, device: Device, python: str = sys.executa
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib or DEFAULT_CPU_KV_CACHE_GIB)
         # A forked worker inherits the OpenMP state of its parent and can hang.
         environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    environment |= settings.environment
+    if settings.is_hooked:
+        # Endpoint plugins are loaded only by name; the names that somebody else set stay.
+        environment["VLLM_PLUGINS"] = with_plugin(environment.get("VLLM_PLUGINS"))
     return Command(
         argv=(python, "-m", SERVER_MODULE, *arguments, *settings.extra_args),
-        environment=environment | settings.environment,
+        environment=environment,
         secrets={"VLLM_API_KEY": settings.api_key_env} if settings.api_key_env else {},
     )
+
+
+def with_plugin(names: str | None) -> str:
+    """vLLM's comma-separated list of plugins with ours in it."""
+    found = [name for name in (names or "").split(",") if name]
+    return ",".join(found if PLUGIN in found else [*found, PLUGIN])
 
 
 def served_name(settings: EngineSettings) -> str:
@@ -107,7 +121,12 @@ def _options(settings: EngineSettings, device: Device) -> dict[str, str | int | 
         "--enable-log-requests": settings.log_requests or None,
         "--disable-uvicorn-access-log": None if settings.access_log else True,
         "--shutdown-timeout": settings.shutdown_timeout_s or None,
+        "--worker-cls": WORKER_CLS if settings.is_hooked else None,
     }
+    compiles = not options["--enforce-eager"]
+    if settings.is_hooked and compiles and not passes_option(settings.extra_args, "--additional-config"):
+        # A compiled model delivers the layers that it was compiled with; vLLM hashes this option with the graph.
+        options["--additional-config"] = json.dumps({KEY: {"layers": list(settings.hidden_states_layers)}})
     if settings.speculative:
         options["--speculative-config"] = json.dumps(settings.speculative.model_dump(exclude_none=True))
     return options

@@ -14,7 +14,14 @@ ServeError                     exit code 4, kind "failed"
 │   ├── StartTimeout           4  "timeout"
 │   └── StartCancelled       130  "cancelled"        the caller asked to stop waiting
 ├── ContractError              3  "unsupported"      the installed vLLM lacks what the hidden-states plugin uses
-└── EngineDied                 4  "died"             the server was ready and then ended
+├── EngineDied                 4  "died"             the server was ready and then ended
+└── ClientError                4  "client"           a running server did not give what was asked of it
+    ├── Refused                2  "refused"          it answered 4xx: the request is wrong for it
+    │   ├── TooLarge           2  "too_large"        … 413: more than it takes at once
+    │   └── KeyRefused         2  "key_refused"      … 401 or 403
+    ├── Unavailable            4  "unavailable"      no connection, busy or no answer in time, also when asked again
+    ├── ServerFailed           4  "server_failed"    it answered 500 or another 5xx that trying again does not mend
+    └── BadAnswer              4  "bad_answer"       it answered with what cannot be: not finite, wrong shape, no JSON
 """
 
 from pathlib import Path
@@ -118,3 +125,44 @@ class EngineDied(ServeError):
 class ContractError(ServeError):
     exit_code = 3
     kind = "unsupported"
+
+
+class ClientError(ServeError):
+    """`status` is the HTTP status that was answered, None when there was no answer."""
+
+    kind = "client"
+    status: int | None = None
+
+
+class Refused(ClientError):
+    exit_code = 2
+    kind = "refused"
+
+
+class TooLarge(Refused):
+    kind = "too_large"
+
+
+class KeyRefused(Refused):
+    kind = "key_refused"
+
+
+class Unavailable(ClientError):
+    kind = "unavailable"
+
+    def after(self, attempts: int, retry_after_s: float | None = None) -> "Unavailable":
+        """This error, saying how often it was tried, and how long the server wanted to be left alone for."""
+        tried = f"Tried {attempts} times." if attempts > 1 else ""
+        wanted = f"The server asks to wait {retry_after_s:.0f} s." if retry_after_s else ""
+        words = " ".join(filter(None, (tried, wanted, self.next_step)))
+        told = Unavailable(self.summary, engine_words=self.engine_words, next_step=words)
+        told.status = self.status
+        return told
+
+
+class ServerFailed(ClientError):
+    kind = "server_failed"
+
+
+class BadAnswer(ClientError):
+    kind = "bad_answer"

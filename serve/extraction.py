@@ -58,7 +58,9 @@ class Extractor:
             return None
         if name in self._models.lora_requests:
             return self._models.lora_requests[name]
-        raise ApiError(404, f"The model {protocol.shown(name)} does not exist; this server has {self.model.name}.", "model")
+        raise ApiError(
+            404, f"The model {protocol.shown(name)} does not exist; this server has {self.model.name}.", "model"
+        )
 
     def check_layers(self, layers: Sequence[Layer], param: str) -> None:
         """Raise ApiError when this server cannot give these layers: 501 when it gives none, 400 naming the layer."""
@@ -71,26 +73,24 @@ class Extractor:
         """The token ids of each prompt, by the model's own tokenizer and chat template. Raises ApiError 400."""
         from vllm.entrypoints.serve.tokenize.protocol import TokenizeChatRequest, TokenizeCompletionRequest
 
-        ids: list[list[int]] = []
+        ids: list[list[Any]] = []
         for position, prompt in enumerate(ask.prompts or ask.chats):
             name = f"{ask.field}[{position}]"
-            if not isinstance(prompt, str) and ask.prompts:
-                ids.append([int(one) for one in prompt])  # type: ignore[call-overload]
+            if ask.prompts and isinstance(prompt, tuple):
+                ids.append(list(prompt))
                 continue
             try:
                 request = (
                     TokenizeCompletionRequest(prompt=prompt, add_special_tokens=ask.add_special_tokens)
                     if isinstance(prompt, str)
-                    else TokenizeChatRequest(
-                        messages=list(prompt), add_generation_prompt=ask.add_generation_prompt
-                    )
+                    else TokenizeChatRequest(messages=list(prompt), add_generation_prompt=ask.add_generation_prompt)
                 )
                 answer = await self._tokenization.create_tokenize(request, raw_request)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 # Whatever a tokenizer or a chat template throws, it is this prompt that it cannot take.
-                raise ApiError(400, f"{name}: the model's tokenizer or chat template refuses it: {error}", name) from error
+                raise ApiError(
+                    400, f"{name}: the model's tokenizer or chat template refuses it: {str(error)[:300]}", name
+                ) from error
             if not hasattr(answer, "tokens"):
                 raise ApiError(400, f"{name}: {answer.error.message}", name)
             ids.append(list(answer.tokens))
@@ -124,7 +124,8 @@ class Extractor:
             field=field,
         )
         wish = {"taps": [layer.tap for layer in layers], "pooling": pooling}
-        base = f"hs-{request_id or uuid.uuid4().hex}"
+        # A client may use its request id twice; the engine must not see one twice.
+        base = f"{request_id or 'hs'}-{uuid.uuid4().hex[:8]}"
         with self._admitted(len(prompts), field):
             try:
                 async with asyncio.timeout(self.limits.timeout_s), asyncio.TaskGroup() as group:

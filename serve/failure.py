@@ -72,6 +72,12 @@ def _cause(pattern: str, error: type[errors.ServeError], summary: str, next_step
 # The first cause that any telling line shows wins, so the particular stand before the general.
 _CAUSES = (
     _cause(
+        r"\bContractError: ",
+        errors.Unsupported,
+        "The hidden-states plugin and this vLLM, or these settings, do not go together.",
+        "Set hidden_states = false (--no-hidden-states) to serve without hidden states.",
+    ),
+    _cause(
         r"No module named '?vllm(?:\.entrypoints[\w.]*)?'?\s*(?:\)|$)|No package metadata was found for vllm",
         errors.MissingPackage,
         "vLLM is not installed in this Python environment.",

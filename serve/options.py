@@ -1,6 +1,7 @@
 """Which of vLLM's options the settings own, so that nothing passed on to vLLM can override them."""
 
 import re
+from collections.abc import Iterable
 
 # vLLM's options that a field of EngineSettings writes; `extra_args` may not repeat them. The short forms are
 # vLLM's. Options that would move the server away from where it is checked for are refused too, with a reason.
@@ -63,9 +64,7 @@ def extra_arg_problem(argument: str, first: bool = False) -> str | None:
                 f"{argument!r} is a bare word that vLLM would take for its model; name the model with the setting model"
             )
         return None
-    option = argument.partition("=")[0].partition(".")[0]
-    if option.startswith("--"):
-        option = "--" + option[2:].replace("_", "-")
+    option = _option_of(argument)
     if option in {"-", "--"}:
         return f"{argument!r} is not an option"
     positive = "--" + option.removeprefix("--no-") if option.startswith("--no-") else option
@@ -76,3 +75,15 @@ def extra_arg_problem(argument: str, first: bool = False) -> str | None:
         if positive == refused or (positive.startswith("--") and refused.startswith(positive)):
             return f"{argument!r} is refused: {reason}"
     return None
+
+
+def passes_option(arguments: Iterable[str], option: str) -> bool:
+    """Whether `arguments` hold vLLM's `option` (such as "--worker-cls") in any spelling that its parser takes."""
+    spelled = {_option_of(argument) for argument in arguments if argument.startswith("--")}
+    return any(len(one) > len("--") and option.startswith(one) and len(one) > len(option) // 2 for one in spelled)
+
+
+def _option_of(argument: str) -> str:
+    """The option's name in an argument, with dashes: "--worker_cls=x" is "--worker-cls"."""
+    option = argument.partition("=")[0].partition(".")[0]
+    return "--" + option[2:].replace("_", "-") if option.startswith("--") else option

@@ -2,34 +2,153 @@
 
 Opt in with `VLLM_PLUGINS=nbridge`; the states themselves come from `--worker-cls serve.worker.Worker`. Adds
 `POST /v1/hidden_states`, lets `POST /v1/completions` answer with states, and gives `GET /health` a body.
+
+vLLM swallows an error while it imports a plugin, but not one raised by its methods. So vLLM is imported only there,
+after the contract has been checked.
 """
 
-import asyncio
-import contextlib
-import functools
 import importlib
-import json
 import logging
-import re
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.datastructures import State
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from serve import answer, contract
-from serve.completions import wrap_completions
+from serve import completions, contract, routes
 from serve.extraction import Extractor, Model
 from serve.limits import Limits
 from serve.middleware import ErrorShape
-from serve.protocol import ApiError
-from serve.request import parse
-from serve.telemetry import IN_FLIGHT, RequestRecord, set_up_logging
+from serve.telemetry import set_up_logging
 
+WORKER_CLS = "serve.worker.Worker"
+_RPC = "nbridge_hidden_states"
 _log = logging.getLogger("vllm.nbridge.plugin")
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class Plugin:
+    """What vLLM asks of an endpoint plugin: a name, the tasks it is for, routes, and their state."""
+
+    name = "nbridge"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._app: FastAPI | None = None
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add our routes; vLLM lets them replace its own of the same path and method. Raises ContractError."""
+        contract.check(contract.SERVER)
+        self._app = app
+        app.add_api_route(routes.ROUTE, routes.hidden_states, methods=["POST"], response_class=Response)
+        if vllm_health := _route(app, "/health", "GET"):
+            app.add_api_route("/health", _health(vllm_health.endpoint), methods=["GET"], response_class=Response)
+        if vllm_completions := _route(app, completions.ROUTE, "POST"):
+            _wrap_completions(app, vllm_completions)
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Ask the engine what it can capture. Raises SettingsError for a bad limit, ContractError for a bad vLLM."""
+        del args
+        set_up_logging()
+        tokenization = getattr(state, "serving_tokenization", None) or getattr(
+            state, "openai_serving_tokenization", None
+        )
+        models = getattr(state, "openai_serving_models", None)
+        missing = [
+            name
+            for name, found in {
+                "app.state.serving_tokenization.create_tokenize": hasattr(tokenization, "create_tokenize"),
+                "app.state.openai_serving_models.is_base_model": hasattr(models, "is_base_model"),
+                "app.state.openai_serving_models.lora_requests": hasattr(models, "lora_requests"),
+                "app.state.openai_serving_models.base_model_paths": bool(getattr(models, "base_model_paths", None)),
+            }.items()
+            if not found
+        ]
+        contract.refuse(missing)
+        model = await _model(engine_client, models)
+        extractor = Extractor(engine_client, model, Limits.from_environment(), models=models, tokenization=tokenization)
+        setattr(state, routes.STATE, extractor)
+        if self._app is not None:
+            # Here and not in attach_router, so that it goes around vLLM's check of the API key.
+            _wrap(self._app)
+        _log.info("Hidden states: %s, %s", model.describe(), extractor.limits)
+
+
+async def _model(engine: Any, models: Any) -> Model:
+    config = engine.vllm_config
+    facts, reason = None, None
+    if _has_rpc(config.parallel_config.worker_cls):
+        facts = (await engine.collective_rpc(_RPC))[0]
+    else:
+        reason = f"vLLM runs without --worker-cls {WORKER_CLS}"
+        _log.warning("No hidden states: %s", reason)
+    model_config = engine.model_config
+    return Model(
+        name=models.base_model_paths[0].name,
+        num_layers=int(facts["num_layers"] if facts else model_config.get_total_num_hidden_layers()),
+        hidden_size=int(model_config.get_hidden_size()),
+        dtype=str(model_config.dtype).removeprefix("torch."),
+        max_model_len=int(model_config.max_model_len),
+        vocabulary=int(model_config.get_vocab_size()),
+        mode=facts["mode"] if facts else "off",
+        taps=tuple(facts["taps"]) if facts and facts["taps"] is not None else None,
+        reason=facts["reason"] if facts else reason,
+    )
+
+
+def _has_rpc(worker_cls: Any) -> bool:
+    """Whether a worker class (its dotted name) is ours or derived from ours, so that it can be asked."""
+    if worker_cls == WORKER_CLS:
+        return True
+    module, _, name = str(worker_cls).rpartition(".")
+    try:
+        return hasattr(getattr(importlib.import_module(module), name), _RPC)
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _route(app: FastAPI, path: str, method: str) -> APIRoute | None:
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.path == path and method in route.methods:
+            return route
+    return None
+
+
+def _health(vllm_health: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def health(raw_request: Request) -> Response:
+        """Whether the engine answers, and what it serves."""
+        return await routes.health(raw_request, vllm_health)
+
+    return health
+
+
+def _wrap_completions(app: FastAPI, vllm_route: APIRoute) -> None:
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    complete: Any = vllm_route.endpoint
+
+    async def create_completion(request: CompletionRequest, raw_request: Request) -> Any:
+        """vLLM's completions; with output_hidden_states also the hidden states of each prompt's last token."""
+        if completions.wants_states(request):
+            return await completions.with_states(request, raw_request, complete)
+        return await complete(request, raw_request)
+
+    app.add_api_route(
+        vllm_route.path,
+        create_completion,
+        methods=["POST"],
+        dependencies=vllm_route.dependencies,
+        responses=vllm_route.responses,
+        response_model=None,
+    )
+
+
+def _wrap(app: FastAPI) -> None:
+    """Put ErrorShape around all of the app; vLLM may have had its middleware stack built by now."""
+    if app.middleware_stack is None:
+        app.add_middleware(ErrorShape)
+    else:
+        app.middleware_stack = ErrorShape(app.middleware_stack)

@@ -59,14 +59,7 @@ class Ask:
     model: str | None
     add_special_tokens: bool
     add_generation_prompt: bool
-
-    @property
-    def field(self) -> str:
-        return "prompts" if self.prompts else "messages"
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        return tuple(layer.tap for layer in self.layers)
+    field: str  # "prompts" or "messages", for complaints
 
 
 def parse(document: object, *, num_layers: int, max_prompts: int) -> Ask:
@@ -99,6 +92,7 @@ def parse(document: object, *, num_layers: int, max_prompts: int) -> Ask:
         model=_typed(fields, "model", str, "a string"),
         add_special_tokens=_flag(fields, "add_special_tokens"),
         add_generation_prompt=_flag(fields, "add_generation_prompt"),
+        field=name,
     )
 
 

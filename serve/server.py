@@ -11,7 +11,7 @@ from typing import Self
 import httpx
 
 from serve import errors, failure, gpu, port
-from serve.command import Command, build, detect_device, served_name
+from serve.command import PLUGIN, Command, build, detect_device, served_name, with_plugin
 from serve.log import LogReader, tail
 from serve.process import OwnedProcess
 from serve.settings import EngineSettings
@@ -208,6 +208,8 @@ def with_free_port(settings: EngineSettings) -> EngineSettings:
 
 def _environment(command: Command) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **command.environment}
+    if PLUGIN in command.environment.get("VLLM_PLUGINS", "").split(",") and "VLLM_PLUGINS" in os.environ:
+        environment["VLLM_PLUGINS"] = with_plugin(f"{os.environ['VLLM_PLUGINS']},{command.environment['VLLM_PLUGINS']}")
     for target, source in command.secrets.items():
         if not os.environ.get(source):
             raise errors.SettingsError(

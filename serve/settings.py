@@ -12,12 +12,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from serve.errors import SettingsError
-from serve.options import extra_arg_problem
+from serve.options import extra_arg_problem, passes_option
 
 ENVIRONMENT_PREFIX = "NBRIDGE_SERVE_"
 
@@ -90,6 +90,9 @@ class EngineSettings(BaseModel):
     enforce_eager: bool | None = None
     seed: int | None = None
 
+    hidden_states: bool = True
+    hidden_states_layers: tuple[int | Literal["embeddings"], ...] = (-2,)
+
     log_requests: bool = False
     access_log: bool = True
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = 0
@@ -135,6 +138,34 @@ class EngineSettings(BaseModel):
                 "allow_no_api_key = true"
             )
         return self
+
+    @model_validator(mode="after")
+    def _declares_layers_once(self) -> Self:
+        if not self.hidden_states_layers:
+            raise ValueError("hidden_states_layers is empty; hidden_states = false turns hidden states off")
+        declared = self.hidden_states_layers != EngineSettings.model_fields["hidden_states_layers"].default
+        if declared and passes_option(self.extra_args, "--additional-config"):
+            raise ValueError(
+                "hidden_states_layers is written into vLLM's --additional-config, which extra_args replaces; put "
+                '"nbridge_hidden_states": {"layers": […]} into that one'
+            )
+        return self
+
+    @property
+    def hidden_states_obstacle(self) -> str | None:
+        """Why this engine cannot give hidden states though `hidden_states` is on, or None when it can."""
+        if self.speculative is not None:
+            return "speculative decoding reads the same places of the model"
+        if self.pipeline_parallel_size > 1:
+            return "with pipeline_parallel_size above 1 no worker sees all layers"
+        if passes_option(self.extra_args, "--worker-cls"):
+            return "extra_args bring a worker class of their own (--worker-cls)"
+        return None
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether the server is started with the hidden-states plugin."""
+        return self.hidden_states and self.hidden_states_obstacle is None
 
     def resolved(self, *, path: str, name: str, load_format: str, quantization: str | None) -> Self:
         """These settings for a checkpoint: what to load from `path`, how, and what to call it in the API.
@@ -211,7 +242,7 @@ def _from_text(key: str, text: str, origin: str) -> object:
     field = EngineSettings.model_fields.get(key)
     if field is None:
         raise SettingsError(_unknown(origin, key, text, EngineSettings))
-    if field.annotation in (tuple[str, ...], dict[str, str], Speculative | None):
+    if get_origin(field.annotation) in (tuple, dict) or field.annotation == Speculative | None:
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:

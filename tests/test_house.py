@@ -16,8 +16,10 @@ MAY_IMPORT = {
     "monitoring": set(),
     "bench": {"serve", "checkpoints", "monitoring"},
     "reports": {"bench"},
+    "alignment": {"serve"},
 }
 REPORTS_MAY_USE = {"bench.records", "bench.store", "bench.stats", "bench.errors"}
+ALIGNMENT_MAY_USE = {"serve.client", "serve.errors"}
 MONKEY_PATCHING = {"locust", "gevent"}
 MAY_MONKEY_PATCH = {"bench/locustfile.py", "bench/stream.py"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
@@ -48,6 +50,9 @@ def test_rooms_call_only_whom_they_may(path: Path) -> None:
         if room == "reports":
             used = {".".join(name.split(".")[:2]) for name in names if name.startswith("bench.")}
             assert used <= REPORTS_MAY_USE
+        if room == "alignment":
+            used = {".".join(name.split(".")[:2]) for name in names if name.startswith("serve.")}
+            assert used <= ALIGNMENT_MAY_USE
     assert not {name for name in names if name.endswith(".cli") or ".cli." in name}, "nobody but nbridge.py uses a door"
     if str(path.relative_to(ROOT)) not in MAY_MONKEY_PATCH:
         assert not {name.partition(".")[0] for name in names} & MONKEY_PATCHING

@@ -263,7 +263,7 @@ class Golden:
 def golden(
     folder: Path, *, host: str = "127.0.0.1", api_key: str = "", certificate: str = "", model: str = "golden"
 ) -> Iterator[Golden]:
-    """A golden server in its own process; `certificate`: a PEM file with certificate and key; `model`: what it lists."""
+    """A golden server in its own process; `certificate`: PEM file with certificate and key; `model`: what it lists."""
     log = folder / f"golden-{host.replace(':', '_')}{'-tls' if certificate else ''}.jsonl"
     log.touch()
     argv = [sys.executable, __file__, str(log), host, api_key, certificate]

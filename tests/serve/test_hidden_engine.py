@@ -1,0 +1,404 @@
+"""True hidden states from real vLLM servers, against Hugging Face, under mixed load and bad input."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hidden_reference import VOCABULARY, Reference, place_of, relative_error
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from checkpoints.prepare import prepare
+from serve.server import Server, start
+from serve.settings import parse
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+HERE = Path(__file__).parent
+LAYERS: list[int | str] = ["embeddings", 0, 1, -2, -1, "final_norm"]
+KEY = "a key for the tests"
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> str:
+    return prepare("demo-1m").path
+
+
+@pytest.fixture(scope="module")
+def precise(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in 32 bit that is short of everything: chunks of 256 tokens, 30 KV blocks, and it wants a key."""
+    os.environ["NBRIDGE_TEST_KEY"] = KEY
+    values = {
+        "model": checkpoint,
+        "served_model_name": "demo-1m",
+        "port": 0,
+        "api_key_env": "NBRIDGE_TEST_KEY",
+        "dtype": "float32",
+        "max_num_batched_tokens": 256,
+        "max_num_seqs": 16,
+        "block_size": 128,
+        "enable_prefix_caching": True,
+        "environment": {"NBRIDGE_HIDDEN_MAX_VALUES": "1000000", "NBRIDGE_HIDDEN_MAX_PROMPTS": "64"},
+        "extra_args": ["--num-gpu-blocks-override", "30"],
+    }
+    with start(parse(values, "the tests"), log_path=tmp_path_factory.mktemp("precise") / "server.log") as server:
+        yield server
+    del os.environ["NBRIDGE_TEST_KEY"]
+
+
+def client_of(server: Server, **options: Any) -> httpx.Client:
+    return httpx.Client(base_url=server.base_url, timeout=120, trust_env=False, **options)
+
+
+@pytest.fixture
+def client(precise: Server) -> Iterator[httpx.Client]:
+    with client_of(precise, headers={"Authorization": f"Bearer {KEY}"}) as opened:
+        yield opened
+
+
+def ids_of(length: int, seed: int) -> list[int]:
+    return [int(one) for one in np.random.default_rng(seed).integers(3, VOCABULARY, length)]
+
+
+def decoded(document: dict[str, Any], position: int) -> np.ndarray:
+    """The states of one prompt as [layer, …], whichever encoding and however many layers."""
+    found = document["hidden_states"][position]
+    if document["encoding_format"] == "base64":
+        found = np.frombuffer(base64.b64decode(found), "<f4").reshape(document["shapes"][position])
+    array = np.asarray(found, dtype=np.float32)
+    assert list(array.shape) == document["shapes"][position]
+    return array if isinstance(document["layer"], list) or document["layer"] == "all" else array[None]
+
+
+def worst_error(document: dict[str, Any], prompts: list[list[int]], reference: Reference) -> float:
+    places = [place_of(one["layer"], reference.num_layers) for one in document["layers"]]
+    assert document["prompt_tokens"] == [len(ids) for ids in prompts]
+    return max(
+        relative_error(decoded(document, position), reference.expected(ids, places, document["pooling"]))
+        for position, ids in enumerate(prompts)
+    )
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{| )", line))
+
+
+def mixed_requests() -> list[dict[str, Any]]:
+    """Forty requests of 1 to 1,020 tokens with shared prefixes and repeats, every pooling, every layer."""
+    prefix = ids_of(400, 0)
+    prompts = [[ids_of(length, length)] for length in (1, 2, 127, 128, 129, 255, 256, 257, 600, 1020)]
+    prompts += [[prefix + ids_of(tail, tail)] for tail in (1, 5, 100, 300)] * 2
+    prompts += [[ids_of(300, 1), ids_of(3, 2), prefix], [prefix]]
+    choices: list[Any] = [-2, "all", LAYERS, "embeddings", "final_norm", -1, [-4, -3, -2], 0]
+    return [
+        {
+            "prompts": ids,
+            "layers": choices[number % len(choices)],
+            "pooling": ("last", "mean", "all")[number % 3],
+            "encoding_format": ("float", "base64")[number % 2],
+        }
+        for number, ids in enumerate(prompts * 2)
+    ]
+
+
+async def under_load(server: Server, requests: list[dict[str, Any]]) -> list[httpx.Response]:
+    """All requests at once, beside six streamed completions and six requests whose clients go away."""
+
+    async def stream(client: httpx.AsyncClient, seed: int) -> str:
+        body = {"prompt": ids_of(100 + seed, seed), "max_tokens": 150, "stream": True, "ignore_eos": True}
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200
+            return [line async for line in response.aiter_lines() if line][-1]
+
+    async def leave(client: httpx.AsyncClient, seed: int) -> None:
+        body = {"prompts": [ids_of(900, seed)] * 8, "layers": "all", "pooling": "mean"}
+        with contextlib.suppress(httpx.ReadTimeout):
+            await client.post("/v1/hidden_states", json=body, timeout=httpx.Timeout(60, read=0.05))
+
+    async with httpx.AsyncClient(
+        base_url=server.base_url,
+        timeout=300,
+        trust_env=False,
+        headers={"Authorization": f"Bearer {KEY}"},
+        limits=httpx.Limits(max_connections=100),
+    ) as client:
+        streams = [asyncio.create_task(stream(client, seed)) for seed in range(6)]
+        leavers = [asyncio.create_task(leave(client, 50 + seed)) for seed in range(6)]
+        responses = await asyncio.gather(*(client.post("/v1/hidden_states", json=one) for one in requests))
+        assert await asyncio.gather(*streams) == ["data: [DONE]"] * 6
+        await asyncio.gather(*leavers)
+    return list(responses)
+
+
+def test_states_are_hugging_faces_under_mixed_load(precise: Server, client: httpx.Client, checkpoint: str):
+    reference = Reference(checkpoint)
+    requests = mixed_requests()
+    responses = asyncio.run(under_load(precise, requests))
+    errors = []
+    for request, response in zip(requests, responses, strict=True):
+        assert response.status_code == 200, response.text[:500]
+        errors.append(worst_error(response.json(), request["prompts"], reference))
+    assert max(errors) <= 1e-5, sorted(errors)[-5:]
+    assert metric(client, "vllm:num_preemptions_total") > 0
+    assert metric(client, "vllm:prefix_cache_hits_total") > 0
+    assert 'outcome="cancelled"' in client.get("/metrics").text
+    assert metric(client, "nbridge_hidden_states_in_flight") == 0
+    assert metric(client, "vllm:num_requests_running") + metric(client, "vllm:num_requests_waiting") == 0
+
+
+def test_every_layer_and_pooling_with_a_warm_prefix_cache(client: httpx.Client, checkpoint: str):
+    reference = Reference(checkpoint)
+    prompts = [ids_of(300, 9), ids_of(1, 3)]
+    for _ in range(2):
+        for pooling in ("last", "mean", "all"):
+            body = {"prompts": prompts, "layers": LAYERS, "pooling": pooling}
+            document = client.post("/v1/hidden_states", json=body).json()
+            assert worst_error(document, prompts, reference) <= 1e-5
+            for layer in LAYERS:
+                alone = client.post("/v1/hidden_states", json={**body, "layers": layer}).json()
+                assert alone["layer"] == layer
+                assert worst_error(alone, prompts, reference) <= 1e-5
+
+
+def test_texts_and_chats_are_tokenized_by_the_model(client: httpx.Client, checkpoint: str):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    reference = Reference(checkpoint)
+    texts = ["The river", "What is AI?", "A word: Größe, 数"]
+    document = client.post("/v1/hidden_states", json={"prompts": texts}).json()
+    assert worst_error(document, [tokenizer(text)["input_ids"] for text in texts], reference) <= 1e-5
+    assert document["usage"]["prompt_tokens"] == sum(document["prompt_tokens"])
+    chat = [{"role": "user", "content": "What is AI?"}, {"role": "assistant", "content": "A thing."}]
+    for place in (True, False):
+        rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=place, tokenize=False)
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        body = {"messages": chat, "add_generation_prompt": place}
+        document = client.post("/v1/hidden_states", json=body).json()
+        assert worst_error(document, [ids], reference) <= 1e-5
+
+
+def test_sixteen_bit_states_are_as_good_as_hugging_faces(engine_server: Server, checkpoint: str):
+    precise, coarse = Reference(checkpoint), Reference(checkpoint, torch.bfloat16)
+    prompts = [ids_of(length, length) for length in (5, 40, 200, 700)]
+    with client_of(engine_server) as client:
+        for pooling in ("last", "mean", "all"):
+            body = {"prompts": prompts, "layers": LAYERS, "pooling": pooling, "encoding_format": "base64"}
+            document = client.post("/v1/hidden_states", json=body).json()
+            assert document["metadata"]["dtype"] == "bfloat16"
+            places = [place_of(layer, 4) for layer in LAYERS]
+            allowed = max(
+                relative_error(coarse.expected(ids, places, pooling), precise.expected(ids, places, pooling))
+                for ids in prompts
+            )
+            assert worst_error(document, prompts, precise) <= 1.5 * allowed
+
+
+def test_a_completion_carries_the_states_of_its_prompt(engine_server: Server):
+    with client_of(engine_server) as client:
+        plain = {"prompt": "The river", "max_tokens": 5, "temperature": 0}
+        body = {**plain, "output_hidden_states": True, "hidden_state_layer": -1}
+        answer = client.post("/v1/completions", json=body)
+        document = answer.json()
+        states = client.post("/v1/hidden_states", json={"prompts": "The river", "layer": -1}).json()
+        assert np.allclose(document["hidden_states"], states["hidden_states"][0], rtol=0.05, atol=0.05)
+        ordinary = client.post("/v1/completions", json=plain).json()
+        assert "hidden_states" not in ordinary
+        assert document["choices"] == ordinary["choices"]
+        assert document["usage"] == ordinary["usage"]
+        assert answer.headers["x-request-id"]
+        refused = client.post("/v1/completions", json={**body, "stream": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "output_hidden_states")
+
+
+def test_health_and_metrics_say_what_is_served(engine_server: Server):
+    with client_of(engine_server) as client:
+        response = client.get("/health")
+        assert response.status_code == 200
+        document = response.json()
+        assert (document["status"], document["model"]) == ("healthy", "demo-1m")
+        assert (document["num_layers"], document["hidden_size"]) == (4, 128)
+        assert document["hidden_states"] == {"mode": "dynamic", "layers": "all"}
+        before = metric(client, "nbridge_hidden_states_prompt_tokens_total")
+        client.post("/v1/hidden_states", json={"prompts": [[5, 6, 7]]})
+        assert metric(client, "nbridge_hidden_states_prompt_tokens_total") == before + 3
+        request_id = client.post(
+            "/v1/hidden_states", json={"prompts": "something private"}, headers={"X-Request-Id": "of-the-test"}
+        ).headers["x-request-id"]
+    assert request_id == "of-the-test"
+    log = engine_server.log_path.read_text(encoding="utf-8")
+    line = next(json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line)
+    assert (line["success"], line["model"], line["prompt_count"]) == (True, "demo-1m", 1)
+    assert "something private" not in log
+
+
+BAD: list[tuple[Any, int, str | None]] = [
+    ({"prompts": "a", "layer": 4}, 400, "layer"),
+    ({"prompts": "a", "layer": -5}, 400, "layer"),
+    ({"prompts": "a", "layers": [0, "middle"]}, 400, "layers[1]"),
+    ({"prompts": []}, 400, "prompts"),
+    ({"prompts": [[]]}, 400, "prompts[0]"),
+    ({"prompts": ["a", ""]}, 400, "prompts[1]"),
+    ({"prompts": [[5] * 1024]}, 400, "prompts[0]"),
+    ({"prompts": ["word " * 3000]}, 400, "prompts[0]"),
+    ({"prompts": [[1024]]}, 400, "prompts[0]"),
+    ({"prompts": [[-1]]}, 400, "prompts[0]"),
+    ({"prompts": [[2**70]]}, 400, "prompts[0]"),
+    ({"prompts": {"a": "b"}}, 400, "prompts"),
+    ({"prompts": [1.5]}, 400, "prompts[0]"),
+    ({"prompts": "a", "pooling": "sum"}, 400, "pooling"),
+    ({"prompts": "a", "max_tokens": "one"}, 400, "max_tokens"),
+    ({"prompts": [[5] * 1000] * 2, "layers": "all", "pooling": "all"}, 413, "pooling"),
+    ({"prompts": ["a"] * 65}, 413, "prompts"),
+    ({"prompts": "a", "model": "gpt-4"}, 404, "model"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content"),
+    (b'{"prompts": "a"', 400, None),
+    (b'{"prompts": "\\ud800"}', 400, "prompts"),
+    (b"[" * 200_000, 400, None),
+    (b" " * (9 << 20), 413, None),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "param"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_refused_and_the_engine_lives_on(client: httpx.Client, body: Any, status: int, param: str | None):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = client.post("/v1/hidden_states", content=content, headers={"Content-Type": "application/json"})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param)
+    assert set(error) == {"message", "type", "param", "code", "request_id"}
+    assert len(error["message"]) < 500
+    assert_well(client)
+
+
+def test_the_longest_prompt_that_fits_is_answered(client: httpx.Client):
+    assert client.post("/v1/hidden_states", json={"prompts": [ids_of(1023, 4)]}).status_code == 200
+
+
+def test_a_wrong_key_is_refused_in_openais_shape(precise: Server):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        with client_of(precise, headers=headers) as stranger:
+            for path in ("/v1/hidden_states", "/v1/completions"):
+                response = stranger.post(path, json={"prompts": "a", "prompt": "a"})
+                assert response.status_code == 401
+                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+            assert stranger.get("/health").status_code == 200
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+LIKELY = st.fixed_dictionaries(
+    {
+        "prompts": st.text(max_size=20)
+        | st.lists(st.integers(-2, 1030), max_size=5)
+        | st.lists(st.text(max_size=9))
+        | JSON
+    },
+    optional={
+        "layer": st.integers(-6, 6) | JSON,
+        "layers": st.sampled_from(["all", [0, -2], ["embeddings"]]) | JSON,
+        "pooling": st.sampled_from(["last", "mean", "all"]) | JSON,
+        "encoding_format": st.sampled_from(["float", "base64"]) | JSON,
+        "model": st.just("demo-1m") | JSON,
+        "messages": st.just([{"role": "user", "content": "hi"}]) | JSON,
+        "maxTokens": JSON,
+        "temperature": JSON,
+    },
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(document=LIKELY | JSON)
+def test_no_document_harms_the_server(client: httpx.Client, document: Any):
+    response = client.post(
+        "/v1/hidden_states", content=json.dumps(document), headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in {200, 400, 404, 413}
+    if response.status_code == 200:
+        found = response.json()
+        assert len(found["hidden_states"]) == found["metadata"]["num_prompts"]
+    else:
+        assert set(response.json()["error"]) == {"message", "type", "param", "code", "request_id"}
+
+
+def test_after_all_of_it_the_server_is_well(client: httpx.Client):
+    assert_well(client)
+    assert metric(client, "nbridge_hidden_states_in_flight") == 0
+
+
+def assert_well(client: httpx.Client) -> None:
+    assert client.get("/health").json()["status"] == "healthy"
+    answer = client.post("/v1/hidden_states", json={"prompts": [[5, 6, 7]]})
+    assert (answer.status_code, len(answer.json()["hidden_states"][0])) == (200, 128)
+
+
+def test_other_families_hooks_and_compiled_models(tmp_path: Path):
+    """Qwen2 (biases) and Mistral by their own taps, GPT-2 by hooks, in one process of its own."""
+    families = ["qwen2", "mistral", "gpt2"]
+    done = subprocess.run(
+        [sys.executable, HERE / "hidden_families.py", tmp_path, *families],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["family"] for line in lines] == families, done.stderr[-3000:]
+    assert [line["mode"] for line in lines] == ["dynamic", "dynamic", "eager_hooks"]
+    for line in lines:
+        assert line["worst"] <= 1e-5, line
+        assert line["refused"], line
+
+
+def test_the_guides_own_client_works_as_it_stands(engine_server: Server):
+    folder = HERE / "data" / "guide"
+    source = (folder / "neural-bridge" / "self-hosted-llm-client.ts").read_bytes()
+    digest = hashlib.sha256(source).hexdigest()
+    generated = (folder / "neural-bridge" / "self-hosted-llm-client.js").read_text(encoding="utf-8")
+    assert digest == GUIDES_CLIENT
+    assert digest in generated.splitlines()[0]
+    done = subprocess.run(
+        ["node", folder / "use.js", engine_server.base_url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "VLLM_BASE_URL": engine_server.base_url, "VLLM_MODEL_NAME": "demo-1m"},
+    )
+    found = json.loads(done.stdout)
+    assert found["healthy"]
+    assert found["globallyHealthy"]
+    with client_of(engine_server) as client:
+        prompts = [state["prompt"] for state in found["states"]]
+        expected = client.post("/v1/hidden_states", json={"prompts": prompts, "layer": -2}).json()
+    assert [state["layer"] for state in found["states"]] == [-2] * 3
+    assert [state["tokenCount"] for state in found["states"]] == expected["prompt_tokens"]
+    for state, batched, vector in zip(found["states"], found["batches"], expected["hidden_states"], strict=True):
+        assert len(state["hiddenState"]) == 128
+        assert state["metadata"]["model"] == "demo-1m"
+        assert np.allclose(state["hiddenState"], vector, rtol=0.05, atol=0.05)
+        assert np.allclose(batched["hiddenState"], vector, rtol=0.05, atol=0.05)
+    assert "HTTP 400" in found["refused"]
+    assert "out of range" in found["refused"]
+    assert len(found["completion"]["hiddenStates"]) == 128
+    assert found["completion"]["usage"]["completionTokens"] == 5
+    assert "hiddenStates" not in found["plain"]
+
+
+GUIDES_CLIENT = "1f82e8a7df1f834724dfae1303ee287a12c3b0a11d991bd8df2ef0a3beddc4e4"
