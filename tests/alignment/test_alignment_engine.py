@@ -29,8 +29,10 @@ def test_align_two_demo_models(engine_server, nbridge, tmp_path):
     rows = {row["name"]: row for row in document["methods"] + document["baselines"]}
     # Measured: 0.80 and 0.88 with 2,400 fitted prompts, here 800.
     assert rows["procrustes"]["cosine"]["value"] > 0.7 and rows["ridge"]["cosine"]["value"] > 0.8
-    assert rows["ridge"]["top1"]["value"] > 0.4 and document["chance_top1"] == 0.005
-    assert rows["random rotation"]["cosine"]["value"] < 0.2 and rows["mean vector"]["top1"]["value"] == 0.005
+    assert rows["ridge"]["top1"]["value"] > 0.4 and document["chance_top1"] == pytest.approx(0.005)
+    assert rows["random rotation"]["cosine"]["value"] < 0.2 and rows["mean vector"]["top1"]["value"] == pytest.approx(
+        0.005
+    )
     assert document["sources"][0]["hidden_size"] == 128 and document["target"]["hidden_size"] == 96
 
     matrix = wmatrix.load(tmp_path / "run" / "w-ridge.safetensors")
