@@ -12,14 +12,26 @@ ROOT = Path(__file__).parent.parent
 # nbridge.py.
 MAY_IMPORT = {
     "checkpoints": set(),
-    "serve": set(),
     "monitoring": set(),
+    "serve": {"monitoring"},
     "bench": {"serve", "checkpoints", "monitoring"},
-    "reports": {"bench"},
+    "planning": {"checkpoints"},
+    "reports": {"bench", "planning"},
     "alignment": {"serve"},
+    "dashboards": {"reports", "bench", "planning", "monitoring"},
 }
-REPORTS_MAY_USE = {"bench.records", "bench.store", "bench.stats", "bench.errors"}
-ALIGNMENT_MAY_USE = {"serve.client", "serve.errors"}
+# Of a room with work and facts in it, others may use only these modules.
+MAY_USE = {
+    ("reports", "bench"): {"bench.records", "bench.store", "bench.stats", "bench.errors"},
+    ("dashboards", "bench"): {"bench.records", "bench.store", "bench.stats", "bench.errors"},
+    ("alignment", "serve"): {"serve.client", "serve.errors"},
+    ("planning", "checkpoints"): {
+        "checkpoints.architecture",
+        "checkpoints.catalog",
+        "checkpoints.headers",
+        "checkpoints.errors",
+    },
+}
 MONKEY_PATCHING = {"locust", "gevent"}
 MAY_MONKEY_PATCH = {"bench/locustfile.py", "bench/stream.py"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
@@ -47,12 +59,9 @@ def test_rooms_call_only_whom_they_may(path: Path) -> None:
     rooms = {name.partition(".")[0] for name in names} & set(MAY_IMPORT)
     if path.name != "cli.py":
         assert rooms - {room} <= MAY_IMPORT[room]
-        if room == "reports":
-            used = {".".join(name.split(".")[:2]) for name in names if name.startswith("bench.")}
-            assert used <= REPORTS_MAY_USE
-        if room == "alignment":
-            used = {".".join(name.split(".")[:2]) for name in names if name.startswith("serve.")}
-            assert used <= ALIGNMENT_MAY_USE
+        for (caller, called), allowed in MAY_USE.items():
+            if room == caller:
+                assert {".".join(name.split(".")[:2]) for name in names if name.startswith(f"{called}.")} <= allowed
     assert not {name for name in names if name.endswith(".cli") or ".cli." in name}, "nobody but nbridge.py uses a door"
     if str(path.relative_to(ROOT)) not in MAY_MONKEY_PATCH:
         assert not {name.partition(".")[0] for name in names} & MONKEY_PATCHING

@@ -1,0 +1,1 @@
+"""Arithmetic and dated facts: memory, capacity, cost, claims and the choice of a model."""
