@@ -35,7 +35,7 @@ bench-hidden: setup    ## what hidden states cost: beside plain requests, Huggin
 	$(BIN)/python -m bench.hidden $(ARGS)
 
 test: check            ## lint, types and all tests (real vLLM, Locust …); ARGS="-k name" picks some
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup           ## lint, format and types
 	$(BIN)/ruff check .

@@ -14,6 +14,18 @@ from serve.settings import parse
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (`make test`): tests that start servers come first, each module's on one worker.
+
+    Those that use the shared server are on one worker, whatever their module, so that it is started once.
+    """
+    for item in items:
+        if item.get_closest_marker("engine"):
+            shared = "engine_server" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("shared server" if shared else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
 @pytest.fixture(scope="session")
 def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real vLLM server with the trained demo model, shared by all tests that do not harm it."""
