@@ -1,13 +1,17 @@
-"""What can go wrong while a model directory is looked up, made, quantized or downloaded.
+"""What can go wrong while a model directory is looked up, made, quantized, fine-tuned or downloaded.
 
 CheckpointError                 (exit 4: the work failed)
 ├── UnknownModel                (exit 2: no such name, directory or repository)
 ├── BadCheckpoint               (exit 2: a directory that cannot be loaded as it is)
 ├── BadScheme                   (exit 2: a quantization that is refused or does not fit the tensors)
+├── BadRecipe                   (exit 2: a setting of a fine-tuning that cannot be)
+├── BadText                     (exit 2: a text that cannot be trained on)
+├── BadAdapter                  (exit 2: a directory that is no LoRA adapter, or not a whole one)
+├── WrongBase                   (exit 2: an adapter that was trained for another model)
 ├── OutputExists                (exit 2: the output directory is not empty)
 ├── MissingPackage              (exit 3: torch or transformers is not installed)
 ├── DiskFull                    (exit 3: no room for the files)
-├── TrainingFailed              (exit 4: the demo model could not be trained)
+├── TrainingFailed              (exit 4: a training ended without a model or an adapter)
 └── FetchFailed                 (exit 4: a download did not complete)
     ├── AccessDenied            (exit 4: the hub answered 401 or 403)
     ├── RepositoryNotFound      (exit 2: the hub knows no such repository, revision or file)
@@ -39,6 +43,30 @@ class BadScheme(CheckpointError):
     exit_code = 2
 
 
+class BadRecipe(CheckpointError):
+    """A setting of a fine-tuning that is out of its range or does not fit the model."""
+
+    exit_code = 2
+
+
+class BadText(CheckpointError):
+    """A text to train on that cannot be read, is no text, or is too short."""
+
+    exit_code = 2
+
+
+class BadAdapter(CheckpointError):
+    """A directory that holds no LoRA adapter, or not a whole one."""
+
+    exit_code = 2
+
+
+class WrongBase(CheckpointError):
+    """An adapter that was trained for another model than the one it is to be served with."""
+
+    exit_code = 2
+
+
 class OutputExists(CheckpointError):
     """An output directory that already holds something."""
 
@@ -58,7 +86,7 @@ class DiskFull(CheckpointError):
 
 
 class TrainingFailed(CheckpointError):
-    """The demo model's training process ended without a model."""
+    """A training that ended without a model or an adapter."""
 
 
 class FetchFailed(CheckpointError):

@@ -69,7 +69,7 @@ def prepare(model: str, quantization: str = "none", *, progress: Progress = sile
         return _directory(path, model, scheme, progress)
     if _HUB_NAME.fullmatch(model) and not path.exists():
         return _hub(model, scheme)
-    raise _unknown(model, path)
+    raise unknown_model(model, path)
 
 
 def unquantized_directory(model: str, progress: Progress = silent) -> Path:
@@ -95,7 +95,7 @@ def unquantized_directory(model: str, progress: Progress = silent) -> Path:
             f"There is no directory {model!r}. If it is a repository on the hub, download it with `nbridge fetch "
             f"{model} --out DIRECTORY` first and quantize the directory."
         )
-    raise _unknown(model, path)
+    raise unknown_model(model, path)
 
 
 def _weightless(model: Model, scheme: str, progress: Progress) -> Checkpoint:
@@ -229,12 +229,14 @@ def _checkpoint(
     )
 
 
-def _unknown(model: str, path: Path) -> UnknownModel:
+def unknown_model(model: str, path: Path, hint: str = "") -> UnknownModel:
+    """The error for a model that is neither known, nor a directory, nor a hub's; `hint` is added to its message."""
     if path.is_file():
         return UnknownModel(f"model {model!r} is a file; name the directory that holds its config.json.")
     near = difflib.get_close_matches(model.lower(), models(), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    nearest = f" Did you mean {' or '.join(near)}?" if near else ""
     return UnknownModel(
-        f"There is no model {model!r}.{hint} A model is a known name ({', '.join(models())}), a directory that "
+        f"There is no model {model!r}.{nearest} A model is a known name ({', '.join(models())}), a directory that "
         "exists, or a repository on the hub as organisation/name."
+        f"{' ' + hint if hint else ''}"
     )

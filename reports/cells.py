@@ -5,7 +5,7 @@ The run folder is read cell by cell and only the thinned curves are kept, so tha
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -266,6 +266,27 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     )
 
 
+def _stored_cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:  # noqa: ARG001 (as `_cell`)
+    metrics = document.get("metrics") if isinstance(document.get("metrics"), dict) else None
+    total = ((metrics or {}).get("requests") or {}).get("total")
+    return Cell(
+        id=str(document["id"]),
+        engine=str(document["engine"].get("name") or document["engine"].get("model") or "engine"),
+        load=load,
+        repeat=int(document.get("repeat") or 1),
+        outcome=str(document.get("outcome") or "pending"),
+        reason=document.get("reason") or None,
+        metrics=metrics,
+        differences=(),
+        records=total if isinstance(total, int) else None,
+        records_error=None,
+        ttft=None,
+        itl=None,
+        chunk_gap=None,
+        document=document,
+    )
+
+
 def readable(tree: Any) -> Any:
     """`tree` (JSON) with every text free of the characters that neither HTML nor XML can hold, replaced by U+FFFD."""
     if isinstance(tree, str):
@@ -288,6 +309,18 @@ def _lacking(cell: Any) -> str | None:
 
 def read(run: Run) -> Report:
     """The report's content from a run folder's records; raises ReportError when run.json lacks what a cell is."""
+    return _report(run, _cell)
+
+
+def stored(run: Run) -> Report:
+    """The report's content from run.json alone: metrics as stored there, no curves, no record read.
+
+    For whoever shows many or large runs at once. Raises ReportError when run.json lacks what a cell is.
+    """
+    return _report(run, _stored_cell)
+
+
+def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:
     whole = readable(run.document)
     documents = whole["cells"]
     for index, document in enumerate(documents):
@@ -298,5 +331,5 @@ def read(run: Run) -> Report:
                 "was changed by hand or damaged. Restore it or measure again with `nbridge bench`."
             )
     plan = whole.get("plan") if isinstance(whole.get("plan"), dict) else {}
-    cells = tuple(_cell(run, document, load, plan) for document, load in zip(documents, _loads(documents), strict=True))
+    cells = tuple(cell(run, document, load, plan) for document, load in zip(documents, _loads(documents), strict=True))
     return Report(run.path.resolve().name, whole, cells)
