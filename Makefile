@@ -35,6 +35,8 @@ bench-hidden: setup    ## what hidden states cost: beside plain requests, Huggin
 	$(BIN)/python -m bench.hidden $(ARGS)
 
 test: check            ## lint, types and all tests (real vLLM, Locust …); ARGS="-k name" picks some
+	@# Before the tests, because training beside a running server takes five times as long.
+	$(BIN)/python -c 'from checkpoints.prepare import prepare; prepare("demo-1m"); prepare("demo-1m-b")'
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup           ## lint, format and types
