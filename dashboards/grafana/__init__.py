@@ -1,0 +1,1 @@
+"""Grafana boards as code: panel definitions, and the JSON that Grafana imports."""
