@@ -6,11 +6,13 @@ from reports import setting, tables, trust
 from reports.cells import Json, Report
 from reports.definitions import DEFINITIONS
 from reports.figures import Picture, pictures
+from reports.planned import sections
 from reports.problems import Problem, problems
+from reports.sections import Section
 from reports.tables import Table
 from reports.verdict import unfinished, verdict
 
-NOTHING_TO_DRAW = "No cell gave a valid measurement, so there is nothing to draw."
+NOTHING_TO_DRAW = "No cell gave a valid measurement of output tokens, so there is nothing to draw."
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Content:
     performance: tuple[Picture, ...]
     distributions: tuple[Picture, ...]
     memory: tuple[Picture, ...]
+    planned: tuple[Section, ...]
     cells: tuple[Table, ...]
     trust: tuple[Table, ...]
     problems: tuple[Problem, ...]
@@ -56,6 +59,7 @@ def content(report: Report) -> Content:
         performance=tuple(p for p in drawn if p.name.startswith("throughput")),
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         memory=tuple(p for p in drawn if p.name == "memory"),
+        planned=sections(report),
         cells=(tables.throughput(report), *((tables.latencies(report),) if any(c.shown for c in report.cells) else ())),
         trust=tuple(
             t for t in (trust.changed(report), trust.checks(report), trust.reconciliation(report)) if t is not None

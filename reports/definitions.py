@@ -27,6 +27,12 @@ DEFINITIONS = (
         "window is the time in which every user is busy; open loop: the scheduled time.",
     ),
     (
+        "Hidden states",
+        "A request for hidden states (scenario “hidden_states”) is answered in one piece: it has an E2E latency and "
+        "prompt tokens, but no TTFT, ITL, TPOT or output tokens. Prompt tokens and mean E2E are held against the "
+        "server's own counters of such requests.",
+    ),
+    (
         "Goodput",
         "Requests per second that met every limit of the SLO (service-level objective), measured from schedule for "
         "open-loop loads.",

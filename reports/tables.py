@@ -249,6 +249,8 @@ def latencies(report: Report) -> Table:
         f"“{MISSING}”: too few values for that percentile, which needs {PERCENTILES_NEED}. TTFT, TPOT and E2E have one "
         "value per request, ITL one per token."
     ]
+    if any(cell.load.scenario == "hidden_states" for cell in shown):
+        notes.append("Hidden states are answered in one piece: those cells have an E2E only.")
     if len(shown) < len(report.cells):
         notes.append("Cells that did not run to their end have no latencies and are not listed.")
     return table("cells-latency", "All cells: latency", columns, rows, tuple(notes))

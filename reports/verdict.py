@@ -4,6 +4,7 @@ Each function returns one statement or nothing, and says nothing that was not me
 """
 
 from reports.cells import Cell, Load, Report
+from reports.hidden_states import hidden_states
 from reports.repeats import (
     CENTRAL_WORD,
     ENOUGH,
@@ -36,6 +37,7 @@ def verdict(report: Report) -> list[str]:
         best_throughput(report),
         best_latency_open(report),
         shortest_ttft(report),
+        hidden_states(report),
         slo_met(report),
         not_measured(report),
         interrupted(report),

@@ -173,4 +173,4 @@ def test_contrast_in_light_and_dark() -> None:
 def test_an_empty_run_still_gives_a_page(tmp_path: Path) -> None:
     page = Page(html(content(read_report(RunFolder(tmp_path).write()))))
     assert page.all("svg") == []
-    assert "No cell gave a valid measurement, so there is nothing to draw." in page.texts["p"]
+    assert "No cell gave a valid measurement of output tokens, so there is nothing to draw." in page.texts["p"]

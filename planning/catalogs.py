@@ -1,0 +1,349 @@
+"""The dated facts that planning rests on: GPUs, models, machines to buy, with prices, sources and ages.
+
+The shipped files are `planning/catalog/*.toml`. A file of the user's own (given, or named by NBRIDGE_CATALOG) has the
+same tables and overrides them by name: an entry that is known gets the values that the file gives, a list of prices
+replaces the whole list, a new entry must be complete.
+
+    [[gpus]]
+    name = "rtx-4090"
+    [[gpus.rent]]
+    usd = { low = 0.30, mode = 0.35, high = 0.45 }      # or a number; for `gpus` GPUs together
+    provider = "our contract"
+    term = "reserved"                                   # buy, on-demand, reserved, spot
+    source = "quote 4711"
+    retrieved = 2026-11-02
+"""
+
+import datetime
+import os
+import re
+import statistics
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from planning.errors import BadCatalog, unknown
+
+GIB = 1 << 30
+STALE_AFTER_DAYS = 90
+OWN_FILE_VARIABLE = "NBRIDGE_CATALOG"
+SHIPPED = Path(__file__).parent / "catalog"
+_FILES = ("gpus.toml", "models.toml", "builds.toml")
+_TABLES = ("gpus", "models", "builds")
+# In a device's name: another card than the one that the rest of the name means, or a slice of it.
+_OTHER_CARDS = {"laptop", "mobile", "max", "mig"}
+QUALITY_CLASSES = ("high", "very-high", "excellent")
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spread(_Entry):
+    """A quantity as the lowest, the most likely and the highest that it may be; none is negative."""
+
+    low: Amount
+    mode: Amount
+    high: Amount
+
+    @model_validator(mode="before")
+    @classmethod
+    def _point(cls, value: Any) -> Any:
+        # `usd = 1.2` is short for a value that does not vary.
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"low": value, "mode": value, "high": value}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.mode <= self.high:
+            raise ValueError(f"low {self.low:g}, mode {self.mode:g}, high {self.high:g} are not in this order")
+        return self
+
+    def times(self, factor: float) -> "Spread":
+        """Return the quantity multiplied by a factor ≥ 0."""
+        return Spread(low=self.low * factor, mode=self.mode * factor, high=self.high * factor)
+
+    @property
+    def is_point(self) -> bool:
+        return self.low == self.high
+
+
+def point(value: float) -> Spread:
+    """Return a quantity that does not vary."""
+    return Spread(low=value, mode=value, high=value)
+
+
+class Price(_Entry):
+    """What `gpus` GPUs cost together: once for term "buy", else per hour."""
+
+    usd: Spread
+    gpus: Annotated[int, Field(gt=0)] = 1
+    provider: str
+    term: Literal["buy", "on-demand", "reserved", "spot"]
+    instance: str | None = None
+    region: str | None = None
+    source: str
+    retrieved: datetime.date
+    verified: bool = True
+
+    @property
+    def usd_per_gpu(self) -> Spread:
+        return self.usd.times(1 / self.gpus)
+
+
+class Gpu(_Entry):
+    """One kind of GPU. `usable_gib` is what the driver reports as the device's memory; FLOPS are dense peaks."""
+
+    name: str
+    label: str
+    vendor: str
+    memory_gb: Positive
+    usable_gib: Spread
+    bandwidth_gb_s: Positive
+    dense_tflops: dict[str, Positive]
+    power_w: Positive
+    idle_power_w: Spread | None = None
+    per_node: Annotated[int, Field(gt=0)] = 8
+    source: str
+    verified: bool = True
+    buy: tuple[Price, ...] = ()
+    rent: tuple[Price, ...] = ()
+
+    @property
+    def rent_usd_per_hour(self) -> Spread | None:
+        """One GPU's hourly price over the providers: lowest, median, highest; None without a price."""
+        return _over([price.usd_per_gpu for price in self.rent])
+
+    @property
+    def buy_usd(self) -> Spread | None:
+        """One GPU's price to buy over the offers: lowest, median, highest; None without a price."""
+        return _over([price.usd_per_gpu for price in self.buy])
+
+
+class ModelFacts(_Entry):
+    """What a model's configuration does not say. `mmlu_share` is a published benchmark's share of right answers."""
+
+    name: str
+    label: str
+    licence: str
+    licence_class: Literal["permissive", "community", "research"]
+    languages: tuple[str, ...]
+    quality_class: Literal["high", "very-high", "excellent"] | None = None
+    mmlu_share: Spread | None = None
+    source: str
+    retrieved: datetime.date
+    verified: bool = True
+
+
+class Part(_Entry):
+    """One part of a machine and its price."""
+
+    kind: str
+    label: str
+    usd: Spread
+
+
+class Build(_Entry):
+    """A machine to buy: parts, the power it draws under load, upkeep."""
+
+    name: str
+    label: str
+    gpu: str
+    gpus: Annotated[int, Field(gt=0)] = 1
+    power_w: Spread
+    maintenance_usd_per_month: Spread
+    parts: tuple[Part, ...]
+    source: str
+    retrieved: datetime.date
+    verified: bool = True
+
+    @property
+    def usd(self) -> Spread:
+        """The price of all parts."""
+        low, mode, high = (sum(getattr(part.usd, end) for part in self.parts) for end in ("low", "mode", "high"))
+        return Spread(low=low, mode=mode, high=high)
+
+
+class _Tables(_Entry):
+    gpus: tuple[Gpu, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
+    builds: tuple[Build, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A price that is older than 90 days."""
+
+    what: str
+    source: str
+    retrieved: datetime.date
+    age_days: int
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All entries by name, and the files that they came from."""
+
+    gpus: Mapping[str, Gpu]
+    models: Mapping[str, ModelFacts]
+    builds: Mapping[str, Build]
+    files: tuple[str, ...]
+
+    def gpu(self, name: str) -> Gpu:
+        """Return a GPU by its name. Raises UnknownName with the nearest names."""
+        if found := self.gpus.get(_plain(name)):
+            return found
+        raise unknown("GPU", _plain(name), self.gpus, "Another GPU can be described in a file of your own.")
+
+    def build(self, name: str) -> Build:
+        """Return a machine by its name. Raises UnknownName with the nearest names."""
+        if found := self.builds.get(_plain(name)):
+            return found
+        raise unknown("build", _plain(name), self.builds)
+
+    def prices(self) -> Iterator[tuple[str, Price]]:
+        """Every price of a GPU, with the GPU's name."""
+        for gpu in self.gpus.values():
+            for price in (*gpu.buy, *gpu.rent):
+                yield gpu.name, price
+
+    def stale(self, today: datetime.date) -> list[Stale]:
+        """Return the prices that are older than 90 days on a day, the oldest first."""
+        dated = [
+            (f"{name} ({price.term}, {price.provider})", price.source, price.retrieved) for name, price in self.prices()
+        ]
+        dated += [(f"{build.name} (parts)", build.source, build.retrieved) for build in self.builds.values()]
+        found = [Stale(what, source, day, (today - day).days) for what, source, day in dated]
+        return sorted((one for one in found if one.age_days > STALE_AFTER_DAYS), key=lambda one: -one.age_days)
+
+
+def stale_note(catalog: Catalog, today: datetime.date) -> str | None:
+    """Return one sentence about prices that are too old to be relied on; None when there are none."""
+    stale = catalog.stale(today)
+    if not stale:
+        return None
+    oldest = stale[0]
+    return (
+        f"{len(stale)} of the prices in use are older than {STALE_AFTER_DAYS} days (the oldest: {oldest.what}, "
+        f"{oldest.age_days} days). `nbridge prices` lists them; put today's into a file of your own."
+    )
+
+
+def load(own: Path | None = None) -> Catalog:
+    """Return the shipped entries, overridden by the user's own file.
+
+    `own` None takes the file that NBRIDGE_CATALOG names, if it is set. Raises BadCatalog, naming file, entry and
+    value, when a file is missing or not valid.
+    """
+    if own is None and (named := os.environ.get(OWN_FILE_VARIABLE)):
+        own = Path(named)
+    merged: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in _TABLES}
+    files = [*(SHIPPED / name for name in _FILES), *([own] if own else [])]
+    for path in files:
+        _merge(merged, _read(path), path)
+        # Checked file by file, so that a message names the file that is wrong.
+        tables = _validated(merged, path)
+    return Catalog(
+        gpus={gpu.name: gpu for gpu in tables.gpus},
+        models={model.name: model for model in tables.models},
+        builds={build.name: build for build in tables.builds},
+        files=tuple(str(path) for path in files),
+    )
+
+
+def recognise(device_name: str, catalog: Catalog) -> Gpu | None:
+    """Return the GPU that a driver's name of a device means; None when it is not in the catalog.
+
+    "NVIDIA A100-SXM4-80GB" is a100-80gb; a name that does not say which of two memory sizes it is gives None.
+    """
+    words = set(re.findall(r"[a-z]+\d*[a-z]*|\d+[a-z]*", device_name.lower()))
+    if words & _OTHER_CARDS:
+        return None
+    fitting = [gpu for gpu in catalog.gpus.values() if set(gpu.name.split("-")) <= words]
+    return max(fitting, key=lambda gpu: len(gpu.name), default=None)
+
+
+def gpu_of_run(document: Mapping[str, Any], catalog: Catalog) -> Gpu | None:
+    """Return the GPU of a run.json: the one that its plan's [cost] table names, else the machine's own; else None.
+
+    Raises UnknownName when the plan names one that the catalog does not have.
+    """
+    named = ((document.get("plan") or {}).get("cost") or {}).get("gpu")
+    if named:
+        return catalog.gpu(str(named))
+    devices = (document.get("environment") or {}).get("gpus") or []
+    return recognise(str(devices[0].get("name") or ""), catalog) if devices else None
+
+
+def measured_on(document: Mapping[str, Any], catalog: Catalog) -> Gpu | None:
+    """Return the GPU that a run.json was measured on; None when its machine had none, or none that is known.
+
+    A device whose name is not recognised is the one that the plan's [cost] table names.
+    """
+    if not (document.get("environment") or {}).get("gpus"):
+        return None
+    without_plan = {**document, "plan": {}}
+    return gpu_of_run(without_plan, catalog) or gpu_of_run(document, catalog)
+
+
+def _over(prices: list[Spread]) -> Spread | None:
+    if not prices:
+        return None
+    return Spread(
+        low=min(price.low for price in prices),
+        mode=statistics.median(price.mode for price in prices),
+        high=max(price.high for price in prices),
+    )
+
+
+def _plain(name: str) -> str:
+    return "-".join(name.strip().lower().replace("_", "-").split())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadCatalog(
+            f"There is no catalog file {path}. Name one that exists, or unset {OWN_FILE_VARIABLE}."
+        ) from error
+    except OSError as error:
+        raise BadCatalog(f"The catalog file {path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadCatalog(f"The catalog file {path} is not valid TOML: {error}.") from error
+
+
+def _merge(merged: dict[str, dict[str, dict[str, Any]]], document: dict[str, Any], path: Path) -> None:
+    for table, entries in document.items():
+        if table not in _TABLES:
+            raise BadCatalog(f"{path}: unknown table [[{table}]]; known are {', '.join(f'[[{t}]]' for t in _TABLES)}.")
+        if not isinstance(entries, list):
+            raise BadCatalog(f"{path}: {table} must be a list of entries, each under a line [[{table}]].")
+        for entry in entries:
+            name = entry.get("name") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or not name:
+                raise BadCatalog(f"{path}: an entry of [[{table}]] has no name.")
+            merged[table][name] = {**merged[table].get(name, {}), **entry}
+
+
+def _validated(merged: dict[str, dict[str, dict[str, Any]]], path: Path) -> _Tables:
+    document = {table: list(entries.values()) for table, entries in merged.items()}
+    try:
+        return _Tables.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        table, index, *place = problem["loc"]
+        name = document[str(table)][int(index)]["name"]
+        where = ".".join(str(part) for part in place) or "the entry"
+        value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+        raise BadCatalog(
+            f"{path}: [[{table}]] {name}: {where}{value}: {problem['msg'].removeprefix('Value error, ')}."
+        ) from None

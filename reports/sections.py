@@ -1,0 +1,15 @@
+"""A part of a report that a run may or may not have: paragraphs and tables under a heading of its own."""
+
+from dataclasses import dataclass
+
+from reports.tables import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """`id` is its anchor in the page."""
+
+    id: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
