@@ -8,10 +8,10 @@ READY := $(VENV)/ready-$(EXTRA)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden test check serve doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring test check serve dashboard stack boards doctor clean
 
 help:                  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY)        ## make .venv with everything in it
 
@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11." >&2; exit 3; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "$(PYTHON) is $$($(PYTHON) --version): Python 3.11 to 3.13 is needed. make PYTHON=/path/to/python3.11" >&2; exit 3; }
-	@sh tools/packages.sh
+	@sh tools/packages.sh setup
 	$(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian, apt-get install python3-venv." >&2; exit 3; }
 	@echo "installing into $(VENV) for $(EXTRA): 3 to 10 minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]' 2>&1 | { grep -v 'WARNING: Location' || true; }
@@ -34,7 +34,11 @@ bench: setup           ## measure: three quantizations × three concurrency leve
 bench-hidden: setup    ## what hidden states cost: beside plain requests, Hugging Face, and a server without them
 	$(BIN)/python -m bench.hidden $(ARGS)
 
-test: check            ## lint, types and all tests (real vLLM, Locust …); ARGS="-k name" picks some
+bench-monitoring: setup  ## what the GPU exporter costs: scrape time and share of a core, with eight stand-in GPUs
+	$(BIN)/python -m bench.scrape $(ARGS)
+
+test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
+	@sh tools/packages.sh test
 	@# Before the tests, because training beside a running server takes five times as long.
 	$(BIN)/python -c 'from checkpoints.prepare import prepare; prepare("demo-1m"); prepare("demo-1m-b")'
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
@@ -46,6 +50,16 @@ check: setup           ## lint, format and types
 
 serve: setup           ## one vLLM server in the foreground (ARGS="--model demo-1m")
 	$(BIN)/nbridge serve $(or $(ARGS),--model demo-1m)
+
+dashboard: setup       ## runs, live servers, capacity, cost and claims in the browser
+	$(BIN)/nbridge dashboard $(ARGS)
+
+stack: setup           ## GPU exporter, Prometheus and Alertmanager (ARGS="--server http://127.0.0.1:8000")
+	@sh tools/packages.sh stack
+	$(BIN)/nbridge stack $(ARGS)
+
+boards: setup          ## write the Grafana boards' JSON from their definitions
+	$(BIN)/python -m dashboards.grafana
 
 doctor: setup          ## check this machine and installation
 	$(BIN)/nbridge doctor $(ARGS)

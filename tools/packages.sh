@@ -1,16 +1,32 @@
 #!/bin/sh
-# System libraries that Python packages cannot bring: installs what is missing when it may, else says what is affected.
+# Debian packages that Python cannot bring: installs what is missing when it may, else says what is affected.
+# packages.sh setup | stack | test
 missing=""
-need() { # file to look for, Debian package, what does not work without it
-    ldconfig -p 2>/dev/null | grep -q "$1" && return
-    missing="$missing $2"
-    echo "missing: $2 ($3)" >&2
+lacks() { # Debian package, what does not work without it
+    missing="$missing $1"
+    echo "missing: $1 ($2)" >&2
 }
-need libnuma.so.1 libnuma1 "vLLM on the CPU does not start without it"
+library() { ldconfig -p 2>/dev/null | grep -q "$1" || lacks "$2" "$3"; }
+program() { command -v "$1" >/dev/null 2>&1 || lacks "$2" "$3"; }
+
+library libnuma.so.1 libnuma1 "vLLM on the CPU does not start without it"
+case "${1:-setup}" in
+stack | test)
+    program prometheus prometheus "no alerts without it: make stack refuses, its tests are skipped"
+    program prometheus-alertmanager prometheus-alertmanager "alerts reach nobody without it: make stack refuses, its tests are skipped"
+    ;;
+esac
+[ "${1:-setup}" = test ] && program chromium chromium "tests of pages in a browser are skipped"
+[ "${1:-setup}" = test ] && program node nodejs "the test with the guide's own TypeScript client is skipped"
+
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+    # Debian starts services of its own on the same ports; only those that came just now are stopped.
+    for service in prometheus prometheus-alertmanager; do
+        case "$missing" in *" $service"*) systemctl disable --now "$service" >/dev/null 2>&1 ;; esac
+    done
 else
     echo "not root, or no apt-get: install$missing yourself" >&2
 fi
