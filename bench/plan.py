@@ -14,6 +14,9 @@
     concurrency = [1, 4, 16]
     [slo]
     ttft_s = 0.5
+    [cost]                           # a report with sections on memory, capacity and cost
+    gpu = "rtx-4090"
+    api = "openai/gpt-4o"
 
 A cell is one engine × one load × one repeat. Repeats are the outermost loop, so that a drift of the machine falls on
 all engines alike and every repeat starts its servers anew.
@@ -98,7 +101,7 @@ class Load(_Table):
     arrive at `rate_rps` whether or not the server keeps up."""
 
     name: str = ""
-    scenario: Literal["chat", "completion", "retrieval", "mixed", "file"] = "completion"
+    scenario: Literal["chat", "completion", "retrieval", "mixed", "file", "hidden_states"] = "completion"
     kind: Literal["closed", "open"] = "closed"
     concurrency: Positive | None = None
     rate_rps: Annotated[float, Field(gt=0)] | None = None
@@ -109,6 +112,9 @@ class Load(_Table):
     output_tokens: TokenLengths | None = None
     shared_prefix_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     prompts_file: str | None = None
+    layers: tuple[int | Literal["embeddings", "final_norm"], ...] | Literal["all"] | None = None
+    pooling: Literal["last", "mean", "all"] | None = None
+    prompts_per_request: Positive | None = None
     ignore_eos: bool = True
     temperature: Annotated[float, Field(ge=0)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -138,6 +144,11 @@ class Load(_Table):
             )
         if (self.scenario == "file") != (self.prompts_file is not None):
             raise ValueError('`prompts_file` and scenario = "file" go together')
+        asked = [name for name in ("layers", "pooling", "prompts_per_request") if getattr(self, name) is not None]
+        if asked and self.scenario != "hidden_states":
+            raise ValueError(f'`{asked[0]}` belongs to scenario = "hidden_states"')
+        if self.scenario == "hidden_states" and self.output_tokens is not None:
+            raise ValueError("`output_tokens`: a request for hidden states has no output tokens; leave it out")
         if self.processes > 1 and self.concurrency is not None and self.concurrency < self.processes:
             raise ValueError(f"processes = {self.processes} for {self.concurrency} users: at most one process per user")
         return self
@@ -154,12 +165,25 @@ class Slo(_Table):
         return self.model_dump(exclude_none=True) or None
 
 
+class Cost(_Table):
+    """What the report's sections on memory, capacity and cost go by: a GPU of the catalog, an API model, and inputs of
+    the cost estimate by name (docs/cost.md), each a number or [low, likely, high]."""
+
+    gpu: str | None = None
+    gpus_per_replica: Positive = 1
+    hosting: Literal["rent", "buy"] = "rent"
+    api: str | None = None
+    tokens_per_month: Annotated[float, Field(gt=0)] | None = None
+    inputs: dict[str, float | tuple[float, float, float]] = {}
+
+
 class Plan(_Table):
     """An expanded plan: every engine and load has a name and stands on its own."""
 
     name: str
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
     slo: Slo = Slo()
+    cost: Cost | None = None
     cell_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     engines: Annotated[tuple[Engine, ...], Field(min_length=1)]
@@ -285,7 +309,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 def _explain(error: ValidationError, document: dict[str, Any], source: str) -> str:
     """The first problems of a plan as one readable paragraph."""
-    tables: dict[str, type[BaseModel]] = {"engines": Engine, "loads": Load, "slo": Slo}
+    tables: dict[str, type[BaseModel]] = {"engines": Engine, "loads": Load, "slo": Slo, "cost": Cost}
     lengths = {"prompt_tokens", "output_tokens"}
     messages = []
     problems = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]

@@ -9,11 +9,14 @@ from planning.assumptions import EXAMPLE, PERFORMANCE, Case, changed, parse_case
 from planning.catalogs import Build, Catalog, Gpu, Price, Spread, gpu_of_run
 from planning.errors import BadInput, MissingMeasurement
 from planning.measured import with_run
+from planning.shapes import read
 from planning.uncertainty import Quantity
+from planning.unmeasured import with_bounds
 
 _PART = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _VALUE = re.compile(rf"({_PART})(?::({_PART}):({_PART}))?")
 Given = float | tuple[float, float, float]
+_PRICES = {"rent_usd_per_gpu_hour", "hardware_usd"}
 
 
 def assemble(
@@ -26,15 +29,22 @@ def assemble(
     hosting: str | None = None,
     gpu: str | None = None,
     gpus: int | None = None,
+    model: str | None = None,
+    quantization: str = "none",
     api: str | None = None,
     values: Mapping[str, Given] | None = None,
 ) -> Case:
     """Return the case of a TOML document, with a run's speed, a GPU's prices and single values laid over it.
 
-    A GPU is taken from the run where none is named and the catalog knows the run's. Raises PlanningError's subclasses
-    with what would work.
+    A GPU is taken from the run where none is named and the catalog knows the run's. With a `model` on a `gpu` and no
+    run, the speed is a guess from their bounds. Raises PlanningError's subclasses with what would work.
     """
     values = values or {}
+    if run is None and engine is not None:
+        raise BadInput(f"The engine {engine!r} is one of a run: give the run with --run.")
+    if run is not None and model is not None:
+        raise BadInput("A run measures what --model only guesses: give one of --run and --model.")
+    example = source == EXAMPLE
     document = dict(document)
     if hosting is not None or gpus is not None:
         table = dict(document.get("hosting") or {})
@@ -42,22 +52,60 @@ def assemble(
         document["hosting"] = table | ({"gpus_per_replica": gpus} if gpus else {})
     if api is not None:
         document["api"] = {"model": api}
+    known = run is not None or model is not None or any(name in values for name in PERFORMANCE)
     named = catalog.gpu(gpu) if gpu else None
-    own_prices = {"rent_usd_per_gpu_hour", "hardware_usd"} & set(document.get("inputs") or {})
-    if source == EXAMPLE and named is not None and named.name != (document.get("hosting") or {}).get("gpu"):
-        if run is None and not any(name in values for name in PERFORMANCE):
-            raise MissingMeasurement(
-                f"How fast a replica on {named.name} is, is not known: the example's speed is that of another GPU. "
-                "Give a run measured on it (--run), or --set output_tok_s=LOW:LIKELY:HIGH."
-            )
-        own_prices = set()
-    keep_mix = source != EXAMPLE and "requests" in document
-    case = parse_case(document, source=source, measured=run is not None or any(name in values for name in PERFORMANCE))
+    if example and named is not None and not known and named.name != (document.get("hosting") or {}).get("gpu"):
+        raise MissingMeasurement(
+            f"How fast a replica on {named.name} is, is not known: the example's speed is that of another GPU. Give a "
+            "run measured on it (--run), --set output_tok_s=LOW:LIKELY:HIGH, or --model NAME for a guess from bounds."
+        )
+    case = parse_case(document, source=source, measured=known)
+    own = bool(_PRICES & {*values, *(() if example else document.get("inputs") or {})})
+    if run is None and named is None and not example and not own:
+        named = _gpu_to_price(case, source, catalog)
     if run is not None:
-        case = with_run(case, run, engine=engine, keep_mix=keep_mix)
-    chosen = named or (gpu_of_run(run, catalog) if run is not None and not own_prices else None)
-    if chosen is not None:
-        case = with_gpu(case, chosen, catalog)
+        case = with_run(case, run, engine=engine, keep_mix=not example and "requests" in document)
+        case = _priced(case, run, named, catalog, own=own)
+    elif named is not None:
+        case = with_gpu(case, named, catalog)
+        if example:
+            case = case.model_copy(update={"name": f"example: {case.hosting.gpus_per_replica} × {named.name}"})
+    if model is not None:
+        if named is None:
+            raise BadInput(f"A guess at the speed of {model} needs the GPU that it runs on: name one with --gpu.")
+        case = with_bounds(case, read(model, quantization), named)
+    return _set(case, values)
+
+
+def _gpu_to_price(case: Case, source: str, catalog: Catalog) -> Gpu:
+    """The GPU whose catalogued price a case without a price of its own means."""
+    if case.hosting.gpu is None:
+        price = "rent_usd_per_gpu_hour" if case.hosting.kind == "rent" else "hardware_usd"
+        raise BadInput(
+            f"{source}: nothing says what the hardware costs. Give {price} in [inputs], or a GPU of the catalog: "
+            "gpu in [hosting], or --gpu."
+        )
+    return catalog.gpu(case.hosting.gpu)
+
+
+def _priced(case: Case, run: Mapping[str, Any], named: Gpu | None, catalog: Catalog, *, own: bool) -> Case:
+    """The case with the price of the GPU that was named, or that the run was made on, unless it has `own` prices."""
+    gpu = named or (None if own else gpu_of_run(run, catalog))
+    if gpu is not None:
+        return with_gpu(case, gpu, catalog)
+    unnamed = case.model_copy(update={"hosting": case.hosting.model_copy(update={"gpu": None})})
+    devices = (run.get("environment") or {}).get("gpus") or []
+    if own or not devices:
+        return unnamed
+    note = (
+        f"The catalog has no {devices[0].get('name')}, on which the run was made: the price is that of another "
+        "machine. Give its own."
+    )
+    return unnamed.model_copy(update={"notes": (*unnamed.notes, note)})
+
+
+def _set(case: Case, values: Mapping[str, Given]) -> Case:
+    """The case with values given by hand."""
     if any(name in values for name in PERFORMANCE):
         # A speed given by hand replaces all that was known of the speed, the goodput of another machine too.
         values = {"output_tok_s": values.get("slo_output_tok_s", 0.0), **values}

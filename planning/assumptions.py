@@ -126,7 +126,7 @@ class RequestKind(_Table):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     input_tokens: Quantity
     output_tokens: Quantity
-    cached_share: Quantity = Quantity.point(0.0, "share")
+    cached_share: Quantity = Quantity.point(0.0, "share", "assumed: none")
 
 
 class Case(_Table):

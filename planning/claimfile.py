@@ -36,7 +36,7 @@ CODES = {
     "ABOVE_ROOFLINE": "is faster than memory bandwidth or arithmetic allow",
     "NO_SLO": "states speed or capacity without the latency at which it holds",
     "STALE_PRICE": "uses a price that is not today's",
-    "UNITS_10X": "is off by a power of ten",
+    "UNITS_10X": "is off by about a power of ten, or rests on a figure that is",
     "BATCH_OR_CACHE_IGNORED": "leaves out batch discounts or cache reads",
     "ARITHMETIC": "does not follow from its own inputs",
     "INCONSISTENT": "contradicts another figure of the same source",

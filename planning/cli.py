@@ -230,6 +230,10 @@ def cost(
     hosting: Annotated[str | None, typer.Option(help="rent or buy.", metavar="rent|buy")] = None,
     gpu: Annotated[str | None, typer.Option(help="Take a GPU's prices from the catalog.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per replica.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Never measured: guess the speed of this model on --gpu from its bounds.")
+    ] = None,
+    quantization: Annotated[str, typer.Option(help="Of --model: none, int8, int4, awq, gptq, fp8.")] = "none",
     api: Annotated[str | None, typer.Option(metavar="MODEL", help="The API model: gpt-4o, or openai/gpt-4o.")] = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens asked for in a month, input and output.")] = None,
     values: Annotated[
@@ -264,6 +268,8 @@ def cost(
             hosting=hosting,
             gpu=gpu,
             gpus=gpus,
+            model=model,
+            quantization=quantization,
             api=api,
             values=given,
         ),

@@ -111,7 +111,7 @@ def _within_roofline(stated: Comparison, state: _State) -> float:
             return stated.tok_s
         bound = roofline.decode_bound(
             shape, gpu, gpus=stated.gpus, batch=stated.batch, context_tokens=stated.input_tokens
-        ).tok_s
+        ).ceiling_tok_s
         what = f"decoding {stated.batch:g} requests at a time"
     else:
         bound = roofline.prefill_bound(shape, gpu, gpus=stated.gpus).tok_s

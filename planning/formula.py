@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from planning.errors import BadInput
 
 Span = tuple[float, float]
+MOST_RANGES = 12
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -53,12 +54,18 @@ def evaluate(formula: str, inputs: Mapping[str, Span]) -> Span:
     missing = [name for name in used if name not in inputs]
     if missing:
         raise BadInput(f"The formula {formula!r} uses `{missing[0]}`, which is no input. Known: {', '.join(inputs)}.")
+    if sum(inputs[name][0] != inputs[name][1] for name in used) > MOST_RANGES:
+        raise BadInput(f"The formula {formula!r} has more than {MOST_RANGES} inputs with a range; fix some of them.")
     values = []
     for corner in itertools.product(*({*inputs[name]} for name in used)):
         try:
             values.append(float(_value(tree.body, dict(zip(used, corner, strict=True)), formula)))
         except ZeroDivisionError:
             raise BadInput(f"The formula {formula!r} divides by zero: no input below a line may be 0.") from None
+    if any(math.isnan(value) for value in values):
+        raise BadInput(
+            f"The formula {formula!r} has no value at some ends of its inputs (it takes “never” from “never”)."
+        )
     return min(values), max(values)
 
 

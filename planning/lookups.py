@@ -98,7 +98,7 @@ def _bound(given: Given) -> Looked:
     if given.bound == "decode":
         tok_s = roofline.decode_bound(
             shape, gpu, gpus=given.gpus, batch=given.batch, context_tokens=given.context_tokens
-        ).tok_s
+        ).ceiling_tok_s
         how = f"at batch {given.batch:g}, context {given.context_tokens:g}"
         return Looked((tok_s, tok_s), "tok/s", f"roofline: {where} {how}")
     tok_s = roofline.prefill_bound(shape, gpu, gpus=given.gpus).tok_s

@@ -161,7 +161,7 @@ def with_run(case: Case, run: Mapping[str, Any], *, engine: str | None = None, k
     return case.model_copy(
         update={
             "name": f"{mix.engine} of {name}",
-            "hosting": case.hosting.model_copy(update={"model": _model_of(run, mix.engine), "slo": mix.slo}),
+            "hosting": case.hosting.model_copy(update={**_engine_of(case, run, mix.engine), "slo": mix.slo}),
             "requests": case.requests if keep_mix else (_request_of(mix, f"measured in {name}", date),),
             "inputs": inputs,
             "speed_mix": (mix.input_tokens, mix.output_tokens),
@@ -246,9 +246,11 @@ def _alike(mix: Mix, wanted: tuple[float, float]) -> bool:
     return same_input and abs(mix.output_tokens / wanted[1] - 1) <= _SAME_MIX
 
 
-def _model_of(run: Mapping[str, Any], engine: str) -> str | None:
-    names = [cell["engine"].get("model") for cell in run.get("cells") or [] if cell["engine"]["name"] == engine]
-    return str(names[0]) if names and names[0] else None
+def _engine_of(case: Case, run: Mapping[str, Any], engine: str) -> dict[str, Any]:
+    """The model of an engine, and the GPUs that it was spread over."""
+    settings = next(cell["engine"] for cell in run["cells"] if cell["engine"]["name"] == engine)
+    gpus = (settings.get("tensor_parallel_size") or 1) * (settings.get("pipeline_parallel_size") or 1)
+    return {"model": settings.get("model"), "gpus_per_replica": max(case.hosting.gpus_per_replica, int(gpus))}
 
 
 def _usable(cell: Mapping[str, Any]) -> bool:

@@ -40,7 +40,7 @@ def figure_text(value: float, unit: str) -> str:
         return f"{_digits(value * 100)} %"
     if unit == "tokens/month" and abs(value) >= 1e6:
         return f"{_digits(value / 1e6)} M tokens/month"
-    return f"{_digits(value)} {unit}".strip()
+    return _digits(value) if unit == "ratio" else f"{_digits(value)} {unit}".strip()
 
 
 def _digits(value: float, money: bool = False) -> str:
@@ -106,7 +106,7 @@ def verdict(made: Estimate) -> list[str]:
     cheaper = made.probability_cheaper
     likely = probability_text(cheaper, made.draws)
     how = HOW[case.hosting.kind]
-    odds = f"{how} is cheaper {likely}" if cheaper in (0.0, 1.0) else f"P({how} is cheaper) = {likely}"
+    odds = f"{how} is cheaper {likely}" if cheaper in (0.0, 1.0) else f"P({how} is cheaper) is {likely}"
     if cheaper > 0.95:
         head = "Own hardware is cheaper"
     elif cheaper < 0.05:

@@ -50,7 +50,8 @@ def _section(report: Report, asked: Json) -> Section:
     tokens = asked.get("tokens_per_month")
     first = next(iter(made.values()))
     paragraphs = [_introduction(first, shown), *missing]
-    paragraphs += list(dict.fromkeys(warning for one in made.values() for warning in one.warnings))
+    warnings = dict.fromkeys(warning for one in made.values() for warning in one.warnings)
+    paragraphs += [warning for warning in warnings if shown or price.name not in warning]
     if tokens and shown:
         paragraphs = [f"{engine}: {wording.verdict(one)[0]}" for engine, one in made.items()] + paragraphs
     tables = [_per_million(made, shown, bool(tokens))]
@@ -110,7 +111,7 @@ def _per_million(made: dict[str, Estimate], price: ApiPrice | None, demand: bool
                 _usd(own[ACTUAL]) if demand else "",
                 _usd(one.api_usd_per_mtok) if price else "",
                 _from(one) if price else "",
-                wording.probability_text(one.probability_cheaper, one.draws) if price and demand else "",
+                _probability(one) if price and demand else "",
             ]
         )
     notes = ["Input and output tokens together, in the run's mix; median and range."]
@@ -119,6 +120,12 @@ def _per_million(made: dict[str, Estimate], price: ApiPrice | None, demand: bool
             "“Cheaper from” is a demand in tokens a month; below it the month, paid whole, costs more than the API."
         )
     return table("cost", "What a million tokens cost", columns, rows, tuple(notes))
+
+
+def _probability(one: Estimate) -> str:
+    if one.probability_cheaper in (0.0, 1.0):
+        return "under 0.01 %" if one.probability_cheaper == 0 else "over 99.99 %"
+    return wording.probability_text(one.probability_cheaper, one.draws)
 
 
 def _from(one: Estimate) -> str:

@@ -170,3 +170,23 @@ def test_the_examples_speed_is_not_lent_to_another_gpu() -> None:
         read_document(None), source=EXAMPLE, catalog=load(), gpu="a10g", values={"output_tok_s": (200, 300, 400)}
     )
     assert case.inputs["output_tok_s"].mode == 300
+
+
+def test_the_example_case_of_the_documentation_can_be_read() -> None:
+    case = load_case(Path(__file__).parents[2] / "docs" / "examples" / "case.toml")
+    assert [kind.name for kind in case.requests] == ["question", "summary"]
+    # The mean request: (4 · 900 + 7000) / 5 input and (4 · 200 + 300) / 5 output tokens
+    assert case.speed_mix == pytest.approx((2120, 220))
+    assert all(quantity.source for quantity in quantities(case).values())
+
+
+def test_a_case_without_a_price_takes_its_gpus_or_is_refused() -> None:
+    catalog = load()
+    case = assemble({"inputs": SPEED, "hosting": {"gpu": "l4"}}, source="mine.toml", catalog=catalog)
+    assert case.inputs["rent_usd_per_gpu_hour"].mode == catalog.gpu("l4").rent_usd_per_hour.mode
+    with pytest.raises(BadInput, match=r"nothing says what the hardware costs\. Give rent_usd_per_gpu_hour"):
+        assemble({"inputs": SPEED}, source="mine.toml", catalog=catalog)
+    with pytest.raises(BadInput, match="Give hardware_usd"):
+        assemble({"inputs": SPEED}, source="mine.toml", catalog=catalog, hosting="buy")
+    own = assemble({"inputs": {**SPEED, "rent_usd_per_gpu_hour": 2}}, source="mine.toml", catalog=catalog)
+    assert own.inputs["rent_usd_per_gpu_hour"].mode == 2

@@ -298,3 +298,8 @@ def test_the_example_in_the_documentation() -> None:
     assert {"TOKEN_KIND_MISMATCH", "PEAK_VS_LIST", "MARGINAL_VS_FULL", "NOT_SAME_QUALITY"} <= set(slide.codes)
     assert million.corrected == pytest.approx((31.68, 31.68))
     assert fast.verdict == "unsupported"
+
+
+def test_the_documentation_explains_every_code() -> None:
+    page = (EXAMPLE.parents[1] / "cost.md").read_text(encoding="utf-8")
+    assert [code for code in CODES if f"| `{code}` |" not in page] == []

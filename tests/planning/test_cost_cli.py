@@ -79,7 +79,7 @@ def test_cost_of_a_run_uses_its_speed_and_mix() -> None:
 
 def test_cost_of_a_case_file_with_values_by_hand(tmp_path: Path) -> None:
     case = tmp_path / "case.toml"
-    case.write_text('[api]\nmodel = "gpt-5-mini"\n[inputs]\noutput_tok_s = 900\n')
+    case.write_text('[api]\nmodel = "gpt-5-mini"\n[inputs]\noutput_tok_s = 900\nrent_usd_per_gpu_hour = 2\n')
     made = document("cost", str(case), "--set", "wage_usd_per_hour=50:60:70", "--tokens", "5e9", "--draws", "2000")
     assert made["api"]["name"] == "openai/gpt-5-mini"
     assert made["case"]["inputs"]["wage_usd_per_hour"]["high"] == 70
@@ -99,6 +99,9 @@ def test_cost_of_a_case_file_with_values_by_hand(tmp_path: Path) -> None:
         (["--api", "gpt-4oo"], "gpt-4o"),
         (["--run", str(RUN), "--engine", "in8"], "int8"),
         (["none.toml"], "no such file"),
+        (["--engine", "int8"], "give the run with --run"),
+        (["--run", str(RUN), "--model", "llama-3.1-8b"], "one of --run and --model"),
+        (["--model", "llama-3.1-70b", "--gpu", "rtx-4090"], "does not fit"),
     ],
 )
 def test_cost_refuses_with_what_would_work(arguments: list[str], said: str) -> None:

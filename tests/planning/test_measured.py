@@ -6,7 +6,9 @@ import pytest
 from made_cases import made_case
 
 from planning import cost
-from planning.assumptions import Case
+from planning.assembly import assemble
+from planning.assumptions import EXAMPLE, Case, read_document
+from planning.catalogs import load
 from planning.errors import MissingMeasurement, UnknownName
 from planning.estimate import modes
 from planning.measured import mixes, split, with_run
@@ -169,3 +171,22 @@ def test_a_run_without_throughput_or_goodput_is_refused() -> None:
         with_run(made_case(), run(cell("a", "x", 2.0, outcome="failed")))
     with pytest.raises(MissingMeasurement, match="nine in ten requests at no load"):
         with_run(made_case(), run(cell("a", "x", 2.0, goodput=1.5)))
+
+
+def test_a_run_is_priced_by_the_gpu_it_was_made_on_and_all_that_the_engine_was_spread_over() -> None:
+    document = run(cell("a", "x", 2.0), gpus=[{"name": "NVIDIA H100 80GB HBM3"}])
+    document["cells"][0]["engine"] |= {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    case = assemble(read_document(None), source=EXAMPLE, catalog=load(), run=document)
+    assert (case.hosting.gpu, case.hosting.gpus_per_replica) == ("h100-80gb", 4)
+    assert case.inputs["rent_usd_per_gpu_hour"].mode == load().gpu("h100-80gb").rent_usd_per_hour.mode
+    own = assemble(
+        read_document(None), source=EXAMPLE, catalog=load(), run=document, values={"rent_usd_per_gpu_hour": 5.0}
+    )
+    assert own.inputs["rent_usd_per_gpu_hour"].mode == 5
+
+
+def test_a_run_on_a_gpu_without_a_price_says_that_the_price_is_anothers() -> None:
+    document = run(cell("a", "x", 2.0), gpus=[{"name": "Quux 9000"}])
+    case = assemble(read_document(None), source=EXAMPLE, catalog=load(), run=document)
+    assert case.hosting.gpu is None
+    assert any("no Quux 9000" in note for note in case.notes)
