@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from monitoring.gpu import described
+
 _PACKAGES = (
     "neural-bridge",
     "vllm",
@@ -66,27 +68,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 def gpus() -> list[dict[str, Any]]:
     """Name, memory and driver of each GPU by NVML; empty without a driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            {
-                "name": pynvml.nvmlDeviceGetName(handle),
-                "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                "driver": driver,
-            }
-            for handle in handles
-        ]
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()
+    return described()
 
 
 def git(directory: Path) -> dict[str, Any] | None:

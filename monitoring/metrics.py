@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring import wire
+from monitoring.errors import MonitoringError
 
 
 @dataclass(frozen=True)
@@ -16,22 +18,29 @@ class Sample:
     value: float
 
 
-class MetricsError(Exception):
+class MetricsError(MonitoringError):
     """The page could not be fetched or is not Prometheus text."""
-
-    exit_code = 4
 
 
 def fetch(base_url: str, *, timeout_s: float = 5.0, headers: dict[str, str] | None = None) -> str:
-    """The text of `<base_url>/metrics`. Raises MetricsError with the reason."""
+    """The text of `<base_url>/metrics`, all of it within `timeout_s`. Raises MetricsError with address and reason."""
     url = f"{base_url.rstrip('/')}/metrics"
     try:
-        response = httpx.get(url, timeout=timeout_s, headers=headers, trust_env=False)
-    except httpx.HTTPError as error:
-        raise MetricsError(f"{url}: no answer ({type(error).__name__}: {error})") from error
-    if response.status_code != httpx.codes.OK:
-        raise MetricsError(f"{url}: HTTP {response.status_code}")
-    return response.text
+        answer = wire.exchange("GET", url, deadline_s=timeout_s, headers=headers)
+        check(answer)
+    except (wire.NoAnswer, MetricsError) as error:
+        raise MetricsError(f"{url}: {error}") from None
+    return answer.text
+
+
+def check(answer: wire.Answer) -> None:
+    """Raise MetricsError when an answer cannot be a metrics page."""
+    if answer.status != 200:
+        raise MetricsError(f"HTTP {answer.status}")
+    if answer.is_html:
+        raise MetricsError("an HTML page instead of metrics; is it the server's own address?")
+    if not answer.text.strip():
+        raise MetricsError("an empty page")
 
 
 def parse(page: str) -> list[Sample]:
@@ -42,8 +51,8 @@ def parse(page: str) -> list[Sample]:
             for family in text_string_to_metric_families(page)
             for sample in family.samples
         ]
-    except (ValueError, KeyError, IndexError) as error:
-        raise MetricsError(f"not a Prometheus page ({error})") from error
+    except (ValueError, LookupError) as error:
+        raise MetricsError(f"not a Prometheus page ({str(error)[:120]})") from None
 
 
 def total(samples: Iterable[Sample], name: str, **labels: str) -> float | None:

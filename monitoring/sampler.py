@@ -7,12 +7,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 
+from monitoring import gpu
 from monitoring.metrics import MetricsError, fetch, parse
 
 # Gauges and counters worth a time series; histograms are compared once per cell, by sum and count.
@@ -58,35 +58,6 @@ def process_memory(pids: Iterable[int]) -> int | None:
     return sum(found) if found else None
 
 
-_GPU_FIELDS: dict[str, Callable[[Any, Any], float]] = {
-    "memory_used_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
-    "memory_total_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
-    "utilization_ratio": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
-    "power_watts": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-    "temperature_celsius": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-}
-
-
-def gpu_readings() -> Iterator[tuple[str, dict[str, str], float]]:
-    """(name, labels, value) of each GPU now, by NVML; nothing without a driver, no value for what is not supported."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            labels = {"gpu": str(index)}
-            for name, read in _GPU_FIELDS.items():
-                with contextlib.suppress(pynvml.NVMLError):
-                    yield name, labels, read(pynvml, handle)
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-
-
 @dataclass
 class Sampler:
     """Takes a reading of every source each `interval_s` seconds between `start` and `stop`."""
@@ -124,7 +95,7 @@ class Sampler:
             if memory is not None:
                 self._add(now, "process", "memory_bytes", {}, memory)
         self._rounds += 1
-        for name, labels, value in gpu_readings():
+        for name, labels, value in gpu.readings():
             self._add(now, "gpu", name, labels, value)
         with contextlib.suppress(MetricsError):
             page = fetch(self.base_url, timeout_s=self.interval_s * 2, headers=self.headers)

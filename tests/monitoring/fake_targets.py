@@ -1,0 +1,122 @@
+"""Whom Prometheus scrapes and Alertmanager tells, under a test's control: pages that change, a webhook that listens."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+class _Listening:
+    """An HTTP server on a port of its own, while the `with` block runs or until `close`."""
+
+    def __init__(self) -> None:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(*outer.get(self.path))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.answer(*outer.post(self.path, body))
+
+            def answer(self, kind: str, text: str) -> None:
+                payload = text.encode()
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Nothing: a client that has gone is no failure of the test."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.instance = f"127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.instance}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def get(self, path: str) -> tuple[str, str]:
+        return "text/plain", ""
+
+    def post(self, path: str, body: bytes) -> tuple[str, str]:
+        return "text/plain", ""
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Page(_Listening):
+    """A target whose metrics are `lines`; it answers canaries as a vLLM server would, and HTML when `html` is set."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+        self.html: str | None = None
+        super().__init__()
+
+    def get(self, path: str) -> tuple[str, str]:
+        if path == "/v1/models":
+            return "application/json", json.dumps({"data": [{"id": "fake"}]})
+        if self.html is not None:
+            return "text/html", self.html
+        return "text/plain; version=0.0.4", "\n".join(self.lines) + "\n"
+
+    def post(self, path: str, body: bytes) -> tuple[str, str]:
+        return "application/json", json.dumps({"choices": [{"text": "1"}], "usage": {"completion_tokens": 1}})
+
+
+class Webhook(_Listening):
+    """A receiver that keeps every alert it is told of, with the instant of its arrival."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[float, dict[str, Any]]] = []
+        super().__init__()
+
+    def post(self, path: str, body: bytes) -> tuple[str, str]:
+        now = time.monotonic()
+        self.told += [(now, alert) for alert in json.loads(body)["alerts"]]
+        return "text/plain", ""
+
+    def first(self, alert: str, instance: str, status: str) -> tuple[float, dict[str, Any]] | None:
+        """When it was first told of an alert in a status ("firing", "resolved"), and the alert; None before."""
+        for at_s, told in list(self.told):
+            labels = told["labels"]
+            if (labels["alertname"], labels.get("instance"), told["status"]) == (alert, instance, status):
+                return at_s, told
+        return None
+
+
+def vllm_page(*, running: int = 0, waiting: int = 0, steps: int = 0) -> list[str]:
+    """The lines of a vLLM server's page that the engine alerts read."""
+    labels = '{engine="0",model_name="fake"}'
+    return [
+        f"vllm:num_requests_running{labels} {running}",
+        f"vllm:num_requests_waiting{labels} {waiting}",
+        f"vllm:iteration_tokens_total_count{labels} {steps}",
+        'vllm:engine_sleep_state{engine="0",model_name="fake",sleep_state="awake"} 1',
+    ]
+
+
+def gpu_page(*, temperature_c: float) -> list[str]:
+    """The lines of an exporter's page for one GPU."""
+    gpu = '{gpu="0",uuid="GPU-fake",name="Fake H100"}'
+    return [
+        "nbridge_gpu_expected_count 1",
+        f"nbridge_gpu_last_collect_timestamp_seconds {time.time()}",
+        f"nbridge_gpu_up{gpu} 1",
+        f"nbridge_gpu_temperature_celsius{gpu} {temperature_c}",
+    ]
