@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from alignment.maps import Method
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
@@ -25,7 +28,7 @@ def hidden(
     model: Annotated[str | None, typer.Option(help="[default: $VLLM_MODEL_NAME, else the server's]")] = None,
     api_key_env: _KeyEnv = "VLLM_API_KEY",
     layers: Annotated[str, typer.Option(help=_LAYERS)] = "-2",
-    pooling: Annotated[str, typer.Option(help="last, mean or all (every token).")] = "last",
+    pooling: Annotated[Literal["last", "mean", "all"], typer.Option(help="all: of every token.")] = "last",
     batch: Annotated[int, typer.Option(min=1, help="Most prompts in one request.")] = 32,
     concurrency: Annotated[int, typer.Option(min=1, help="Most requests at a time.")] = 4,
     force: _Force = False,
@@ -41,7 +44,6 @@ def hidden(
     given = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not given:
         raise BadInput("There are no prompts: give some as arguments, or a file with --prompts FILE.")
-    _check_one_of("pooling", pooling, ("last", "mean", "all"))
     tensors.check_writable(out, force=force)
     with (
         Client(
@@ -49,7 +51,7 @@ def hidden(
         ) as client,
         _progress("hidden states") as on_progress,
     ):
-        found = collect(client, given, layers=_layers(layers), pooling=pooling, on_progress=on_progress)  # type: ignore[arg-type]
+        found = collect(client, given, layers=_layers(layers), pooling=pooling, on_progress=on_progress)
     states.save(found, out, force=force)
     tokens = sum(found.prompt_tokens)
     if as_json:
@@ -75,10 +77,12 @@ def align(
     count: Annotated[int, typer.Option(min=1, help="How many prompts of Python's library.")] = 3000,
     layers: Annotated[str, typer.Option(help=f"The source's. {_LAYERS}")] = "-2",
     target_layers: Annotated[str | None, typer.Option(help="The target's. [default: as --layers]")] = None,
-    combine: Annotated[str, typer.Option(help="Several layers: concat (side by side) or mean.")] = "concat",
-    pooling: Annotated[str, typer.Option(help="last or mean (over a prompt's tokens).")] = "last",
+    combine: Annotated[
+        Literal["concat", "mean"], typer.Option(help="Several layers: side by side, or their mean.")
+    ] = "concat",
+    pooling: Annotated[Literal["last", "mean"], typer.Option(help="mean: over a prompt's tokens.")] = "last",
     method: Annotated[list[str] | None, typer.Option(help="procrustes, whitened, cca, ridge. [default: all]")] = None,
-    unequal: Annotated[str, typer.Option(help="Rotations of unequal widths: pad or pca.")] = "pad",
+    unequal: Annotated[Literal["pad", "pca"], typer.Option(help="Rotations of unequal widths.")] = "pad",
     weights: Annotated[str | None, typer.Option(help="Of several sources, as 0.5,0.3,0.2. [default: chosen]")] = None,
     test_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of prompts held out.")] = 0.2,
     validation_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share to choose settings on.")] = 0.1,
@@ -95,24 +99,17 @@ def align(
     as_json: _Json = False,
 ) -> None:
     """Train W-matrices from one model's hidden states to another's, and judge them on held-out prompts."""
-    from alignment import maps, states, training
+    from alignment import states, training
     from alignment.errors import BadInput
 
-    for name, value, known in (
-        ("combine", combine, ("concat", "mean")),
-        ("pooling", pooling, ("last", "mean")),
-        ("unequal", unequal, ("pad", "pca")),
-        *(("method", one, get_args(maps.Method)) for one in method or ()),
-    ):
-        _check_one_of(name, value, known)
     if bool(source) == bool(source_states) or bool(target) == bool(target_states):
         raise BadInput("Give --source URL or --source-states FILE, and --target URL or --target-states FILE.")
     options = training.Options(
-        methods=tuple(dict.fromkeys(method or maps.METHODS)),  # type: ignore[arg-type]
+        methods=_methods(method),
         layers=_layers(layers),
         target_layers=_layers(target_layers or layers),
-        combine=combine,  # type: ignore[arg-type]
-        unequal=unequal,  # type: ignore[arg-type]
+        combine=combine,
+        unequal=unequal,
         weights=_weights(weights),
         seed=seed,
         test_share=test_share,
@@ -237,6 +234,20 @@ def _layers(text: str) -> Any:
     return tuple(found)
 
 
+def _methods(words: list[str] | None) -> tuple["Method", ...]:
+    """The methods named, in order and each once; all for none. Raises BadInput."""
+    from alignment.errors import BadInput
+    from alignment.maps import METHODS
+
+    found: list[Method] = []
+    for word in words or METHODS:
+        known = next((method for method in METHODS if method == word), None)
+        if known is None:
+            raise BadInput(f"--method {word!r} is none of {', '.join(METHODS)}.")
+        found.append(known)
+    return tuple(dict.fromkeys(found))
+
+
 def _weights(text: str | None) -> tuple[float, ...] | None:
     from alignment.errors import BadInput
 
@@ -246,13 +257,6 @@ def _weights(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise BadInput(f"--weights {text!r}: numbers as 0.5,0.3,0.2 are expected.") from None
-
-
-def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
-    from alignment.errors import BadInput
-
-    if value not in known:
-        raise BadInput(f"--{name} {value!r} is none of {', '.join(known)}.")
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from bench import records, stats, store
 from bench.errors import StorageError
 from bench.plan import Load
-from bench.reconcile import Total, reconcile
+from bench.reconcile import Total, reconcile, reconcile_states
 from bench.target import Target
 from bench.validity import dispatch_lateness, validity
 from bench.workload import prompts
@@ -56,7 +56,7 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int) -> Path:
     )
     with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
         for index, body in enumerate(bodies):
-            if index < warm:
+            if index < warm and "max_tokens" in body:
                 body["max_tokens"] = min(body["max_tokens"], _WARMUP_TOKENS)
             out.write(json.dumps({**body, "warmup": index < warm}, separators=(",", ":")) + "\n")
     document = {
@@ -259,7 +259,8 @@ def _judge(
     """Fill in metrics, reconciliation, validity and outcome from what was recorded."""
     described = load.model_dump(mode="json")
     summary = stats.summarise(table, described, slo)
-    agreement = reconcile(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
+    compare = reconcile_states if load.scenario == "hidden_states" else reconcile
+    agreement = compare(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
     verdict = validity(table, described, summary, agreement)
     duration = (phase.get("ended") or 0) - (phase.get("zero") or 0)
     summary["memory"] = {

@@ -142,6 +142,8 @@ def cell_line(cell: dict[str, Any]) -> str:
     parts = []
     if (rate := metrics["output_throughput_tok_s"]) is not None:
         parts.append(f"{rate:.1f} output tok/s")
+    elif (rate := metrics["request_throughput_rps"]) is not None:
+        parts.append(f"{rate:.1f} requests/s")
     for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
         if metrics[name] and "p50" in metrics[name]:
             parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")

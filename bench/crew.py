@@ -18,6 +18,7 @@ from time import perf_counter as now
 from typing import Any
 
 from bench import arrivals, stream
+from bench.connection import Connection, Exchange, Target
 from bench.loadfile import Load, Records
 
 log = logging.getLogger("nbridge.load")
@@ -32,7 +33,7 @@ DRAIN_S = 10.0  # how long requests may take to notice that they were aborted
 SPIN_S = 0.0015  # the event loop's timers tick in whole milliseconds; the rest of a wait is spun
 SPIN_FROM_RPS = 20.0  # below this rate a millisecond of lateness does not matter, and the CPU does
 
-_Ended = tuple[stream.Request, stream.Exchange | None, float]
+_Ended = tuple[stream.Request, Exchange | None, float]
 
 
 class Crew:
@@ -46,7 +47,7 @@ class Crew:
     def __init__(
         self,
         load: Load,
-        to: stream.Target,
+        to: Target,
         measured: list[stream.Request],
         *,
         publish: Callable[[dict[str, Any]], None],
@@ -66,7 +67,7 @@ class Crew:
         self._users = 0
         self._cpu_start_s: float | None = None
         self._indices: Iterator[int] = iter(())
-        self._open: dict[stream.Connection, tuple[stream.Request, float]] = {}
+        self._open: dict[Connection, tuple[stream.Request, float]] = {}
         self._errors_in_a_row = 0
         self._failing_since_s: float | None = None
         self._ended: SimpleQueue[_Ended | Event | None] = SimpleQueue()
@@ -121,7 +122,7 @@ class Crew:
         again = self._measured[number % len(self._measured)]
         return replace(again, request_id=f"{again.request_id}-{number // len(self._measured)}")
 
-    def send(self, connection: stream.Connection, what: stream.Request, scheduled_s: float) -> stream.Exchange:
+    def send(self, connection: Connection, what: stream.Request, scheduled_s: float) -> Exchange:
         """Sends a request, waits for its end and hands it to the clerk: reading it must not delay the next request."""
         self._open[connection] = (what, scheduled_s)
         if self.stopped:
@@ -163,7 +164,7 @@ class Crew:
         names = ("zero_s", "ended_s", "issued", "reused", "dropped", "stopped", "exit_code")
         return {"cpu_s": cpu_s, **{name: getattr(self, name) for name in names}}
 
-    def _watch(self, exchange: stream.Exchange) -> None:
+    def _watch(self, exchange: Exchange) -> None:
         if exchange.failure is None or exchange.times_s:
             self._errors_in_a_row, self._failing_since_s = 0, None
         elif exchange.failure[0] == "connection_error":
@@ -214,7 +215,7 @@ def warm_up(crew: Crew, warm: list[stream.Request]) -> None:
     done: SimpleQueue[None] = SimpleQueue()
 
     def user() -> None:
-        connection = stream.Connection(crew.target)
+        connection = Connection(crew.target)
         for what in todo:
             if crew.stopped:
                 break
@@ -231,7 +232,7 @@ def warm_up(crew: Crew, warm: list[stream.Request]) -> None:
 
 def closed_user(crew: Crew) -> None:
     """One closed-loop user: takes the next request as soon as its last one has ended, until there is none."""
-    connection = stream.Connection(crew.target)
+    connection = Connection(crew.target)
     connection.open(CONNECT_AHEAD_S)
     zero_s = crew.arrive()
     if zero_s is not None:
@@ -271,8 +272,8 @@ def open_dispatcher(crew: Crew) -> None:
     crew.leave()
 
 
-def _connect_ahead(crew: Crew, connections: int) -> list[stream.Connection]:
-    free = [stream.Connection(crew.target) for _ in range(connections)]
+def _connect_ahead(crew: Crew, connections: int) -> list[Connection]:
+    free = [Connection(crew.target) for _ in range(connections)]
     done: SimpleQueue[None] = SimpleQueue()
     for connection in free:
         crew.spawn(lambda each: done.put(each.open(CONNECT_AHEAD_S)), connection)
@@ -281,13 +282,13 @@ def _connect_ahead(crew: Crew, connections: int) -> list[stream.Connection]:
     return free
 
 
-def _dispatch(crew: Crew, free: list[stream.Connection], due_s: list[float], rate_rps: float) -> None:
+def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], rate_rps: float) -> None:
     all_ended = Event()
     at_most = -(-crew.load.max_in_flight // crew.of)
     spin_s = SPIN_S if rate_rps > SPIN_FROM_RPS else 0.0
 
     def run(what: stream.Request, scheduled_s: float) -> None:
-        connection = free.pop() if free else stream.Connection(crew.target)
+        connection = free.pop() if free else Connection(crew.target)
         crew.send(connection, what, scheduled_s)
         free.append(connection)
         crew.in_flight -= 1

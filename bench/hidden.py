@@ -1,14 +1,14 @@
 """What hidden states cost: `make bench-hidden`. One run on the trained demo model in 32 bit, all of it by ratios.
 
-Two servers run side by side, one with the plugin (hooked), one without it (stock), and only one of them has work at a
-time. Each comparison asks its sides in turn, milliseconds or seconds apart, so that other work on the machine falls on
-both.
+Each comparison asks its sides in turn, milliseconds or seconds apart, so that other work on the machine falls on both.
 
 1. One prompt of 128 tokens: `/v1/hidden_states` beside the same request without capture (`/v1/completions` with
-   max_tokens=1), there and on the stock server. From the request's sending to the answer's last byte.
+   max_tokens=1) on the same server. From the request's sending to the answer's last byte.
 2. Batches of 64 prompts of 32 tokens: with their states, and as plain requests of one token.
 3. The same prompts through Hugging Face transformers, after the servers have ended.
-4. Ordinary completions on both servers: pairs of equal loads, the order alternating, on several pairs of starts.
+4. Ordinary completions on two servers, one with the plugin (hooked), one without it (stock), of which one has work at
+   a time: pairs of equal loads, the order alternating, on several pairs of starts. Single requests are not compared
+   that way: a server's threads spin for a while after its request and would slow the other server's next one.
 
 Writes `hidden.json` and `README.md` into a folder of its own under reports/published/, named after the machine.
 """
@@ -56,7 +56,6 @@ SINGLE = {
     "captured": ("hooked", *CAPTURED),
     "captured_base64": ("hooked", *BASE64),
     "plain": ("hooked", *PLAIN),
-    "plain_stock": ("stock", *PLAIN),
 }
 BATCHED = {"captured": ("hooked", *BASE64), "plain": ("hooked", *PLAIN)}
 
@@ -65,11 +64,11 @@ console = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def servers(checkpoint: Checkpoint, folder: Path) -> Iterator[dict[str, server.Server]]:
-    """The demo model in fp32 on two servers, with the plugin and without."""
+def servers(checkpoint: Checkpoint, folder: Path, start: int) -> Iterator[dict[str, server.Server]]:
+    """The demo model in fp32 on two servers, with the plugin and without; which is started first alternates."""
     with ExitStack() as stack:
         running = {}
-        for name in ("hooked", "stock"):
+        for name in ("hooked", "stock") if start % 2 else ("stock", "hooked"):
             values = {
                 "model": checkpoint.path, "served_model_name": checkpoint.name, "port": 0, "dtype": "float32",
                 "max_num_seqs": 16, "hidden_states": name == "hooked",
@@ -106,7 +105,9 @@ def hugging_face(path: str, asks: list[Prompts], *, warm_up: int) -> list[float]
     """Seconds per forward pass with all hidden states, one ask (prompts of equal lengths) at a time, on all cores."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     seconds = []
     with torch.inference_mode():
@@ -167,7 +168,7 @@ def run(
     batched: dict[str, list[float]] = {}
     for start in range(1, starts + 1):
         say(f"start {start} of {starts}: two servers")
-        with servers(checkpoint, folder) as running:
+        with servers(checkpoint, folder, start) as running:
             if start == 1:
                 say(f"latency: {requests} requests of each kind, in turn")
                 latencies(running, SINGLE, asks(1, PROMPT_TOKENS, 1, WARM_UP * len(SINGLE)))
@@ -190,7 +191,6 @@ def run(
         "to_plain_p50": {
             name: pairs.median_ratio(single[name], single["plain"]) for name in ("captured", "captured_base64")
         },
-        "hooked_to_stock_plain_p50": pairs.median_ratio(single["plain"], single["plain_stock"]),
         "batch": {
             "prompts": BATCH,
             "tokens": BATCH_TOKENS,
@@ -198,7 +198,7 @@ def run(
         },
         "load": LOAD.model_dump(mode="json", include={"concurrency", "requests", "prompt_tokens", "output_tokens"}),
         "throughput_tok_s": loads,
-        "hooked_to_stock": pairs.mean_ratio([pair["hooked"] / pair["stock"] for pair in loads]),
+        "hooked_to_stock": pairs.typical_ratio([(pair["start"], pair["hooked"] / pair["stock"]) for pair in loads]),
         "starts": starts,
         "load_average_1min": {"before": load_before, "after": os.getloadavg()[0]},
         "environment": describe(),
@@ -210,8 +210,8 @@ def main(
         Path | None, typer.Option(help="Folder to write. Default: reports/published/<this machine>-hidden.")
     ] = None,
     requests: Annotated[int, typer.Option(min=20, help="Requests of each kind.")] = 400,
-    starts: Annotated[int, typer.Option(min=1, help="Starts of the two servers.")] = 3,
-    pairs_per_start: Annotated[int, typer.Option(min=1, help="Pairs of loads on each of them.")] = 4,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of the two servers; six give an interval.")] = 6,
+    pairs_per_start: Annotated[int, typer.Option(min=1, help="Pairs of loads on each of them.")] = 2,
 ) -> None:
     """Measure what hidden states cost; write the figures and print the table."""
     with tempfile.TemporaryDirectory() as name:
@@ -220,8 +220,8 @@ def main(
         out = PUBLISHED / f"{hidden_page.machine(document['environment'])}-hidden"
     store.write_json(out / "hidden.json", document)
     (out / "README.md").write_text(hidden_page.markdown(document), encoding="utf-8")
-    console.print(hidden_page.markdown(document), markup=False)
-    console.print(f"written: {out}/hidden.json, {out}/README.md")
+    console.print(hidden_page.markdown(document), markup=False, soft_wrap=True)
+    console.print(f"written: {out}/hidden.json, {out}/README.md", soft_wrap=True)
     print(json.dumps(document))  # noqa: T201
 
 

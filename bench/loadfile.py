@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import stream
+from bench.connection import Target, target_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Load:
 
     target: str
     model: str
-    endpoint: Literal["completions", "chat"]
+    endpoint: Literal["completions", "chat", "hidden_states"]
     records_path: str
     phase_path: str
     prompts_path: str
@@ -60,7 +61,7 @@ def read_load(path: str) -> Load:
     return load
 
 
-def read_prompts(load: Load, to: stream.Target) -> tuple[list[stream.Request], list[stream.Request]]:
+def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[stream.Request]]:
     """The warm-up and the measured requests of a load, encoded: nothing is left to encode while the load runs."""
     warm: list[stream.Request] = []
     measured: list[stream.Request] = []
@@ -88,14 +89,14 @@ def read_prompts(load: Load, to: stream.Target) -> tuple[list[stream.Request], l
     return warm, measured
 
 
-def open_target(url: str, api_key_env: str | None, **tls: Any) -> stream.Target:
+def open_target(url: str, api_key_env: str | None, **tls: Any) -> Target:
     """The target with the key from the environment variable named `api_key_env`; ValueError when it is not set."""
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and key is None:
         raise ValueError(
             f"The environment variable {api_key_env} (api_key_env) is not set; it should hold the API key."
         )
-    return stream.target(url, api_key=key, **tls)
+    return target_of(url, api_key=key, **tls)
 
 
 class Records:

@@ -5,8 +5,8 @@ By hand, with Locust's web page (users, spawn rate and host are set there or as 
     locust -f bench/locustfile.py --host http://127.0.0.1:8000
 
 The environment variables NBRIDGE_MODEL (default: the server's first), NBRIDGE_PROMPT_TOKENS (64 words),
-NBRIDGE_OUTPUT_TOKENS (32), NBRIDGE_ENDPOINT (completions, or chat) and NBRIDGE_API_KEY_ENV (the name of the variable
-that holds the key) say what is sent.
+NBRIDGE_OUTPUT_TOKENS (32), NBRIDGE_ENDPOINT (completions, chat, or hidden_states) and NBRIDGE_API_KEY_ENV (the name of
+the variable that holds the key) say what is sent.
 
 As the sweep does it, with a load file (`NBRIDGE_LOAD=load.json locust -f bench/locustfile.py --headless`): warm-up
 requests, then the measured phase, closed or open loop, one line in the records file per request as it ends and a
@@ -39,6 +39,8 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from bench import crew as crews
 from bench import loadfile, stream
+from bench.connection import Connection, Target
+from bench.pages import first_model, metrics
 
 log = logging.getLogger("nbridge.load")
 
@@ -49,7 +51,7 @@ READY_S = 15.0  # how long users may take to arrive at the gate
 _RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
-def _prepare() -> tuple[loadfile.Load, stream.Target, list[stream.Request], list[stream.Request]] | None:
+def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[stream.Request]] | None:
     """The load file's work, read while Locust imports this file, so that worker processes share it; None by hand."""
     path = os.environ.get("NBRIDGE_LOAD")
     if not path:
@@ -74,9 +76,14 @@ def _count(name: str, default: int) -> int:
 
 PROMPT_WORDS = _count("NBRIDGE_PROMPT_TOKENS", 64)
 OUTPUT_TOKENS = _count("NBRIDGE_OUTPUT_TOKENS", 32)
-ENDPOINT = "chat" if os.environ.get("NBRIDGE_ENDPOINT") == "chat" else "completions"
+ENDPOINT = os.environ.get("NBRIDGE_ENDPOINT", "completions")
+if ENDPOINT not in ("completions", "chat", "hidden_states"):
+    sys.stderr.write(f"NBRIDGE_ENDPOINT = {ENDPOINT!r}: expected completions, chat or hidden_states.\n")
+    sys.exit(2)
 WORK = _prepare()
 KIND = WORK[0].kind if WORK else None
+if WORK is None:  # by hand; a load file's prompts are made elsewhere
+    from bench.workload import words
 
 
 class ClosedLoop(User):  # type: ignore[misc]
@@ -113,20 +120,20 @@ class ByHand(User):  # type: ignore[misc]
         self.sent = 0
         self.rng = random.Random(f"by hand/{ByHand.users}")  # noqa: S311 (reproducible, not secret)
         self.model = os.environ.get("NBRIDGE_MODEL")
-        self.connection = stream.Connection(loadfile.open_target(self.host, os.environ.get("NBRIDGE_API_KEY_ENV")))
+        self.connection = Connection(loadfile.open_target(self.host, os.environ.get("NBRIDGE_API_KEY_ENV")))
 
     @task  # type: ignore[untyped-decorator]
     def ask(self) -> None:
-        from bench.workload import words
-
         try:
-            self.model = self.model or stream.first_model(self.connection.target)
+            self.model = self.model or first_model(self.connection.target)
         except OSError as error:
             fire(self.environment, "GET", "/v1/models", 0.0, failure=str(error))
             gevent.sleep(1)
             return
         self.sent += 1
-        prompt = {"prompt": words(self.rng, PROMPT_WORDS), "max_tokens": OUTPUT_TOKENS, "scenario": ENDPOINT}
+        text = words(self.rng, PROMPT_WORDS)
+        asked = {"prompts": [text]} if ENDPOINT == "hidden_states" else {"prompt": text, "max_tokens": OUTPUT_TOKENS}
+        prompt = {**asked, "scenario": ENDPOINT}
         what = stream.request(
             self.connection.target, prompt, request_id=str(self.sent), model=self.model, endpoint=ENDPOINT
         )
@@ -277,11 +284,11 @@ class Conductor:
                     self.stop(report["stopped"], report["exit_code"])
 
 
-def settled_metrics(to: stream.Target) -> str | None:
+def settled_metrics(to: Target) -> str | None:
     """The target's metrics once its gauges say that no request runs or waits (or after SETTLE_S); None without any."""
     deadline_s = now() + SETTLE_S
     while True:
-        text = stream.metrics(to, timeout_s=2.0)
+        text = metrics(to, timeout_s=2.0)
         if text is None or now() > deadline_s or not any(float(value) for value in _RUNNING.findall(text)):
             return text
         gevent.sleep(0.05)

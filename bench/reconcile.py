@@ -81,6 +81,43 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
     }
 
 
+def reconcile_states(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:
+    """The `reconciliation` of a cell of hidden-state requests, by the plugin's own counters; shaped as `reconcile`'s.
+
+    `exact` compares prompt tokens: there are no output tokens, though the engine generates one per prompt. The
+    server's clock runs from a request's arrival in its handler to its answer.
+    """
+    if before is None or after is None:
+        return {"exact": None, "notes": ["The server shows no /metrics page: client and server were not compared."]}
+
+    def grown(name: str) -> float | None:
+        return delta(before, after, f"nbridge_hidden_states_{name}")
+
+    ok = ok_only(requests)
+    dropped = pc.sum(pc.equal(requests["outcome"], "dropped")).as_py() if len(requests) else 0
+    unfinished = len(requests) - len(ok) - dropped
+    tokens = _count(pc.sum(ok["prompt_tokens"]).as_py(), grown("prompt_tokens_total"))
+    answered = _count(len(ok), grown("request_latency_seconds_count"))
+    exact, notes = tokens["equal"], []
+    if exact is None:
+        notes.append("The server's /metrics page has no nbridge_hidden_states_ counters: tokens were not compared.")
+    elif unfinished:
+        notes.append(f"{unfinished} requests did not end well, so the counts cannot be compared exactly.")
+        exact = None
+    else:
+        exact = bool(exact and answered["equal"])
+    server = _mean(grown("request_latency_seconds_sum"), grown("request_latency_seconds_count"))
+    return {
+        "exact": exact,
+        "prompt_tokens": tokens,
+        "requests": answered,
+        "e2e_mean_s": _means(latencies(ok)["e2e_s"], server, column(ok, "headers_s") - column(ok, "sent_s")),
+        "unfinished_requests": unfinished,
+        "preemptions": _whole(delta(before, after, "vllm:num_preemptions_total")),
+        "notes": notes,
+    }
+
+
 def coalesced_share(requests: pa.Table) -> float | None:
     """Share of socket reads that held more than one content chunk: all but one of those have no arrival time."""
     reads = np.nansum(column(requests, "reads"))

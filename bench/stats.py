@@ -65,6 +65,11 @@ def ok_only(requests: pa.Table) -> pa.Table:
     return requests.filter(pc.equal(requests["outcome"], "ok"))
 
 
+def answered_whole(ok: pa.Table) -> bool:
+    """Whether these rows' answers came in one piece (hidden states): there are no output tokens and no TTFT."""
+    return bool(len(ok)) and ok["first_token_s"].null_count == len(ok) and ok["output_tokens"].null_count == len(ok)
+
+
 def latencies(ok: pa.Table) -> dict[str, Floats]:
     """Per-request latencies of the rows `ok`: ttft_s, ttft_from_schedule_s, e2e_s, e2e_from_schedule_s, tpot_s.
 
@@ -162,13 +167,13 @@ def mean_in_flight(requests: pa.Table, start_s: float, end_s: float) -> float:
 def meets_slo(ok: pa.Table, slo: dict[str, float], *, from_schedule: bool) -> npt.NDArray[np.bool_]:
     """For each row: did it meet every limit of `slo` (ttft_s, tpot_s, e2e_s)? Open-loop loads count from schedule.
 
-    A request of one token has no TPOT and so cannot miss that limit.
+    A request of one token has no TPOT and so cannot miss that limit, nor can an answer in one piece miss one of tokens.
     """
-    values = latencies(ok)
+    values, whole = latencies(ok), answered_whole(ok)
     met = np.ones(len(ok), dtype=bool)
     for name, limit in slo.items():
         measured = values[f"{name[:-2]}_from_schedule_s" if from_schedule and name != "tpot_s" else name]
-        met &= (measured <= limit) | (np.isnan(measured) if name == "tpot_s" else False)
+        met &= (measured <= limit) | (np.isnan(measured) if whole or name == "tpot_s" else False)
     return met
 
 
@@ -195,7 +200,8 @@ def _window_rates(
     )
     first, ended = column(ok, "first_token_s"), column(ok, "ended_s")
     done = (ended > start) & (ended <= end)
-    prefilled = (first > start) & (first <= end)
+    whole = answered_whole(ok)
+    prefilled = done if whole else (first > start) & (first <= end)
     goodput = None
     if slo:
         good = done & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
@@ -203,7 +209,7 @@ def _window_rates(
     return {
         "window_s": length,
         "mean_in_flight": mean_in_flight(requests, start, end),
-        "output_throughput_tok_s": tokens_inside / length,
+        "output_throughput_tok_s": None if whole else tokens_inside / length,
         "prompt_throughput_tok_s": float(np.nansum(column(ok, "prompt_tokens")[prefilled]) / length),
         "request_throughput_rps": float(done.sum() / length),
         "goodput_rps": goodput,

@@ -116,27 +116,30 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
 
 
 def _server_checks(agreement: dict[str, Any]) -> list[dict[str, Any]]:
-    tokens = agreement.get("output_tokens") or {}
-    ttft = agreement.get("ttft_mean_s") or {}
+    """Tokens and mean latency by the client and by the server: of the output, or of hidden states, which have none."""
+    has_output = "output_tokens" in agreement or "prompt_tokens" not in agreement
+    what, latency = ("output", "ttft") if has_output else ("prompt", "e2e")
+    tokens = agreement.get(f"{what}_tokens") or {}
+    means = agreement.get(f"{latency}_mean_s") or {}
     apart = None
     if agreement.get("exact") is not None:
         apart = abs(tokens["client"] - tokens["server"])
-    unexplained = ttft.get("unexplained")
+    unexplained, tolerance = means.get("unexplained"), means.get("tolerance") or 0.0
     return [
         _check(
-            "output tokens, client − server",
+            f"{what} tokens, client − server",
             apart,
             0,
             "tokens",
-            f"Client and server disagree on output tokens: {tokens.get('client')} against {tokens.get('server')}. "
+            f"Client and server disagree on {what} tokens: {tokens.get('client')} against {tokens.get('server')}. "
             "Did the server have other traffic?",
         ),
         _check(
-            "mean TTFT, client − server, unexplained",
+            f"mean {latency.upper()}, client − server, unexplained",
             unexplained,
-            ttft.get("tolerance") or 0.0,
+            tolerance,
             "s",
-            f"Client and server disagree on the mean TTFT by {(unexplained or 0) * 1000:.1f} ms more than the time to "
-            f"the response head explains (limit {(ttft.get('tolerance') or 0) * 1000:.1f} ms).",
+            f"Client and server disagree on the mean {latency.upper()} by {(unexplained or 0) * 1000:.1f} ms more than "
+            f"the time to the response head explains (limit {tolerance * 1000:.1f} ms).",
         ),
     ]

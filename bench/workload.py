@@ -33,6 +33,7 @@ _SCENARIOS: dict[str, tuple[Lengths, Lengths, float, str]] = {
         0.2,
         "completions",
     ),
+    "hidden_states": (Lengths(mean=128), Lengths(mean=1), 0.0, "hidden_states"),
     "file": (Lengths(mean=128), Lengths(mean=128), 0.0, "completions"),
 }
 _MIX = {"chat": 0.60, "completion": 0.25, "retrieval": 0.15}
@@ -122,7 +123,7 @@ def draw(lengths: Lengths, rng: random.Random) -> int:
 def prompts(
     load: Load, count: int, vocabulary: Vocabulary | None, *, repeat: int, max_model_len: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """`count` requests of a load, in sending order: scenario, endpoint, prompt or messages, max_tokens.
+    """`count` requests of a load, in sending order: scenario, endpoint, what is asked, and max_tokens for completions.
 
     The same load, repeat and tokenizer give the same requests. Repeats differ, so that a prefix cache still warm from
     the last repeat finds nothing but the shared prefix. A length that does not fit `max_model_len` is cut to it.
@@ -135,6 +136,15 @@ def prompts(
     prefix_rng = random.Random(f"{load.seed}/prefix")
     prefix_words = words(prefix_rng, _PREFIX_TOKENS).split()
     prefix_ids = prefix_rng.choices(vocabulary.ordinary_ids, k=_PREFIX_TOKENS) if vocabulary else []
+
+    def plain(size: int, shared: int) -> str | list[int]:
+        if vocabulary:
+            return prefix_ids[:shared] + rng.choices(vocabulary.ordinary_ids, k=size - shared)
+        return " ".join([*prefix_words[:shared], words(rng, size - shared)])
+
+    if load.scenario == "hidden_states":
+        yield from _asking_states(load, count, rng, plain, max_model_len)
+        return
     for _ in range(count):
         name = rng.choices(list(_MIX), list(_MIX.values()))[0] if load.scenario == "mixed" else load.scenario
         default_prompt, default_output, default_share, endpoint = _SCENARIOS[name]
@@ -154,11 +164,23 @@ def prompts(
             user = vocabulary.text(rng, size - shared) if vocabulary else words(rng, size - shared)
             body["messages"] = [{"role": "system", "content": system}] if shared else []
             body["messages"].append({"role": "user", "content": user})
-        elif vocabulary:
-            body["prompt"] = prefix_ids[:shared] + rng.choices(vocabulary.ordinary_ids, k=size - shared)
         else:
-            body["prompt"] = " ".join([*prefix_words[:shared], words(rng, size - shared)])
+            body["prompt"] = plain(size, shared)
         yield body
+
+
+def _asking_states(
+    load: Load, count: int, rng: random.Random, plain: Callable[[int, int], str | list[int]], max_model_len: int | None
+) -> Iterator[dict[str, Any]]:
+    lengths, _, share, endpoint = _SCENARIOS["hidden_states"]
+    share = share if load.shared_prefix_share is None else load.shared_prefix_share
+    asked = {"layers": load.layers or (-2,), "pooling": load.pooling or "last"}
+    for _ in range(count):
+        sizes = [draw(load.prompt_tokens or lengths, rng) for _ in range(load.prompts_per_request or 1)]
+        if max_model_len is not None:
+            sizes = [min(size, max_model_len - 1) for size in sizes]  # the engine generates one token
+        prompts = [plain(size, min(round(size * share), _PREFIX_TOKENS)) for size in sizes]
+        yield {"scenario": "hidden_states", "endpoint": endpoint, "prompts": prompts, **asked}
 
 
 def _from_file(load: Load, count: int) -> Iterator[dict[str, Any]]:

@@ -94,7 +94,9 @@ def finetune(
 def _print_finetuned(done: "FineTuned") -> None:
     found = done.perplexity
     typer.echo(
-        f"{done.path}: adapter of {done.base}, {done.trained_parameters:,} parameters trained in {done.seconds:.0f} s.\n"
+        f"{done.path}: adapter of {done.base}, {done.trained_parameters:,} parameters trained in {done.seconds:.0f} s."
+    )
+    typer.echo(
         f"Held-out perplexity {found.before:.2f} before, {found.after:.2f} after; ratio {found.ratio:.3f} "
         f"(95 %: {found.low:.3f} to {found.high:.3f}) over {done.heldout_windows} windows."
     )
@@ -104,8 +106,8 @@ def _print_finetuned(done: "FineTuned") -> None:
         typer.echo("The interval includes 1: the text is too short to say that the adapter helps.")
     if done.heldout_seen_share > 0.05:
         typer.echo(
-            f"{done.heldout_seen_share:.0%} of the held-out text also stands in the training text, which repeats itself: "
-            "the perplexity after is flattered."
+            f"{done.heldout_seen_share:.0%} of the held-out text also stands in the training text: the text repeats "
+            "itself, and the perplexity after is flattered."
         )
     name = Path(done.path).name
     typer.echo(f"Serve it: nbridge serve --model {done.base} --lora-modules {name}={done.path}")

@@ -93,7 +93,7 @@ def test_hidden_failures_are_paragraphs_with_exit_codes(nbridge, tmp_path):
     for words, said in (
         (["--out", out], "no prompts"),
         (["x", "--out", tmp_path / "s.bin"], ".npz or .safetensors"),
-        (["x", "--out", out, "--pooling", "max"], "last, mean, all"),
+        (["x", "--out", out, "--pooling", "max"], "'last', 'mean', 'all'"),
         (["x", "--out", out, "--layers", "two", "--url", "http://127.0.0.1:9"], "'two' is no layer"),
     ):
         done = nbridge("hidden", *words)

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from golden import Golden, golden
 
-from bench import arrivals, loadfile, stream
+from bench import arrivals, loadfile
+from bench.connection import target_of
 
 ROOT = Path(__file__).parents[2]
 LOCUSTFILE = ROOT / "bench" / "locustfile.py"
@@ -352,7 +353,7 @@ def test_a_prompts_file_is_checked(tmp_path: Path, line: str, word: str) -> None
     path.write_text(line)
     load = loadfile.Load(**{**LOAD, "prompts_path": str(path)})
     with pytest.raises(ValueError, match=word):
-        loadfile.read_prompts(load, stream.target("http://127.0.0.1:1"))
+        loadfile.read_prompts(load, target_of("http://127.0.0.1:1"))
 
 
 def test_a_key_that_is_not_set_is_named() -> None:
@@ -366,7 +367,7 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
     environment |= {"PYTHONPATH": str(ROOT), "NBRIDGE_ENDPOINT": "chat"}
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", server.url, "--json"]
     done = subprocess.run(
-        [*argv, "-u", "2", "-r", "2", "-t", "1s"],
+        [*argv, "-u", "2", "-r", "2", "-t", "3s"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from time import perf_counter as now
 from typing import Any
 
 import pytest
 from golden import Golden, golden
 
 from bench import stream
+from bench.connection import Connection, target_of
+from bench.pages import first_model, metrics
 
 MODEL = "golden?ttft_s=0.02&gap_s=0.004"
 
@@ -29,18 +32,18 @@ def ask(
     server: Golden | str,
     options: str = "",
     *,
-    connection: stream.Connection | None = None,
+    connection: Connection | None = None,
     endpoint: str = "completions",
     prompt: Any = "one two three",
     max_tokens: int = 8,
     timeout_s: float = 20.0,
 ) -> dict[str, Any]:
     if connection is None:
-        connection = stream.Connection(stream.target(server if isinstance(server, str) else server.url))
+        connection = Connection(target_of(server if isinstance(server, str) else server.url))
     body = {"prompt": prompt, "max_tokens": max_tokens, "scenario": "test"}
     model = MODEL + ("&" + options if options else "")
     what = stream.request(connection.target, body, request_id="r", model=model, endpoint=endpoint)
-    return stream.complete(connection, what, scheduled_s=stream.now(), timeout_s=timeout_s)
+    return stream.complete(connection, what, scheduled_s=now(), timeout_s=timeout_s)
 
 
 def truth(server: Golden) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def test_gaps_at_four_tokens_per_event_are_the_servers_own(server: Golden) -> No
 
 
 def test_events_that_share_a_read_are_counted(server: Golden) -> None:
-    record = ask(server, "per_send=4&gap_s=0.02", max_tokens=16)
+    record = ask(server, "per_send=4&gap_s=0.1", max_tokens=16)
     assert (len(record["chunk_s"]), len(set(record["chunk_s"]))) == (16, 4)
     assert record["coalesced_reads"] == 4
 
@@ -164,7 +167,7 @@ def test_the_timeout_is_for_the_whole_request_and_not_for_each_read(server: Gold
 
 
 def test_one_connection_serves_many_requests(server: Golden) -> None:
-    connection = stream.Connection(stream.target(server.url))
+    connection = Connection(target_of(server.url))
     numbers, connects = set(), []
     for _ in range(5):
         connects.append(ask(server, connection=connection)["connect_s"])
@@ -175,7 +178,7 @@ def test_one_connection_serves_many_requests(server: Golden) -> None:
 
 
 def test_after_a_failure_the_next_request_has_a_new_connection(server: Golden) -> None:
-    connection = stream.Connection(stream.target(server.url))
+    connection = Connection(target_of(server.url))
     assert ask(server, "then=garbage&after=1", connection=connection)["outcome"] == "protocol_error"
     assert ask(server, "then=hang&after=1", connection=connection, timeout_s=0.2)["outcome"] == "timeout"
     assert ask(server, connection=connection)["outcome"] == "ok"
@@ -183,7 +186,7 @@ def test_after_a_failure_the_next_request_has_a_new_connection(server: Golden) -
 
 @pytest.mark.parametrize("then", ["close_after", "close_on_next"])
 def test_a_stale_connection_is_replaced_once_and_the_request_stamped_anew(server: Golden, then: str) -> None:
-    connection = stream.Connection(stream.target(server.url))
+    connection = Connection(target_of(server.url))
     assert ask(server, f"then={then}", connection=connection)["outcome"] == "ok"
     before = truth(server)["connection"]
     record = ask(server, connection=connection)
@@ -195,7 +198,7 @@ def test_a_stale_connection_is_replaced_once_and_the_request_stamped_anew(server
 
 
 def test_a_server_that_never_answers_is_not_asked_twice_on_a_fresh_connection(server: Golden) -> None:
-    connection = stream.Connection(stream.target(server.url))
+    connection = Connection(target_of(server.url))
     record = ask(server, "then=cut&after=0", connection=connection)
     assert record["outcome"] == "protocol_error"
     assert record["http_status"] == 200
@@ -259,10 +262,10 @@ def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
         refused = ask(server)
         assert (refused["outcome"], refused["error_kind"]) == ("connection_error", "tls_verify")
         for target in (
-            stream.target(server.url, ca_path=str(tmp_path / "cert.pem")),
-            stream.target(server.url, verify_tls=False),
+            target_of(server.url, ca_path=str(tmp_path / "cert.pem")),
+            target_of(server.url, verify_tls=False),
         ):
-            connection = stream.Connection(target)
+            connection = Connection(target)
             records = [ask(server, connection=connection, max_tokens=40) for _ in range(2)]
             assert [record["outcome"] for record in records] == ["ok", "ok"]
             assert [len(record["chunk_s"]) for record in records] == [40, 40]
@@ -279,10 +282,10 @@ def test_plain_http_to_a_tls_port_and_back_fail_cleanly(tmp_path: Path, server: 
 def test_the_key_reaches_the_server_and_no_record(tmp_path: Path) -> None:
     key = "sk-very-secret-91"
     with golden(tmp_path, api_key=key) as server:
-        connection = stream.Connection(stream.target(server.url, api_key=key))
+        connection = Connection(target_of(server.url, api_key=key))
         assert ask(server, connection=connection)["outcome"] == "ok"
         assert truth(server)["authorized"]
-        wrong = stream.Connection(stream.target(server.url, api_key="sk-wrong-key"))
+        wrong = Connection(target_of(server.url, api_key="sk-wrong-key"))
         refused = ask(server, connection=wrong)
         assert (refused["outcome"], refused["error_kind"]) == ("http_error", "http_401")
         assert refused["error"] == "Incorrect API key: Bearer ***"
@@ -291,7 +294,7 @@ def test_the_key_reaches_the_server_and_no_record(tmp_path: Path) -> None:
 
 
 def test_a_request_can_be_aborted_from_beside(server: Golden) -> None:
-    connection = stream.Connection(stream.target(server.url))
+    connection = Connection(target_of(server.url))
     seen = len(server.log())
     records: list[dict[str, Any]] = []
     asking = threading.Thread(target=lambda: records.append(ask(server, "then=hang&after=2", connection=connection)))
@@ -304,11 +307,10 @@ def test_a_request_can_be_aborted_from_beside(server: Golden) -> None:
 
 
 def test_threads_can_share_a_target(server: Golden) -> None:
-    target = stream.target(server.url)
+    target = target_of(server.url)
     records: list[dict[str, Any]] = []
     threads = [
-        threading.Thread(target=lambda: records.append(ask(server, connection=stream.Connection(target))))
-        for _ in range(16)
+        threading.Thread(target=lambda: records.append(ask(server, connection=Connection(target)))) for _ in range(16)
     ]
     for thread in threads:
         thread.start()
@@ -324,16 +326,16 @@ def test_a_long_prompt_arrives_whole(server: Golden) -> None:
 
 
 def test_metrics_and_models(server: Golden) -> None:
-    target = stream.target(server.url)
-    text = stream.metrics(target)
+    target = target_of(server.url)
+    text = metrics(target)
     assert text is not None
     assert "golden_requests_total" in text
-    assert stream.first_model(target) == "golden"
+    assert first_model(target) == "golden"
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        nobody = stream.target(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert stream.metrics(nobody, timeout_s=0.1) is None
+        nobody = target_of(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert metrics(nobody, timeout_s=0.1) is None
         with pytest.raises(OSError, match="/v1/models"):
-            stream.first_model(nobody, timeout_s=0.1)
+            first_model(nobody, timeout_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -349,23 +351,23 @@ def test_metrics_and_models(server: Golden) -> None:
 )
 def test_a_target_that_is_no_base_url_is_refused(url: str, word: str) -> None:
     with pytest.raises(ValueError, match=word) as refusal:
-        stream.target(url)
+        target_of(url)
     assert "secret" not in str(refusal.value)
 
 
 def test_keys_and_certificates_that_cannot_work_are_refused(tmp_path: Path) -> None:
     for key in ("", "a\r\nX-Evil: 1", "clé"):
         with pytest.raises(ValueError, match="API key"):
-            stream.target("http://host", api_key=key)
+            target_of("http://host", api_key=key)
     with pytest.raises(ValueError, match="CA file"):
-        stream.target("https://host", ca_path=str(tmp_path / "none.pem"))
-    unverified = stream.target("https://host", verify_tls=False).tls
+        target_of("https://host", ca_path=str(tmp_path / "none.pem"))
+    unverified = target_of("https://host", verify_tls=False).tls
     assert unverified is not None
     assert unverified.verify_mode == ssl.CERT_NONE
 
 
 def test_prompts_that_do_not_fit_the_endpoint_are_refused() -> None:
-    target = stream.target("http://host")
+    target = target_of("http://host")
     with pytest.raises(ValueError, match="chat"):
         stream.request(target, {"prompt": [1], "max_tokens": 1}, request_id="r", model="m", endpoint="chat")
     with pytest.raises(ValueError, match="prompt"):
