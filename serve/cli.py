@@ -65,12 +65,19 @@ def serve(
     hidden_states_layers: Annotated[
         str | None, typer.Option(help="Layers for a compiled engine, e.g. -4,-3,-2. [default: -2]")
     ] = None,
+    lora_modules: Annotated[
+        list[str] | None, typer.Option(help="Also serve a LoRA adapter, as NAME=DIRECTORY; may be repeated.")
+    ] = None,
     speculative_model: Annotated[str | None, typer.Option(help="Draft model, or ngram.")] = None,
     num_speculative_tokens: Annotated[int, typer.Option(help="Tokens the draft proposes at a time.")] = 5,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     start_timeout_s: Annotated[float, typer.Option(help="Give up when not ready after this many seconds.")] = 1800.0,
     drain_s: Annotated[float, typer.Option(help="On Ctrl-C, let running requests end for this long.")] = 30.0,
     log_file: Annotated[Path | None, typer.Option(help="vLLM's log. [default: runs/serve-<time>.log]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="Request log: json, text or none. [default: json]")] = None,
+    log_prompts: Annotated[
+        bool | None, typer.Option("--log-prompts", help="Also log the prompts' text, which may be private.")
+    ] = None,
     show_log: Annotated[bool, typer.Option("--show-log", help="Also print vLLM's log on stderr.")] = False,
     print_command: Annotated[bool, typer.Option("--print-command", help="Print the command and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout when ready.")] = False,
@@ -98,7 +105,10 @@ def serve(
         "enforce_eager": enforce_eager,
         "hidden_states": hidden_states,
         "hidden_states_layers": _layers(hidden_states_layers) if hidden_states_layers else None,
+        "lora_modules": adapters_named(lora_modules) if lora_modules else None,
         "seed": seed,
+        "log_format": log_format,
+        "log_prompts": log_prompts,
     }
     if speculative_model:
         who = {"method": "ngram"} if speculative_model == "ngram" else {"model": speculative_model}
@@ -130,6 +140,46 @@ def _layers(text: str) -> list[int | str]:
     return [int(word) if word.removeprefix("-").isdecimal() else word for word in words]
 
 
+def adapters_named(words: list[str]) -> dict[str, str]:
+    """Adapters as typed, NAME=DIRECTORY each. Raises SettingsError."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path):
+            raise SettingsError(
+                f"flag --lora-modules {word!r}: expected NAME=DIRECTORY, such as legal=./adapters/legal."
+            )
+        if name in found:
+            raise SettingsError(f"flag --lora-modules names {name!r} twice; each adapter needs a name of its own.")
+        found[name] = path
+    return found
+
+
+def with_adapters(settings: EngineSettings, model: Path) -> EngineSettings:
+    """The settings with each adapter's directory checked, made absolute, and room for the largest rank of them."""
+    from checkpoints import adapters
+
+    found = {name: adapters.read(Path(path).expanduser().absolute()) for name, path in settings.lora_modules.items()}
+    if not found:
+        return settings
+    if settings.served_model_name in found:
+        raise SettingsError(
+            f"lora_modules: {settings.served_model_name!r} is the served model's own name; give the adapter another."
+        )
+    for adapter in found.values():
+        adapters.check_base(adapter, model)
+    rank = adapters.rank_to_reserve(list(found.values()))
+    if settings.max_lora_rank is not None and settings.max_lora_rank < rank:
+        raise SettingsError(f"max_lora_rank = {settings.max_lora_rank}: the adapters need {rank}; or leave it out.")
+    return settings.model_copy(
+        update={
+            "lora_modules": {name: str(adapter.path) for name, adapter in found.items()},
+            "max_lora_rank": settings.max_lora_rank or rank,
+            "max_loras": settings.max_loras or len(found),
+        }
+    )
+
+
 def _resolve(settings: EngineSettings) -> EngineSettings:
     """The settings with names of models replaced by what vLLM can load."""
     from checkpoints.prepare import prepare
@@ -141,6 +191,7 @@ def _resolve(settings: EngineSettings) -> EngineSettings:
         load_format=checkpoint.load_format,
         quantization=checkpoint.vllm_quantization,
     )
+    settings = with_adapters(settings, Path(checkpoint.path))
     if settings.speculative and settings.speculative.model:
         draft = prepare(settings.speculative.model, "none", progress=_say)
         speculative = settings.speculative.model_copy(update={"model": draft.path})
@@ -185,14 +236,17 @@ def _announce(running: server.Server, as_json: bool) -> None:
         "base_url": running.base_url,
         "pid": running.pid,
         "model": running.model_name,
+        "adapters": sorted(running.settings.lora_modules),
         "log": str(running.log_path),
         "startup": running.startup.as_dict(),
     }
     if as_json:
         print(json.dumps(document), flush=True)
     key = ' -H "Authorization: Bearer $' + (running.settings.api_key_env or "") + '"'
+    adapters = ", ".join(sorted(running.settings.lora_modules))
     _say(
         f"\n{running.model_name} is ready after {running.startup.ready_s:.1f} s at {running.base_url}\n"
+        f"{f'  adapters, each by its own model name: {adapters}' + chr(10) if adapters else ''}"
         f"  process {running.pid}; Ctrl-C stops it. Try:\n"
         f"  curl {running.base_url}/v1/completions -H 'Content-Type: application/json'"
         f"{key if running.settings.api_key_env else ''} \\\n"

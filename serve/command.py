@@ -45,6 +45,9 @@ def build(settings: EngineSettings, *, device: Device, python: str = sys.executa
             arguments.append("--no-" + option.removeprefix("--"))
         elif value is not None:
             arguments += [option, str(value)]
+    if settings.lora_modules:
+        modules = sorted(settings.lora_modules.items())
+        arguments += ["--lora-modules", *(json.dumps({"name": name, "path": path}) for name, path in modules)]
     # vLLM reports its use to its makers unless it is told not to.
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if device == "cpu":
@@ -55,6 +58,10 @@ def build(settings: EngineSettings, *, device: Device, python: str = sys.executa
     if settings.is_hooked:
         # Endpoint plugins are loaded only by name; the names that somebody else set stay.
         environment["VLLM_PLUGINS"] = with_plugin(environment.get("VLLM_PLUGINS"))
+        if settings.log_format != "json":
+            environment["NBRIDGE_LOG_FORMAT"] = settings.log_format
+        if settings.log_prompts:
+            environment["NBRIDGE_LOG_PROMPTS"] = "1"
     return Command(
         argv=(python, "-m", SERVER_MODULE, *arguments, *settings.extra_args),
         environment=environment,
@@ -117,6 +124,9 @@ def _options(settings: EngineSettings, device: Device) -> dict[str, str | int | 
         "--data-parallel-size": _unless_one(settings.data_parallel_size),
         # Compiling costs minutes on a CPU at every start and gains little there.
         "--enforce-eager": (on_cpu if settings.enforce_eager is None else settings.enforce_eager) or None,
+        "--enable-lora": settings.serves_lora or None,
+        "--max-lora-rank": settings.max_lora_rank,
+        "--max-loras": settings.max_loras,
         "--seed": settings.seed,
         "--enable-log-requests": settings.log_requests or None,
         "--disable-uvicorn-access-log": None if settings.access_log else True,

@@ -73,7 +73,12 @@ SERVER: tuple[Use, ...] = (
         ),
     ),
     Use("vllm.sampling_params", "RequestOutputKind", attributes=("FINAL_ONLY",)),
-    Use("vllm.v1.engine.async_llm", "AsyncLLM", attributes=("encode", "collective_rpc", "check_health")),
+    Use(
+        "vllm.v1.engine.async_llm",
+        "AsyncLLM",
+        attributes=("encode", "generate", "collective_rpc", "check_health", "is_sleeping"),
+    ),
+    Use("vllm.v1.metrics.prometheus", "get_prometheus_registry"),
     Use(
         "vllm.v1.engine.async_llm",
         "AsyncLLM.encode",

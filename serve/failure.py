@@ -23,6 +23,9 @@ _EMPTY_WORDS = (
     "validation error for",
     "WorkerProc initialization failed",
 )
+# Lines that repeat what a client sent (paths in the access log, the journal of requests, logged prompts): whatever
+# stands in them, they are no report of the engine.
+_QUOTES_CLIENTS = re.compile(r"^(?:\([^()]*pid=\d+\)\s*)?(?:INFO\b|DEBUG\b)|^\{|^nbridge ")
 # A core or worker that ended by signal 9, and a worker that ended without the traceback that it otherwise leaves.
 _SILENT_END = re.compile(r"Failed core proc\(s\): \{.*: -9\}|WorkerProc initialization failed")
 
@@ -205,7 +208,7 @@ def _first_cause(told: list[str]) -> Failure | None:
 
 def says_engine_is_dead(line: str) -> bool:
     """Whether a log line of a server that was ready says that its engine has died."""
-    return any(
+    return not _QUOTES_CLIENTS.match(line) and any(
         words in line
         for words in (
             "EngineDeadError",
@@ -222,7 +225,7 @@ def telling_lines(log: str) -> list[str]:
     A message runs on over following lines when the exception's own line says nothing ("1 validation error for
     ModelConfig" is followed by its reason).
     """
-    lines = [_PREFIX.sub("", raw) for raw in log.splitlines()]
+    lines = [_PREFIX.sub("", raw) for raw in re.split(r"\r\n|[\r\n]", log) if not raw.startswith(("{", "nbridge "))]
     told: list[str] = []
     for number, line in enumerate(lines):
         text = line.strip()

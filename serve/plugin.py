@@ -1,7 +1,8 @@
 """vLLM's endpoint plugin `nbridge`: hidden states over HTTP, in any vLLM that has this package installed.
 
 Opt in with `VLLM_PLUGINS=nbridge`; the states themselves come from `--worker-cls serve.worker.Worker`. Adds
-`POST /v1/hidden_states`, lets `POST /v1/completions` answer with states, and gives `GET /health` a body.
+`POST /v1/hidden_states`, lets `POST /v1/completions` answer with states, gives `GET /health` a body, adds
+`GET /health/detail`, and logs every request.
 
 vLLM swallows an error while it imports a plugin, but not one raised by its methods. So vLLM is imported only there,
 after the contract has been checked.
@@ -19,11 +20,14 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import Response
 
+from monitoring.thresholds import load
 from serve import completions, contract, routes
 from serve.extraction import Extractor, Model
+from serve.journal import Journal, RequestLog, follow_engine
 from serve.limits import Limits
 from serve.middleware import ErrorShape
-from serve.telemetry import set_up_logging
+from serve.telemetry import log_terms, set_up_logging
+from serve.vitals import Vitals, samples_of, stall_limit_s
 
 WORKER_CLS = "serve.worker.Worker"
 _RPC = "nbridge_hidden_states"
@@ -45,14 +49,17 @@ class Plugin:
         self._app = app
         app.add_api_route(routes.ROUTE, routes.hidden_states, methods=["POST"], response_class=Response)
         if vllm_health := _route(app, "/health", "GET"):
-            app.add_api_route("/health", _health(vllm_health.endpoint), methods=["GET"], response_class=Response)
+            for path, answer in (("/health", routes.health), ("/health/detail", routes.health_detail)):
+                endpoint = _health(vllm_health.endpoint, answer)
+                app.add_api_route(path, endpoint, methods=["GET"], response_class=Response)
         if vllm_completions := _route(app, completions.ROUTE, "POST"):
             _wrap_completions(app, vllm_completions)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Ask the engine what it can capture. Raises SettingsError for a bad limit, ContractError for a bad vLLM."""
         del args
-        set_up_logging()
+        log_format, log_prompts = log_terms()
+        set_up_logging(log_format)
         tokenization = getattr(state, "serving_tokenization", None) or getattr(
             state, "openai_serving_tokenization", None
         )
@@ -71,9 +78,14 @@ class Plugin:
         model = await _model(engine_client, models)
         extractor = Extractor(engine_client, model, Limits.from_environment(), models=models, tokenization=tokenization)
         setattr(state, routes.STATE, extractor)
+        journal = Journal(log_prompts=log_prompts)
+        follow_engine(engine_client)
+        vitals = _vitals(engine_client, journal)
+        setattr(state, routes.VITALS, vitals)
+        vitals.start()
         if self._app is not None:
             # Here and not in attach_router, so that it goes around vLLM's check of the API key.
-            _wrap(self._app)
+            _wrap(self._app, journal)
         _log.info("Hidden states: %s, %s", model.describe(), extractor.limits)
 
 
@@ -99,6 +111,19 @@ async def _model(engine: Any, models: Any) -> Model:
     )
 
 
+def _vitals(engine: Any, journal: Journal) -> Vitals:
+    from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+    async def ask() -> object:
+        """Something that the engine answers from within its loop, through every worker where we have a method there."""
+        if _has_rpc(engine.vllm_config.parallel_config.worker_cls):
+            return await engine.collective_rpc(_RPC)
+        return await engine.is_sleeping()
+
+    registry = get_prometheus_registry()
+    return Vitals(ask, lambda: samples_of(registry), journal, load(), stalled_s=stall_limit_s())
+
+
 def _has_rpc(worker_cls: Any) -> bool:
     """Whether a worker class (its dotted name) is ours or derived from ours, so that it can be asked."""
     if worker_cls == WORKER_CLS:
@@ -117,10 +142,13 @@ def _route(app: FastAPI, path: str, method: str) -> APIRoute | None:
     return None
 
 
-def _health(vllm_health: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _health(
+    vllm_health: Callable[[Request], Awaitable[Response]],
+    answer: Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
     async def health(raw_request: Request) -> Response:
-        """Whether the engine answers, and what it serves."""
-        return await routes.health(raw_request, vllm_health)
+        """Whether the engine lives, and what it serves."""
+        return await answer(raw_request, vllm_health)
 
     return health
 
@@ -146,9 +174,10 @@ def _wrap_completions(app: FastAPI, vllm_route: APIRoute) -> None:
     )
 
 
-def _wrap(app: FastAPI) -> None:
-    """Put ErrorShape around all of the app; vLLM may have had its middleware stack built by now."""
+def _wrap(app: FastAPI, journal: Journal) -> None:
+    """Put ErrorShape around all of the app, and the journal around that; vLLM may have built its middleware by now."""
     if app.middleware_stack is None:
         app.add_middleware(ErrorShape)
+        app.add_middleware(RequestLog, journal=journal)
     else:
-        app.middleware_stack = ErrorShape(app.middleware_stack)
+        app.middleware_stack = RequestLog(ErrorShape(app.middleware_stack), journal)

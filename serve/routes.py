@@ -17,8 +17,10 @@ from serve.extraction import Extractor
 from serve.protocol import ApiError
 from serve.request import Ask, parse
 from serve.telemetry import IN_FLIGHT, RequestRecord
+from serve.vitals import Vitals
 
 STATE = "nbridge_hidden_states"
+VITALS = "nbridge_vitals"
 ROUTE = "/v1/hidden_states"
 # From this many values on, an answer is written in a thread, so that no other request waits for it.
 INLINE_VALUES = 1 << 16
@@ -54,17 +56,21 @@ async def hidden_states(raw_request: Request) -> Response:
 
 
 async def health(raw_request: Request, vllm_health: Callable[[Request], Awaitable[Response]]) -> Response:
-    """vLLM's own verdict as the HTTP status, with a body that says what is served."""
-    try:
-        status = (await vllm_health(raw_request)).status_code
-    except Exception:  # noqa: BLE001 - a check that fails is an answer, not an error of the server
-        _log.exception("vLLM's health check failed")
-        status = 503
+    """vLLM's own verdict as the HTTP status, with a body that says what is served and whether the engine lives."""
+    http_status = await _verdict(raw_request, vllm_health)
     model = extractor_of(raw_request).model
     states = model.describe()
-    well = "healthy" if states["mode"] != "off" else "degraded"
+    vitals: Vitals | None = getattr(raw_request.app.state, VITALS, None)
+    status, reasons = "healthy", []
+    if http_status != 200:
+        status, reasons = "unhealthy", ["vLLM says that its engine has failed."]
+    elif vitals is not None and (hang := vitals.hang):
+        status, reasons = "unhealthy", [hang]
+    elif states["mode"] == "off":
+        status, reasons = "degraded", [f"No hidden states: {model.reason}."]
     document = {
-        "status": well if status == 200 else "unhealthy",
+        "status": status,
+        **({"reasons": reasons} if reasons else {}),
         "model": model.name,
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
@@ -72,7 +78,22 @@ async def health(raw_request: Request, vllm_health: Callable[[Request], Awaitabl
         "max_model_len": model.max_model_len,
         "hidden_states": states,
     }
-    return JSONResponse(document, status_code=status)
+    return JSONResponse(document, status_code=http_status)
+
+
+async def health_detail(raw_request: Request, vllm_health: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The verdict on this server with its reasons and figures; HTTP 503 when it is unhealthy."""
+    vitals: Vitals = getattr(raw_request.app.state, VITALS)
+    verdict = await vitals.examine(await _verdict(raw_request, vllm_health))
+    return JSONResponse(verdict.document(), status_code=503 if verdict.status == "unhealthy" else 200)
+
+
+async def _verdict(raw_request: Request, vllm_health: Callable[[Request], Awaitable[Response]]) -> int:
+    try:
+        return (await vllm_health(raw_request)).status_code
+    except Exception:  # noqa: BLE001 - a check that fails is an answer, not an error of the server
+        _log.exception("vLLM's health check failed")
+        return 503
 
 
 async def answered(raw_request: Request, route: str, work: Callable[[RequestRecord], Awaitable[Response]]) -> Response:

@@ -90,9 +90,16 @@ class EngineSettings(BaseModel):
     enforce_eager: bool | None = None
     seed: int | None = None
 
+    enable_lora: bool = False
+    lora_modules: dict[Name, Name] = Field(default_factory=dict)
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    max_loras: Positive | None = None
+
     hidden_states: bool = True
     hidden_states_layers: tuple[int | Literal["embeddings"], ...] = (-2,)
 
+    log_format: Literal["json", "text", "none"] = "json"
+    log_prompts: bool = False
     log_requests: bool = False
     access_log: bool = True
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = 0
@@ -150,6 +157,26 @@ class EngineSettings(BaseModel):
                 '"nbridge_hidden_states": {"layers": […]} into that one'
             )
         return self
+
+    @model_validator(mode="after")
+    def _names_adapters_apart(self) -> Self:
+        taken = self.served_model_name or self.model
+        if taken in self.lora_modules:
+            raise ValueError(
+                f"lora_modules: {taken!r} is the served model's own name, by which requests reach it; give the adapter "
+                "another"
+            )
+        if not self.serves_lora and (self.max_lora_rank is not None or self.max_loras is not None):
+            raise ValueError(
+                "max_lora_rank and max_loras say how adapters are served, and none is: name some in lora_modules, or "
+                "set enable_lora = true"
+            )
+        return self
+
+    @property
+    def serves_lora(self) -> bool:
+        """Whether the engine is started ready for LoRA adapters."""
+        return self.enable_lora or bool(self.lora_modules)
 
     @property
     def hidden_states_obstacle(self) -> str | None:

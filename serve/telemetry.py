@@ -1,13 +1,22 @@
-"""What is counted and logged of hidden-state requests. A prompt's text is in neither."""
+"""What is counted and logged of requests: one JSON line each, or one for a person. A prompt's text is in neither."""
 
 import json
 import logging
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, Literal, cast, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from serve.errors import SettingsError
+
+Form = Literal["json", "text", "none"]
+FORMAT_VARIABLE = "NBRIDGE_LOG_FORMAT"
+PROMPTS_VARIABLE = "NBRIDGE_LOG_PROMPTS"
 
 REQUESTS = Counter(
     "nbridge_hidden_states_requests", "Requests for hidden states that ended, by outcome.", ["pooling", "outcome"]
@@ -23,6 +32,7 @@ IN_FLIGHT = Gauge(
 )
 
 logger = logging.getLogger("nbridge.hidden_states")
+requests_logger = logging.getLogger("nbridge.requests")
 
 
 @dataclass
@@ -45,8 +55,6 @@ class RequestRecord:
             LATENCY_S.observe(seconds)
         count = len(self.prompt_tokens)
         line = {
-            "event": "hidden_states",
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": self.request_id,
             "route": self.route,
             "model": self.model,
@@ -59,14 +67,57 @@ class RequestRecord:
             "status": status,
             "param": param,
         }
-        logger.info(json.dumps({key: value for key, value in line.items() if value is not None}))
+        _write(logger, "hidden_states", line)
 
 
-def set_up_logging() -> None:
-    """Let the lines come out on stderr as they are, unless the program already says where logs go."""
-    logger.setLevel(logging.INFO)
-    if not logger.handlers and not logging.getLogger().handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+def request_line(line: Mapping[str, Any], event: str) -> None:
+    """Write one line of the journal; what is None is left out."""
+    _write(requests_logger, event, line)
+
+
+def _write(to: logging.Logger, event: str, line: Mapping[str, Any]) -> None:
+    if not to.isEnabledFor(logging.INFO):
+        return
+    known = {key: value for key, value in line.items() if value is not None}
+    stamped = {"event": event, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"), **known}
+    to.info(json.dumps(stamped))  # all ASCII: nothing in a request can begin a new line
+
+
+class TextLines(logging.Formatter):
+    """The JSON lines as words: when, what, which request, and every other field as name=value.
+
+    The first word marks the line as the journal's, in which clients are quoted (see serve.failure).
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = json.loads(record.getMessage())
+        names = ("timestamp", "event", "request_id", "route")
+        head = ("nbridge", *(_word(line.pop(name, "-")) for name in names))
+        return " ".join([*head, *(f"{name}={_word(value)}" for name, value in line.items())])
+
+
+def _word(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if re.fullmatch(r"[\x21\x23-\x3c\x3e-\x7e]+", text) else json.dumps(text)
+
+
+def log_terms(environ: Mapping[str, str] | None = None) -> tuple[Form, bool]:
+    """The format of the lines, and whether prompts are in them, as the environment says. Raises SettingsError."""
+    values = os.environ if environ is None else environ
+    form, prompts = values.get(FORMAT_VARIABLE, "json"), values.get(PROMPTS_VARIABLE, "0")
+    if form not in get_args(Form):
+        raise SettingsError(f"environment variable {FORMAT_VARIABLE} = {form!r}: expected json, text or none.")
+    if prompts not in ("0", "1"):
+        raise SettingsError(f"environment variable {PROMPTS_VARIABLE} = {prompts!r}: expected 0 or 1.")
+    return cast(Form, form), prompts == "1"
+
+
+def set_up_logging(form: Form = "json") -> None:
+    """Let the lines come out on stderr as they are, unless the program already says where logs go, or "none"."""
+    for one in (logger, requests_logger):
+        one.setLevel(logging.WARNING if form == "none" else logging.INFO)
+        if not one.handlers and not logging.getLogger().handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(TextLines() if form == "text" else logging.Formatter("%(message)s"))
+            one.addHandler(handler)
+            one.propagate = False

@@ -4,8 +4,9 @@ A request that wants states says so in SamplingParams.extra_args and is otherwis
 token, so that scheduling, chunking, caching, preemption and aborting stay vLLM's own. Its states leave by
 `ModelRunnerOutput.pooler_output`, which the scheduler forwards for generating requests too, and are gone with it.
 
-Verified on the CPU: V1 model runner, eager and compiled, chunked prefill, prefix cache. Written after vLLM's sources
-but not run: the V2 model runner and asynchronous outputs (both usual on CUDA), CUDA graphs, data parallelism, LoRA.
+Verified on the CPU: V1 model runner, eager and compiled, chunked prefill, prefix cache, LoRA adapters. Written after
+vLLM's sources but not run: the V2 model runner and asynchronous outputs (both usual on CUDA), CUDA graphs, data
+parallelism.
 """
 
 import logging

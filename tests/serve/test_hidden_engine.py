@@ -251,7 +251,8 @@ def test_health_and_metrics_say_what_is_served(engine_server: Server):
         ).headers["x-request-id"]
     assert request_id == "of-the-test"
     log = engine_server.log_path.read_text(encoding="utf-8")
-    line = next(json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line)
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line]
+    line = next(line for line in lines if line["event"] == "hidden_states")
     assert (line["success"], line["model"], line["prompt_count"]) == (True, "demo-1m", 1)
     assert "something private" not in log
 

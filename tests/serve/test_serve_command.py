@@ -43,6 +43,10 @@ FULL = EngineSettings(
         prompt_lookup_min=2,
     ),
     enforce_eager=True,
+    enable_lora=True,
+    lora_modules={"legal": "/adapters/legal", "a": "/adapters/with space"},
+    max_lora_rank=64,
+    max_loras=2,
     seed=7,
     log_requests=True,
     access_log=False,
@@ -69,7 +73,7 @@ print("RESULT" + json.dumps({
     "args": {key: value for key, value in args.items() if isinstance(value, (int, float, str, dict, list, type(None)))},
     "options": known,
     "speculative": [field.name for field in fields(SpeculativeConfig)],
-}))
+}, default=vars))
 """
 
 
@@ -109,6 +113,16 @@ def test_three_valued_switches():
     assert not [o for o in build(EngineSettings(model="m"), device="cpu").argv if "prefix-caching" in o]
 
 
+def test_adapters_are_named_to_vllm_and_switch_lora_on():
+    argv = build(EngineSettings(model="m", lora_modules={"b": "/b", "a": "/a"}), device="cpu").argv
+    at = argv.index("--lora-modules")
+    assert [json.loads(word) for word in argv[at + 1 : at + 3]] == [
+        {"name": "a", "path": "/a"}, {"name": "b", "path": "/b"},
+    ]  # fmt: skip
+    assert "--enable-lora" in argv
+    assert not [word for word in build(EngineSettings(model="m"), device="cpu").argv if "lora" in word]
+
+
 def test_the_key_is_neither_in_argv_nor_in_the_environment_additions(monkeypatch):
     monkeypatch.setenv("MY_KEY", "hush")
     command = build(FULL, device="gpu")
@@ -146,7 +160,8 @@ def test_vllm_knows_every_option_we_write():
         "model", "tokenizer", "revision", "download_dir", "load_format", "trust_remote_code", "host", "port", "dtype",
         "quantization", "kv_cache_dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size",
         "gpu_memory_utilization", "enable_prefix_caching", "enable_chunked_prefill", "tensor_parallel_size",
-        "pipeline_parallel_size", "data_parallel_size", "enforce_eager", "seed",
+        "pipeline_parallel_size", "data_parallel_size", "enforce_eager", "seed", "enable_lora", "max_lora_rank",
+        "max_loras",
     ):  # fmt: skip
         assert parsed[field] == getattr(FULL, field), field
     assert parsed["served_model_name"] == ["big"]
@@ -154,6 +169,8 @@ def test_vllm_knows_every_option_we_write():
     assert parsed["enable_log_requests"] is True
     assert parsed["disable_uvicorn_access_log"] is True
     assert parsed["max_logprobs"] == 50
+    adapters = {one["name"]: one["path"] for one in parsed["lora_modules"]}
+    assert adapters == FULL.lora_modules
     assert parsed["speculative_config"] == FULL.speculative.model_dump()
     assert set(Speculative.model_fields) <= set(result["speculative"])
     assert set(OWNED_OPTIONS) <= set(result["options"])

@@ -91,6 +91,10 @@ def test_the_environment_takes_tables_and_lists_as_json():
         ('model = "m"\napi_key_env = "sk-123"', ("api_key_env", "NAME")),
         ('model = "m"\n[environment]\nHF_TOKEN = "x"', ("environment", "HF_TOKEN", "secret")),
         ('model = "m"\n[environment]\nVLLM_CPU_KVCACHE_SPACE = "9"', ("cpu_kv_cache_gib",)),
+        ('model = "m"\nlora_modules = "a=b"', ("engine.toml", "lora_modules", "'a=b'")),
+        ('model = "m"\n[lora_modules]\nm = "/m"', ("'m' is the served model's own name",)),
+        ('model = "m"\nmax_lora_rank = 17\nenable_lora = true', ("max_lora_rank", "17", "16")),
+        ('model = "m"\nmax_loras = 2', ("max_loras", "enable_lora")),
         ("model = ", ("engine.toml", "TOML")),
     ],
 )
