@@ -34,7 +34,7 @@ MAY_USE = {
     },
 }
 MONKEY_PATCHING = {"locust", "gevent"}
-MAY_MONKEY_PATCH = {"bench/locustfile.py", "bench/stream.py"}
+MAY_MONKEY_PATCH = {"bench/locustfile.py"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 
 
