@@ -72,9 +72,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
+def _end(_: int, frame: Any) -> None:
+    """End on SIGTERM as cleanly as on Ctrl-C, also where SIGINT is ignored: a shell does that for what it starts with &."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if callable(on_interrupt):
+        on_interrupt(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line. An error that carries an `exit_code` is a message for the user, not a traceback."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # end as cleanly as on Ctrl-C
+    signal.signal(signal.SIGTERM, _end)
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

@@ -84,8 +84,11 @@ def gpu_exporter_alerts(settings: Thresholds) -> list[Rule]:
     rules.alert(
         "GpuExporterStale",
         "warning",
-        f"changes(nbridge_gpu_last_collect_timestamp_seconds[{stale}]) == 0\n"
-        "  and on (instance) nbridge_gpu_expected_count > 0",
+        f"(changes(nbridge_gpu_last_collect_timestamp_seconds[{stale}]) == 0\n"
+        "  and on (instance) nbridge_gpu_expected_count > 0)\n"
+        # A driver that hangs from its first call on leaves no time of a collection at all.
+        f'or (up{{job="{settings.jobs.gpus}"}} == 1\n'
+        "  unless on (instance) nbridge_gpu_last_collect_timestamp_seconds)",
         f"The GPU exporter {{{{ $labels.instance }}}} has collected nothing new for {stale}: the driver hangs",
         for_s=gpu.stale_s / 2,
     )
@@ -94,7 +97,7 @@ def gpu_exporter_alerts(settings: Thresholds) -> list[Rule]:
         "critical",
         "nbridge_gpu_expected_count\n"
         "  - on (instance)\n"
-        "(sum by (instance) (nbridge_gpu_up) or on (instance) 0 * nbridge_gpu_expected_count)\n"
+        "(sum by (instance) (nbridge_gpu_up{mig=\"\"}) or on (instance) 0 * nbridge_gpu_expected_count)\n"
         "  > 0",
         "GPUs that are gone or do not answer on {{ $labels.instance }}: {{ $value }}",
         for_s=gpu.missing_for_s,

@@ -21,6 +21,10 @@ PROMPTS_VARIABLE = "NBRIDGE_LOG_PROMPTS"
 REQUESTS = Counter(
     "nbridge_hidden_states_requests", "Requests for hidden states that ended, by outcome.", ["pooling", "outcome"]
 )
+# All there from the start, at zero, so that a rate sees the first one of each.
+for _pooling in ("last", "mean", "all"):
+    for _outcome in ("ok", "cancelled", "refused", "error"):
+        REQUESTS.labels(_pooling, _outcome)
 PROMPT_TOKENS = Counter("nbridge_hidden_states_prompt_tokens", "Prompt tokens whose hidden states were answered.")
 LATENCY_S = Histogram(
     "nbridge_hidden_states_request_latency_seconds",
