@@ -1,0 +1,11 @@
+"""The pages of the app, in the order of its navigation: (script in `screens/`, title)."""
+
+PAGES = (
+    ("overview", "Overview"),
+    ("live", "Live"),
+    ("benchmarks", "Benchmarks"),
+    ("compare", "Compare"),
+    ("capacity", "Capacity and VRAM"),
+    ("cost", "Cost"),
+    ("claims", "Claims"),
+)

@@ -1,0 +1,286 @@
+"""What the pages are put together from: heads, verdicts, tables, figures with their data, the choice of a run."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from altair.utils import schemapi
+
+from bench.errors import BenchError
+from bench.store import open_run
+from dashboards import library
+from dashboards.library import Broken, Entry, Known, Shelf
+from dashboards.settings import DashboardSettings, from_environment
+from dashboards.theme import DARK, LIGHT, Palette, style
+from planning.errors import PlanningError
+from reports.cells import Report, stored
+from reports.curves import Curve
+from reports.errors import ReportError
+from reports.tables import Table
+from reports.units import plural
+
+Rows = list[dict[str, Any]]
+# Half of the time of a page went into checking every figure against Vega's schema; the tests do that.
+schemapi.DEBUG_MODE = False
+
+
+@st.cache_resource
+def settings() -> DashboardSettings:
+    """The settings of this app."""
+    return from_environment()
+
+
+def palette() -> Palette:
+    """The colours that go with the visitor's theme."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
+
+
+def heading(title: str, lead: str) -> None:
+    """A page's head: what it is, and in one sentence what it answers."""
+    st.html(style(palette()))
+    st.title(title, anchor=False)
+    note(lead)
+
+
+def verdict(text: str) -> None:
+    """What the page establishes, in words."""
+    st.html(f'<p class="nb-verdict">{html.escape(text)}</p>')
+
+
+def note(text: str, *, bad: bool = False) -> None:
+    """A remark in small type; `bad` for what went wrong."""
+    said = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    st.html(f'<p class="nb-note{" bad" if bad else ""}">{said}</p>')
+
+
+def notes(texts: Sequence[str], *, bad: bool = False) -> None:
+    """Several remarks as a list."""
+    if texts:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+        st.html(f'<ul class="nb-note{" bad" if bad else ""}">{items}</ul>')
+
+
+def subheading(text: str) -> None:
+    """The heading of a part about one address, which stays text."""
+    st.subheader(f"`{text}`", anchor=False)
+
+
+def facts(entries: Sequence[tuple[str, str, str]]) -> None:
+    """Large figures side by side: (what, value with unit, remark below)."""
+    parts = "".join(
+        f"<div><dt>{html.escape(what)}</dt><dd>{html.escape(value)}"
+        f"{f'<small>{html.escape(remark)}</small>' if remark else ''}</dd></div>"
+        for what, value, remark in entries
+    )
+    st.html(f'<dl class="nb-facts">{parts}</dl>')
+
+
+def table(rows: Rows, caption: str, *, numeric: Sequence[str] = (), words: Sequence[str] = ()) -> None:
+    """Rows as a table that a screen reader can read; the first column names the row."""
+    if not rows:
+        return
+    names = list(rows[0])
+    kinds = {name: "number" if name in numeric else "words" if name in words else "" for name in names}
+    head = "".join(f'<th scope="col" class="{kinds[name]}">{html.escape(name)}</th>' for name in names)
+    body = "".join(
+        "<tr>"
+        + f'<th scope="row">{html.escape(_text(row[names[0]]))}</th>'
+        + "".join(f'<td class="{kinds[name]}">{html.escape(_text(row[name]))}</td>' for name in names[1:])
+        + "</tr>"
+        for row in rows
+    )
+    _scrolled(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption)
+
+
+def report_table(found: Table) -> None:
+    """A table of a report, as the report lays it out."""
+    groups = "".join(
+        f'<th scope="colgroup" class="group" colspan="{count}">{html.escape(name)}</th>'
+        if name
+        else f'<td colspan="{count}"></td>'
+        for name, count in found.groups
+    )
+    above = f"<tr>{groups}</tr>" if any(name for name, _ in found.groups) else ""
+    head = "".join(
+        f'<th scope="col" class="{"number" if column.numeric else ""}">{html.escape(column.name)}</th>'
+        for column in found.columns
+    )
+    body = ""
+    for row in found.rows:
+        cells = f'<th scope="row">{html.escape(row[0].text)}</th>'
+        for column, entry in zip(found.columns[1:], row[1:], strict=True):
+            kind = f"{'number' if column.numeric else ''} {entry.tone}".strip()
+            cells += f'<td class="{kind}">{html.escape(entry.text)}</td>'
+        body += f"<tr>{cells}</tr>"
+    _scrolled(f"<thead>{above}<tr>{head}</tr></thead><tbody>{body}</tbody>", found.caption)
+    for remark in found.notes:
+        note(remark)
+
+
+def _scrolled(inner: str, caption: str) -> None:
+    said = html.escape(caption)
+    st.html(
+        f'<div class="nb-scroll" tabindex="0" role="region" aria-label="{said}"><table class="nb-table">'
+        f"<caption>{said}</caption>{inner}</table></div>"
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def csv_text(rows: Rows) -> str:
+    """Rows as CSV with a header; what is missing stays empty."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: value if value is not None else "" for name, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def csv_button(rows: Rows, name: str, label: str = "Data as CSV") -> None:
+    """A download of `rows`."""
+    st.download_button(
+        label,
+        csv_text(rows),
+        f"neural-bridge-{name}.csv",
+        "text/csv",
+        key=f"csv-{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
+
+
+def figure(chart: Any, rows: Rows, *, name: str, title: str, caption: str, words: str, heading: bool = True) -> None:
+    """A figure with its title, its words for those who do not see it, its caption, its data, and itself to save."""
+    if heading:
+        st.subheader(title, anchor=False)
+    with st.container(key=f"figure-{name}"):  # the buttons below find the drawing by this name
+        st.vega_lite_chart(chart.to_dict(validate=False), alt=title)
+    said = html.escape(title, quote=True)
+    st.html(f'<p class="nb-hidden">{html.escape(words)}</p><p class="nb-note">{html.escape(caption)}</p>')
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        csv_button(rows, name)
+        buttons = "".join(
+            f'<button type="button" class="nb-save" data-figure="{name}" data-kind="{kind}" data-title="{said}" '
+            f'data-paper="{palette().paper}" aria-label="Save “{said}” as {kind.upper()}">{kind.upper()}</button>'
+            for kind in ("svg", "png")
+        )
+        st.html(f"{buttons}<script>{_saving()}</script>", width="content", unsafe_allow_javascript=True)
+
+
+@st.cache_resource
+def _saving() -> str:
+    return (Path(__file__).parent / "templates" / "save.js").read_text(encoding="utf-8")
+
+
+@st.cache_resource
+def _known() -> Known:
+    return {}
+
+
+def place(folder: Path) -> str:
+    """A folder as the visitor knows it: from where the app was started, if it lies below."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) and folder != here else str(folder)
+
+
+def runs() -> Shelf:
+    """The run folders there are now."""
+    return library.shelf(settings().runs, _known())
+
+
+@st.cache_resource(max_entries=24)
+def _report(path: str, stamp: tuple[int, int]) -> Report:  # noqa: ARG001 (a changed run.json is another report)
+    return stored(open_run(Path(path)))
+
+
+def report(entry: Entry) -> Report:
+    """A run's report from its run.json, kept until that changes."""
+    return _report(str(entry.path), entry.stamp)
+
+
+@st.cache_resource(max_entries=512)
+def latency_curves(path: str, cell_id: str, stamp: tuple[int, int]) -> dict[str, Curve | None]:  # noqa: ARG001
+    """The distributions of a cell's TTFT, TPOT and E2E latency."""
+    return library.latency_curves(Path(path), cell_id)
+
+
+@st.cache_resource(max_entries=512)
+def gap_curve(path: str, cell_id: str, stamp: tuple[int, int]) -> Curve | None:  # noqa: ARG001
+    """The distribution of a cell's ITL."""
+    return library.gap_curve(Path(path), cell_id)
+
+
+def entries(shelf: Shelf) -> list[Entry]:
+    """What can be chosen: the runs, newest first, and the sample run at the end."""
+    return [*shelf.runs, library.sample()]
+
+
+def entry_label(entry: Entry) -> str:
+    """A run in a list of choices."""
+    if entry.id == library.SAMPLE_ID:
+        return "sample: the reference run that comes with Neural Bridge"
+    when = f"{entry.created:%Y-%m-%d %H:%M}" if entry.created else "no date"
+    return f"{when} · {entry.name} · {', '.join(entry.models)} · {entry.id[-4:]}"
+
+
+def choose(shelf: Shelf, key: str, label: str, *, index: int = 0) -> Entry:
+    """The run that the visitor picks; its id stands in the URL under `key`."""
+    known = {entry.id: entry for entry in entries(shelf)}
+    ids = list(known)
+    return known[pick(ids, key, label, {one: entry_label(known[one]) for one in ids}, index=min(index, len(ids) - 1))]
+
+
+def pick(ids: Sequence[str], key: str, label: str, labels: Mapping[str, str], *, index: int = 0) -> str:
+    """One of `ids`, shown by its label. The id, not the label, stands in the URL, and is kept from page to page."""
+    kept = f"kept_{key}"
+    if st.session_state.get(key) not in ids:
+        wanted = [st.query_params.get(key), st.session_state.get(kept), ids[index]]
+        st.session_state[key] = next(one for one in wanted if one in ids)
+    chosen = st.selectbox(label, ids, format_func=lambda one: labels.get(one, one), key=key) or ids[index]
+    st.session_state[kept] = chosen
+    if st.query_params.get(key, "") != chosen:
+        st.query_params[key] = chosen
+    return chosen
+
+
+def named_broken(broken: Sequence[Broken]) -> None:
+    """Which folders are left out, and why."""
+    if not broken:
+        return
+    with st.expander(f"{plural(len(broken), 'folder')} left out, because nothing can be read from them"):
+        for entry in broken:
+            st.markdown(f"**{entry.path.name}**")
+            note(entry.reason, bad=True)
+
+
+def no_runs(shelf: Shelf) -> None:
+    """What to do on a machine where nothing has been measured yet."""
+    st.subheader("No runs here yet", anchor=False)
+    st.markdown(
+        "This app shows what `nbridge bench` measures, and looks for runs in "
+        f"`{place(shelf.folder)}`. To get the first one:\n\n"
+        "1. `make bench` measures three quantizations of a small model on this machine: about five minutes, no GPU and "
+        "no download needed.\n"
+        "2. `nbridge bench --target http://127.0.0.1:8000` measures a server that already runs.\n"
+        "3. `nbridge dashboard --runs FOLDER` looks somewhere else.\n\n"
+        "Until then, the reference run that comes with Neural Bridge shows what a run looks like."
+    )
+
+
+def guarded(show: Callable[[], None]) -> None:
+    """Run a part of a page; what it cannot read is said in its place, and the rest of the page stays."""
+    try:
+        show()
+    except (BenchError, ReportError, PlanningError) as error:
+        st.error(str(error), icon=":material/error:")

@@ -1,0 +1,1 @@
+"""The pages of the app: scripts that Streamlit runs, thin over dashboards.views."""

@@ -1,0 +1,199 @@
+"""Benchmarks: one run, its trade-offs, distributions, memory and every cell."""
+
+import streamlit as st
+
+from dashboards import charts, layout
+from dashboards.layout import note
+from dashboards.library import Entry
+from dashboards.views import benchmarks as view
+from reports import setting
+from reports.captions import memory_caption, memory_words
+from reports.cells import Load, Report
+from reports.problems import affected, problems
+from reports.stack import stacks
+from reports.tables import key_figures, latencies, repeats
+from reports.tables import throughput as throughputs
+from reports.trust import checks
+from reports.units import plural
+from reports.verdict import verdict
+
+
+def show() -> None:
+    layout.heading("Benchmarks", "What each engine delivered under each load, in one run.")
+    shelf = layout.runs()
+    entry = layout.choose(shelf, "run", "Run")
+    layout.named_broken(shelf.broken)
+    if not shelf.runs:
+        note("There are no runs of your own yet; this is the sample run. The overview says how to get your first one.")
+    layout.guarded(lambda: run(entry))
+
+
+def run(entry: Entry) -> None:
+    report = layout.report(entry)
+    layout.verdict(" ".join(verdict(report)))
+    layout.report_table(key_figures(report))
+    throughput(report)
+    if report.measured:
+        distributions(report, entry)
+    memory(report)
+    quality(report)
+    wrong(report)
+    cells(report, entry)
+
+
+@st.fragment
+def throughput(report: Report) -> None:
+    left, right = st.columns(2)
+    metric = (
+        left.segmented_control(
+            "Latency",
+            list(view.LATENCIES),
+            default="ttft_s",
+            format_func=view.LATENCIES.__getitem__,
+            key="latency",
+            bind="query-params",
+            required=True,
+        )
+        or "ttft_s"
+    )
+    words = view.statistics(report, metric)
+    statistic = next(iter(words))
+    if len(words) > 1:
+        choices = list(words)
+        statistic = (
+            right.segmented_control(
+                "Its",
+                choices,
+                default=statistic,
+                format_func=words.__getitem__,
+                key="its",
+                bind="query-params",
+                required=True,
+            )
+            or statistic
+        )
+    drawing = view.pareto(report, metric, statistic)
+    if drawing is None:
+        note("No cell gave a valid measurement of this latency, so there is no trade-off to draw.", bad=True)
+        return
+    long = view.LONG_NAMES[metric]
+    axis = f"{long[0].upper()}{long[1:]}, {words[statistic]}"
+    limit_s = view.slo_limit(report, metric)
+    chart = charts.pareto(drawing.rows, report.engines, layout.palette(), axis=axis, limit_s=limit_s)
+    layout.figure(
+        chart, drawing.rows, name=drawing.name, title=drawing.title, caption=drawing.caption, words=drawing.words
+    )
+
+
+@st.fragment
+def distributions(report: Report, entry: Entry) -> None:
+    loads = [load for load in report.loads if any(report.repeats(engine, load) for engine in report.engines)]
+    left, right = st.columns(2)
+    names = [load.label for load in loads]
+    label = left.selectbox("Load", names, index=len(names) - 1, key="load", bind="query-params")
+    metric = right.selectbox(
+        "Distribution of",
+        list(view.DISTRIBUTIONS),
+        format_func=view.LONG_NAMES.__getitem__,
+        key="of",
+        bind="query-params",
+    )
+    load = loads[names.index(label or names[-1])]
+    layout.guarded(lambda: drawn(report, entry, load, metric or "ttft_s"))
+
+
+def drawn(report: Report, entry: Entry, load: Load, metric: str) -> None:
+    chosen = [cell for engine in report.engines for cell in report.repeats(engine, load)]
+    path = str(entry.path)
+    if metric == "itl_s":
+        expected = view.gaps_expected(chosen)
+        if expected > view.AUTOMATIC_VALUES and not st.button(
+            f"Read the {expected:,} gaps between tokens (about {expected / 3e6:.0f} s)",
+            key=f"gaps-{entry.id}-{load.name}",
+        ):
+            return
+        bar = st.progress(0.0, "Reading the gaps between tokens …") if expected > view.AUTOMATIC_VALUES else None
+        curves = []
+        for index, cell in enumerate(chosen):
+            curves.append((cell, layout.gap_curve(path, cell.id, entry.stamp)))
+            if bar:
+                bar.progress((index + 1) / len(chosen))
+        if bar:
+            bar.empty()
+    else:
+        curves = [(cell, layout.latency_curves(path, cell.id, entry.stamp)[metric]) for cell in chosen]
+    drawing = view.distribution(report, load, metric, curves)
+    if drawing is None:
+        note("The records of these requests are not in the run folder, so their distribution cannot be drawn.")
+        return
+    long = view.LONG_NAMES[metric]
+    chart = charts.distribution(drawing.rows, report.engines, layout.palette(), axis=f"{long[0].upper()}{long[1:]}")
+    layout.figure(
+        chart, drawing.rows, name=drawing.name, title=drawing.title, caption=drawing.caption, words=drawing.words
+    )
+
+
+def memory(report: Report) -> None:
+    found = stacks(report)
+    rows = view.memory_rows(found)
+    if not rows:
+        note("No memory was recorded: a server elsewhere does not tell how much it takes.")
+        return
+    layout.figure(
+        charts.memory(rows, layout.palette(), kind=found[0].kind), rows, name="memory",
+        title="Memory of each engine", caption=memory_caption(report, found), words=memory_words(found),
+    )  # fmt: skip
+
+
+def quality(report: Report) -> None:
+    found = view.quality(report)
+    st.subheader("Quality against throughput", anchor=False)
+    if found is None:
+        note("Quality was not measured in this run, so nothing can be said about what speed costs in answers.")
+        return
+    name, rows = found
+    chart = charts.quality(rows, report.engines, layout.palette(), axis=name.replace("_", " "))
+    words = "; ".join(f"{row['engine']}: {row['quality']:.4g} at {row['output_tok_s']:.4g} tokens/s" for row in rows)
+    layout.figure(
+        chart, rows, name="quality", title="Each engine", caption="Best throughput of each engine.", words=words
+    )
+
+
+def wrong(report: Report) -> None:
+    found = problems(report)
+    if not found:
+        return
+    st.subheader("What went wrong", anchor=False)
+    for problem in found:
+        with st.expander(f"{problem.title} ({plural(len(problem.cells), 'cell')})"):
+            note(affected(problem))
+            for paragraph in problem.paragraphs:
+                st.text(paragraph)
+
+
+def cells(report: Report, entry: Entry) -> None:
+    st.subheader("Every cell", anchor=False)
+    if not report.cells:
+        note("This run has no cells.")
+        return
+    with st.expander(f"Numbers of {plural(len(report.cells), 'cell')}"):
+        for table in (repeats(report), throughputs(report), latencies(report), checks(report)):
+            if table is not None and table.rows:
+                layout.report_table(table)
+    with st.expander("Engines, loads, machine and software"):
+        layout.report_table(setting.engines(report))
+        layout.report_table(setting.loads(report))
+        layout.table(
+            [{"": name, "Recorded": value} for name, value in setting.environment(report)], "Machine and software"
+        )
+    with st.container(horizontal=True):
+        layout.csv_button(view.cell_rows(report), "cells", "All cells as CSV")
+        page = entry.path / "report.html"
+        if page.is_file():
+            st.download_button(
+                "The report as one HTML file", page.read_bytes, f"{entry.id}.html", "text/html", on_click="ignore",
+                type="tertiary", icon=":material/download:",
+            )  # fmt: skip
+
+
+show()

@@ -1,0 +1,185 @@
+"""What servers do now: figures over a window of the last seconds, and their course over minutes. Pure."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from dashboards.sources import Seen
+from monitoring.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
+from monitoring.figures import latency as latencies
+from monitoring.graphics import of_page
+from monitoring.progress import RUNNING, WAITING
+from monitoring.window import Scrape, Window
+from reports.units import byte_size, count, number, seconds, share
+
+Rows = list[dict[str, Any]]
+Fact = tuple[str, str, str]
+POINTS = 120  # points of a line over time
+LATENCY_WORDS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E latency", "queue": "wait in the queue"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server's lines on the page."""
+
+    address: str
+    up: bool
+    says: str
+    facts: tuple[Fact, ...]
+    remark: str
+
+
+def recent(scrapes: tuple[Scrape, ...], window_s: float) -> tuple[Scrape, ...]:
+    """The scrapes of the last `window_s` seconds before the last one."""
+    return tuple(one for one in scrapes if one.at_s >= scrapes[-1].at_s - window_s - 1e-6) if scrapes else ()
+
+
+def server(seen: Seen, window_s: float) -> Server:
+    """What one server does, over the last `window_s` seconds; a server that does not answer says so."""
+    if seen.problem is not None:
+        ago = f" It last answered at {clock(seen.scrapes[-1].at_s)}." if seen.scrapes else ""
+        return Server(seen.address, False, f"does not answer: {seen.problem}.{ago}", (), "")
+    scrapes = recent(seen.scrapes, window_s)
+    if not scrapes:
+        return Server(seen.address, False, "has not been asked yet.", (), "")
+    window = Window(scrapes)
+    if not seen.has_engine:
+        return Server(seen.address, True, "answers, but its page has no vLLM metrics: is it a vLLM server?", (), "")
+    now, ended = engine(window), requests(window)
+    facts = (
+        ("Output", _rate(now.get("output_tokens_per_s")), "tokens/s"),
+        ("Prompt", _rate(now.get("prompt_tokens_per_s")), "tokens/s"),
+        ("Requests", _rate(ended.get("qps")), "ended/s"),
+        ("Running", count(now.get("running")), "requests"),
+        ("Waiting", count(now.get("waiting")), "requests"),
+        ("KV cache", share(now.get("kv_cache_usage_ratio")), "in use"),
+        *_latency_facts(scrapes),
+    )
+    return Server(seen.address, True, f"serves {model(window.last) or 'an unnamed model'}", facts, _remark(window))
+
+
+def _rate(value: float | None) -> str:
+    return number(value)
+
+
+def _latency_facts(scrapes: tuple[Scrape, ...]) -> list[Fact]:
+    found = latencies(Observation(scrapes=scrapes))
+    facts: list[Fact] = []
+    for name in ("ttft", "itl", "e2e"):
+        known = found.get(name) or {}
+        mean = known.get("mean_s")
+        facts.append((f"{LATENCY_WORDS[name]}, mean", seconds(mean), bound_words(known) if mean is not None else ""))
+    return facts
+
+
+def bound_words(known: dict[str, Any]) -> str:
+    """The p95 of a histogram as the bounds of its bucket, which is all that a bucket tells."""
+    low, high = known.get("p95_more_than_s"), known.get("p95_at_most_s")
+    if low is None:
+        return "too few for a p95"
+    if high is None:
+        return f"p95 above {seconds(low)}"
+    return f"p95 {seconds(low)} to {seconds(high)}" if low else f"p95 at most {seconds(high)}"
+
+
+def _remark(window: Window) -> str:
+    if window.alternates:
+        return "The address leads to several servers in turn, so rates cannot be told. Ask each by itself."
+    if window.seconds <= 0:
+        return "Rates need a second look; the next refresh has them."
+    parts = [f"Over the last {window.seconds:.0f} s."]
+    if any(window.resets):
+        parts.append("The server was started anew in that time.")
+    preempted = engine(window).get("preemptions")
+    if preempted:
+        parts.append(f"{preempted:,} requests lost their place in the KV cache and are computed again.")
+    return " ".join(parts)
+
+
+def clock(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s).astimezone():%H:%M:%S}"
+
+
+def instant(at_s: float) -> str:
+    """An instant as figures take it."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat()
+
+
+def thinned(scrapes: tuple[Scrape, ...], points: int = POINTS) -> tuple[Scrape, ...]:
+    """At most about `points` of the scrapes, evenly, the last one included."""
+    every = max(1, -(-len(scrapes) // points))
+    return tuple(reversed(scrapes[::-1][::every]))
+
+
+GAUGES = {"running": RUNNING, "waiting": WAITING}
+
+
+def course(seen: list[Seen], what: str) -> Rows:
+    """One line per server over the history: `output` or `requests` per second, `kv`, `waiting`, `running`, `ttft`.
+
+    A rate is drawn at the end of the time it is taken over. `part` counts up where a server did not answer for
+    longer than usual, so that no line is drawn across the gap.
+    """
+    rows: Rows = []
+    for one in seen:
+        scrapes = thinned(one.scrapes)
+        usual_s = _usual_gap_s(scrapes)
+        part = 0
+        for before, after in zip((None, *scrapes[:-1]), scrapes, strict=True):
+            if before is not None and after.at_s - before.at_s > 3.5 * usual_s:
+                part += 1
+                before = None  # noqa: PLW2901 (no rate across a gap)
+            value = _value(before, after, what)
+            if value is not None:
+                key = f"{one.address} {part}"
+                rows.append({"at": instant(after.at_s), "series": one.address, "value": value, "part": key})
+    return rows
+
+
+def _usual_gap_s(scrapes: tuple[Scrape, ...]) -> float:
+    gaps = sorted(b.at_s - a.at_s for a, b in pairwise(scrapes))
+    return gaps[len(gaps) // 2] if gaps else 0.0
+
+
+def _value(before: Scrape | None, after: Scrape, what: str) -> float | None:
+    if what in GAUGES:
+        return after.total(GAUGES[what])
+    if what == "kv":
+        usage = after.series.get(KV_USAGE)
+        return max(usage.values()) if usage else None
+    if before is None:
+        return None
+    window = Window((before, after))
+    if what == "ttft":
+        counted = window.histogram(HISTOGRAMS["ttft"])
+        return counted.mean if counted else None
+    names = {"output": "vllm:generation_tokens_total", "requests": "vllm:request_success_total"}
+    return window.rate(names[what])
+
+
+def gpus(seen: list[Seen]) -> Rows:
+    """One row per GPU of every exporter that answers."""
+    return [
+        _gpu_row(one.address, gpu)
+        for one in seen
+        if one.problem is None and one.has_gpus
+        for gpu in of_page(one.scrapes[-2:])
+    ]
+
+
+def _gpu_row(address: str, gpu: Gpu) -> dict[str, Any]:
+    known = gpu.readings
+    temperature, used, whole = (
+        known.get(n) for n in ("temperature_celsius", "memory_used_bytes", "memory_total_bytes")
+    )
+    watts = known.get("power_watts")
+    return {
+        "GPU": f"{gpu.gpu}: {gpu.name or 'unnamed'}",
+        "At": address,
+        "State": "answers" if gpu.up else "lost or not answering",
+        "Temperature": f"{temperature:.0f} °C" if temperature is not None else "–",
+        "Memory": f"{byte_size(used)} of {byte_size(whole)}" if used is not None else "–",
+        "Busy": share(known.get("utilization_ratio")),
+        "Power": f"{watts:.0f} W" if watts is not None else "–",
+    }

@@ -1,0 +1,239 @@
+"""The app as a visitor has it: real runs, a server's page, and Chromium. One walk over all pages."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_shelf import add_run, gpu_page, page
+
+from dashboards import app_pages
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ROOT = Path(__file__).parents[2]
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+# Streamlit looks for its server below the page's own path first; on a page opened by its address that is a 404 each.
+PROBE = re.compile(r"/_stcore/(health|host-config)$")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """A server that answers 50 tokens a second, one request a second, and an exporter with a GPU."""
+
+    def do_GET(self) -> None:
+        now = time.monotonic()
+        body = (page(tokens=50 * now, requests=int(now), ttft_sum_s=0.2 * int(now)) + gpu_page()).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The running app, over three runs and a broken folder, watching one server that answers and one that does not."""
+    runs = tmp_path_factory.mktemp("runs")
+    add_run(runs, "20260101T000000Z-a-0001", created="2026-01-01T00:00:00+00:00", records=True)
+    add_run(runs, "20260201T000000Z-b-0002", created="2026-02-01T00:00:00+00:00", speed=1.5, records=True)
+    add_run(runs, "20251201T000000Z-c-0003", created="2025-12-01T00:00:00+00:00")
+    (runs / "broken").mkdir()
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    metrics = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    thread = threading.Thread(target=metrics.serve_forever, args=(0.05,))
+    thread.start()
+    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", runs, "--port", port, "--json"]
+    argv += ["--server", f"http://127.0.0.1:{metrics.server_port}", "--server", "http://127.0.0.1:9"]
+    started = subprocess.Popen(
+        list(map(str, argv)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout is not None
+        url = json.loads(started.stdout.readline())["url"]
+        ready(url, started)
+        yield url
+    finally:
+        started.terminate()
+        _, errors = started.communicate(timeout=30)
+        metrics.shutdown()
+        thread.join()
+        metrics.server_close()
+    assert "Traceback" not in errors
+
+
+def ready(url: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, "the app ended"
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the app did not answer")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A tab that remembers what went wrong and who was asked."""
+
+    def __init__(self, browser: Any, address: str, **context: Any) -> None:
+        self.address = address
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
+        self.tab = self.context.new_page()
+        self.tab.set_default_timeout(30_000)
+        self.problems: list[str] = []
+        self.outside: list[str] = []
+        self.tab.on("console", self._said)
+        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.tab.on("request", self._asked)
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning") and not PROBE.search(message.location.get("url", "")):
+            self.problems.append(f"{message.text} ({message.location.get('url')})")
+
+    def _asked(self, request: Any) -> None:
+        own = (self.address, self.address.replace("http", "ws", 1), "data:", "blob:")
+        if not request.url.startswith(own):
+            self.outside.append(request.url)
+
+    def settled(self) -> None:
+        """Wait until the page's script has run to its end and nothing is stale."""
+        self.tab.wait_for_selector("h1")
+        self.tab.wait_for_selector(".nb-end", state="attached")
+        self.tab.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+        self.tab.wait_for_function("!document.querySelector('[data-stale=true]')")
+
+    def go(self, name: str, title: str, head: str) -> None:
+        self.tab.get_by_role("link", name=title, exact=True).first.click()
+        self.tab.wait_for_selector(f".nb-end[data-page='{'' if name == 'overview' else name}']", state="attached")
+        self.tab.wait_for_selector(f"h1:has-text('{head}')")
+        self.settled()
+
+
+def test_a_walk_over_all_pages(browser: Any, address: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    visit = Visit(browser, address)
+    visit.tab.goto(address)
+    visit.settled()
+    for name, title in app_pages.PAGES:
+        head = "Neural Bridge" if name == "overview" else title
+        visit.go(name, title, head)
+        if name not in ("overview", "claims"):
+            visit.tab.wait_for_selector("[data-testid=stVegaLiteChart] svg")
+        found = Axe().run(visit.tab, options=WCAG).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name
+        wide = visit.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{name} is wider than the window"
+    assert visit.problems == []
+    assert visit.outside == []
+    visit.context.close()
+
+
+def test_an_assumption_changes_the_figure_and_stands_in_the_address(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    visit.tab.goto(f"{address}/cost")
+    visit.settled()
+    drawn = "[class*='st-key-figure-tornado'] .vega-embed svg"
+    visit.tab.wait_for_selector(drawn)
+    before = visit.tab.inner_html(drawn)
+    visit.tab.get_by_text("All other assumptions").click()
+    field = visit.tab.get_by_role("textbox", name="Cost of an hour of that work")
+    field.fill("10 / 20 / 30")
+    field.press("Enter")
+    visit.tab.wait_for_function(
+        "([selector, old]) => document.querySelector(selector)?.innerHTML !== old", arg=[drawn, before]
+    )
+    visit.tab.wait_for_url("**a_wage_usd_per_hour=10*")
+    shared = visit.tab.url
+    other = Visit(browser, address)
+    other.tab.goto(shared)
+    other.settled()
+    other.tab.wait_for_function("[...document.querySelectorAll('input')].some(field => field.value === '10 / 20 / 30')")
+    assert (visit.problems, visit.outside, other.problems) == ([], [], [])
+    visit.context.close()
+    other.context.close()
+
+
+def test_live_figures_move_without_a_click(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    visit.tab.goto(f"{address}/live")
+    visit.settled()
+    visit.tab.wait_for_selector("text=1 of 2 servers answering")
+    visit.tab.wait_for_selector("dd:has-text('50.0')")  # tokens a second, known from the second look on
+    assert visit.tab.get_by_text("Does not answer: http://127.0.0.1:9").count() == 1
+    assert visit.tab.get_by_text("0: Example GPU").count() == 1
+    assert visit.problems == []
+    visit.context.close()
+
+
+def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_path: Path) -> None:
+    visit = Visit(browser, address, accept_downloads=True)
+    visit.tab.goto(f"{address}/benchmarks?run=20260101T000000Z-a-0001")
+    visit.settled()
+    visit.tab.wait_for_selector("[class*='st-key-figure-throughput'] .vega-embed svg")
+    assert "304 output tokens/s" in visit.tab.inner_text(".nb-verdict")  # the run of the address, not the newest
+    saved = {}
+    for kind in ("svg", "png", "csv"):
+        with visit.tab.expect_download() as waiting:
+            if kind == "csv":
+                visit.tab.get_by_role("button", name="Data as CSV").first.click()
+            else:
+                visit.tab.locator(f".nb-save[data-kind={kind}]").first.click()
+        saved[kind] = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(saved[kind])
+    assert saved["svg"].name == "neural-bridge-throughput-ttft.svg"
+    drawing = saved["svg"].read_text(encoding="utf-8")
+    assert drawing.startswith("<svg")
+    assert "<title>Output throughput against median TTFT</title>" in drawing
+    assert "int8" in drawing
+    assert saved["png"].read_bytes().startswith(b"\x89PNG")
+    lines = saved["csv"].read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("engine,load,at,line,latency_s,output_tok_s")
+    assert len(lines) == 10
+    assert visit.problems == []
+    visit.context.close()
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), [("benchmarks", 400, "light"), ("cost", 1280, "dark")])
+def test_narrow_and_dark_pages_are_accessible_too(
+    browser: Any, address: str, name: str, width: int, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    visit = Visit(browser, address, color_scheme=scheme)
+    visit.tab.set_viewport_size({"width": width, "height": 900})
+    visit.tab.goto(f"{address}/{name}")
+    visit.settled()
+    found = Axe().run(visit.tab, options=WCAG).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    wide = visit.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+    assert visit.problems == []
+    visit.context.close()

@@ -1,0 +1,212 @@
+"""Live figures from pages with hand-worked numbers, from servers and from a Prometheus."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from made_shelf import gpu_page, page
+
+from dashboards import sources
+from dashboards.errors import SourceError
+from dashboards.sources import Seen, Watch
+from dashboards.views import live
+from monitoring.metrics import MetricsError, parse
+from monitoring.window import scrape
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watching(
+    pages: Callable[[str], str], addresses: tuple[str, ...] = ("http://a",), **more: float
+) -> tuple[Watch, Clock]:
+    clock = Clock()
+    return Watch(addresses, history_s=more.get("history_s", 100), every_s=2, fetch=pages, clock=clock), clock
+
+
+def test_rates_are_taken_over_the_window() -> None:
+    state = {"tokens": 0.0, "requests": 0.0, "ttft_sum_s": 0.0}
+    watch, clock = watching(lambda _: page(**state))
+    watch.look()
+    clock.now += 10
+    state |= {"tokens": 500.0, "requests": 30.0, "ttft_sum_s": 6.0}
+    found = live.server(watch.look()[0], 60)
+    facts = {name: (value, remark) for name, value, remark in found.facts}
+    assert found.up
+    assert found.says == "serves demo-1m"
+    assert facts["Output"] == ("50.0", "tokens/s")
+    assert facts["Prompt"] == ("100", "tokens/s")
+    assert facts["Requests"] == ("3.00", "ended/s")
+    assert facts["Running"][0] == "3"
+    assert facts["KV cache"] == ("25 %", "in use")
+    assert facts["TTFT, mean"] == ("200 ms", "p95 100 ms to 250 ms")
+    assert found.remark == "Over the last 10 s."
+
+
+def test_a_server_that_is_down_says_so_and_since_when_nothing_is_known() -> None:
+    def down(address: str) -> str:
+        raise MetricsError(f"{address}/metrics: no connection")
+
+    watch, _ = watching(down)
+    found = live.server(watch.look()[0], 60)
+    assert not found.up
+    assert found.says == "does not answer: http://a/metrics: no connection."
+    assert found.facts == ()
+
+
+def test_a_server_that_went_down_keeps_its_history() -> None:
+    answers = iter([page(tokens=1), page(tokens=2)])
+
+    def fetch(_: str) -> str:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise MetricsError("gone") from None
+
+    watch, clock = watching(fetch)
+    for _ in range(3):
+        seen = watch.look()
+        clock.now += 2
+    assert len(seen[0].scrapes) == 2
+    assert "It last answered at" in live.server(seen[0], 60).says
+    assert live.gpus(seen) == []
+
+
+def test_pages_are_fetched_at_most_once_per_refresh_and_forgotten_after_the_history() -> None:
+    calls: list[str] = []
+
+    def fetch(address: str) -> str:
+        calls.append(address)
+        return page(tokens=len(calls))
+
+    watch, clock = watching(fetch, history_s=10)
+    watch.look()
+    clock.now += 0.5
+    watch.look()
+    assert len(calls) == 1
+    for _ in range(20):
+        clock.now += 2
+        seen = watch.look()
+    assert len(seen[0].scrapes) == 6  # 10 s of history, one page every 2 s
+
+
+def test_a_restart_and_other_pages_are_told() -> None:
+    pages = iter([page(tokens=900, requests=9), page(tokens=40, requests=1)])
+    watch, clock = watching(lambda _: next(pages))
+    watch.look()
+    clock.now += 4
+    found = live.server(watch.look()[0], 60)
+    assert {name: value for name, value, _ in found.facts}["Output"] == "10.0"  # 40 tokens since the new start
+    assert "started anew" in found.remark
+    other, _ = watching(lambda _: "# TYPE up gauge\nup 1.0\n")
+    assert "no vLLM metrics" in live.server(other.look()[0], 60).says
+
+
+def test_a_line_over_time_has_no_rate_across_a_gap() -> None:
+    instants = (0, 2, 4, 60, 62)
+    scrapes = tuple(scrape(at, parse(page(tokens=10.0 * at)), at) for at in instants)
+    rows = live.course([Seen("http://a", scrapes)], "output")
+    assert [row["value"] for row in rows] == pytest.approx([10, 10, 10])
+    assert [row["at"][17:19] for row in rows] == ["02", "04", "02"]
+    assert [row["part"] for row in rows] == ["http://a 0", "http://a 0", "http://a 1"]
+    assert [row["value"] for row in live.course([Seen("http://a", scrapes)], "running")] == [3] * 5
+    assert [row["value"] for row in live.course([Seen("http://a", scrapes)], "kv")] == [0.25] * 5
+
+
+def test_long_histories_are_thinned_and_keep_their_end() -> None:
+    scrapes = tuple(scrape(at, [], at) for at in range(1000))
+    thin = live.thinned(scrapes)
+    assert len(thin) <= 120
+    assert thin[-1].at_s == 999
+
+
+def test_gpus_come_from_the_exporters_page() -> None:
+    watch, _ = watching(lambda _: gpu_page(celsius=83))
+    first, second = live.gpus(watch.look())
+    assert (first["GPU"], first["Temperature"], first["Memory"]) == ("0: Example GPU", "83 °C", "8.00 GiB of 24.0 GiB")
+    assert (first["Busy"], first["Power"], first["State"]) == ("50 %", "250 W", "answers")
+    assert (second["State"], second["Temperature"]) == ("lost or not answering", "–")
+
+
+def test_percentiles_of_buckets_are_told_as_bounds() -> None:
+    assert live.bound_words({"p95_more_than_s": 0.1, "p95_at_most_s": 0.25}) == "p95 100 ms to 250 ms"
+    assert live.bound_words({"p95_more_than_s": 2560.0}) == "p95 above 2,560 s"
+    assert live.bound_words({"p95_more_than_s": 0.0, "p95_at_most_s": 0.1}) == "p95 at most 100 ms"
+    assert live.bound_words({"count": 3}) == "too few for a p95"
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """A server that gives every POST the same answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def matrix() -> str:
+    def series(name: str, values: list[tuple[float, str]], **labels: str) -> dict[str, object]:
+        return {"metric": {"__name__": name, "job": "vllm", **labels}, "values": values}
+
+    common = {"instance": "a:8000", "engine": "0", "model_name": "demo-1m"}
+    result = [
+        series("up", [(10.0, "1"), (20.0, "1")], instance="a:8000"),
+        series("up", [(10.0, "1"), (20.0, "0")], instance="b:8000"),
+        series("vllm:num_requests_running", [(10.0, "1"), (20.0, "4")], **common),
+        series("vllm:generation_tokens_total", [(10.0, "100"), (20.0, "400")], **common),
+        series("vllm:num_requests_running", [(10.0, "2")], instance="b:8000", engine="0"),
+    ]
+    return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
+
+
+def test_prometheus_gives_the_same_figures_from_what_it_stored() -> None:
+    with answering(200, matrix()) as address:
+        first, second = sources.ask_prometheus(address, history_s=60, now_s=20)
+    facts = {name: value for name, value, _ in live.server(first, 60).facts}
+    assert first.address == "a:8000"
+    assert (facts["Output"], facts["Running"]) == ("30.0", "4")  # 300 tokens in 10 s
+    assert live.server(second, 60).says.startswith("does not answer: Prometheus cannot scrape it")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, "<html>", "not as a Prometheus does"),
+        (400, '{"status": "error", "error": "parse error"}', "refused the query: parse error"),
+        (404, "{}", "refused the query: HTTP 404"),
+    ],
+)
+def test_what_is_no_prometheus_is_said(status: int, body: str, said: str) -> None:
+    with answering(status, body) as address, pytest.raises(SourceError, match=said):
+        sources.ask_prometheus(address, history_s=60, now_s=20)
+
+
+def test_a_prometheus_that_is_down_is_said() -> None:
+    with answering(200, "") as address:
+        pass
+    with pytest.raises(SourceError, match="does not answer"):
+        sources.ask_prometheus(address, history_s=60, now_s=20, timeout_s=2)

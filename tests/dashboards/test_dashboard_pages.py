@@ -1,0 +1,193 @@
+"""Every page as Streamlit runs it, without a browser: with runs, without any, and with what cannot be read."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from made_shelf import add_run
+from streamlit.testing.v1 import AppTest
+
+from dashboards import app_pages
+from dashboards.settings import VARIABLE
+
+PAGES = [name for name, _ in app_pages.PAGES]
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open a page of the app with `runs` as its folder and nobody to answer."""
+
+    def visited(page: str, runs: Path, **query: str) -> AppTest:
+        settings = {"runs": str(runs), "servers": ["http://127.0.0.1:9"], "exporters": ["http://127.0.0.1:9/"]}
+        monkeypatch.setenv(VARIABLE, json.dumps(settings))
+        st.cache_resource.clear()
+        test = AppTest.from_file(str(Path(app_pages.__file__).parent / "app.py"), default_timeout=120)
+        test.run()
+        for name, value in query.items():
+            test.query_params[name] = value
+        if page != "overview":
+            test.switch_page(f"screens/{page}.py")
+        return test.run()
+
+    return visited
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good runs, one of them with records and twice as fast, and a broken folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    add_run(folder, "20260101T000000Z-a-0001", created="2026-01-01T00:00:00+00:00")
+    add_run(folder, "20260201T000000Z-b-0002", created="2026-02-01T00:00:00+00:00", speed=2.0, records=True)
+    add_run(folder, "20251201T000000Z-c-0003", created="2025-12-01T00:00:00+00:00", finished=None)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "run.json").write_text("{", encoding="utf-8")
+    return folder
+
+
+def text(page: AppTest) -> str:
+    """All that the page says."""
+    parts = [getattr(element, "value", None) or getattr(element, "body", "") for element in page.main]
+    parts += [element.proto.body for element in page.get("html")]
+    parts += [element.label for element in page.expander]
+    return " ".join(str(part) for part in parts)
+
+
+def figures(page: AppTest) -> int:
+    return len(page.get("vega_lite_chart"))
+
+
+def specs(page: AppTest) -> str:
+    return "".join(chart.proto.spec for chart in page.get("vega_lite_chart"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_runs(visit: Open, shelf: Path, name: str) -> None:
+    page = visit(name, shelf)
+    assert not page.exception
+    assert len(page.title) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_on_an_empty_machine(visit: Open, tmp_path: Path, name: str) -> None:
+    page = visit(name, tmp_path / "runs")
+    assert not page.exception
+    assert len(page.title) == 1
+
+
+def test_the_overview_has_the_newest_verdict_all_runs_and_what_is_broken(visit: Open, shelf: Path) -> None:
+    said = text(visit("overview", shelf))
+    assert "int8 delivered the most: 609 output tokens/s" in said
+    assert all(run in said for run in ("a-0001", "b-0002", "c-0003"))
+    assert said.index("b-0002") < said.index("a-0001") < said.index("c-0003")
+    assert "1 folder left out" in said
+    assert "not finished" in said
+
+
+def test_an_empty_machine_is_told_what_to_do_and_offered_the_sample(visit: Open, tmp_path: Path) -> None:
+    said = text(visit("overview", tmp_path / "runs"))
+    assert "No runs here yet" in said
+    assert "make bench" in said
+    assert "304 output tokens/s" in said
+
+
+def test_benchmarks_shows_the_sample_with_its_distributions(visit: Open, tmp_path: Path) -> None:
+    page = visit("benchmarks", tmp_path / "runs")
+    assert page.selectbox(key="run").value == "sample"
+    assert figures(page) == 3
+    before = specs(page)
+    page.selectbox(key="of").set_value("itl_s").run()
+    assert specs(page) != before
+    assert not page.exception
+
+
+def test_benchmarks_says_when_records_are_missing(visit: Open, shelf: Path) -> None:
+    page = visit("benchmarks", shelf)
+    page.selectbox(key="run").set_value("20260101T000000Z-a-0001").run()
+    assert "records of these requests are not in the run folder" in text(page)
+    assert figures(page) == 2
+    page.selectbox(key="run").set_value("20260201T000000Z-b-0002").run()
+    assert figures(page) == 3
+
+
+def test_a_damaged_record_file_spoils_only_its_figure(visit: Open, tmp_path: Path) -> None:
+    run = add_run(tmp_path, "r", created="2026-01-01T00:00:00+00:00", records=True)
+    (run / "cells" / "int8-c16-r1" / "requests.parquet").write_bytes(b"torn")
+    page = visit("benchmarks", tmp_path)
+    assert not page.exception
+    assert any("Measure the cell again" in error.value for error in page.error)
+    assert figures(page) >= 1
+
+
+def test_compare_takes_the_two_newest_runs(visit: Open, shelf: Path) -> None:
+    page = visit("compare", shelf)
+    assert (page.selectbox(key="old").value, page.selectbox(key="new").value) == (
+        "20260101T000000Z-a-0001", "20260201T000000Z-b-0002",
+    )  # fmt: skip
+    assert "36 got better, 0 got worse" in text(page)
+    assert figures(page) == 1
+    page.selectbox(key="old").set_value("20260201T000000Z-b-0002").run()
+    assert "same run is chosen twice" in text(page)
+
+
+def test_live_says_who_does_not_answer(visit: Open, shelf: Path) -> None:
+    said = text(visit("live", shelf))
+    assert "0 of 1 server answering" in said
+    assert said.count("oes not answer: http://127.0.0.1:9") == 2
+
+
+def test_capacity_follows_what_is_chosen(visit: Open, shelf: Path) -> None:
+    page = visit("capacity", shelf)
+    assert "It does not fit." in text(page)
+    page.selectbox(key="quantization").set_value("int4").run()
+    assert "It fits." in text(page)
+    page.number_input(key="context").set_value(1_000_000).run()
+    assert "made for at most 131,072 tokens" in text(page)
+    assert not page.exception
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(visit: Open, shelf: Path) -> None:
+    page = visit("capacity", shelf, model="llama-3.1-8c")
+    assert any("llama-3.1-8b" in error.value for error in page.error)
+    assert not page.exception
+
+
+def test_an_edited_assumption_moves_the_figures(visit: Open, shelf: Path) -> None:
+    page = visit("cost", shelf)
+    before, said = specs(page), text(page)
+    page.text_input(key="a_wage_usd_per_hour").set_value("10 / 20 / 30").run()
+    assert specs(page) != before
+    assert text(page) != said
+    page.select_slider(key="tokens_per_month").set_value(1e11).run()
+    assert not page.exception
+
+
+def test_an_impossible_assumption_is_said_and_the_rest_stays(visit: Open, shelf: Path) -> None:
+    page = visit("cost", shelf)
+    page.text_input(key="a_wage_usd_per_hour").set_value("-5").run()
+    assert any("wage_usd_per_hour = -5" in error.value for error in page.error)
+    assert figures(page) == 3
+
+
+def test_cost_takes_the_speed_of_a_run(visit: Open, shelf: Path) -> None:
+    page = visit("cost", shelf)
+    page.selectbox(key="speed_from").set_value("sample").run()
+    assert page.selectbox(key="engine").value == "bf16"
+    assert not page.exception
+    assert figures(page) == 3
+
+
+def test_claims_lists_what_is_wrong_and_why(visit: Open, shelf: Path) -> None:
+    page = visit("claims", shelf)
+    said = text(page)
+    assert "are wrong or inconsistent" in said
+    assert "UNITS_10X" in said
+    choices = page.selectbox(key="claim").options
+    assert len(choices) >= 20
+
+
+def test_nothing_of_the_app_is_left_in_the_environment() -> None:
+    assert VARIABLE not in os.environ

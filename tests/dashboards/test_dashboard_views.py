@@ -1,0 +1,344 @@
+"""What the pages show, with numbers worked by hand or taken from the reference run's tables."""
+
+import datetime
+import math
+
+import pytest
+from made_shelf import add_run
+
+from bench.store import open_run
+from dashboards import charts, charts_planning, library
+from dashboards.theme import DARK, LIGHT
+from dashboards.views import benchmarks, capacity, claims, compare, cost
+from planning import catalogs, shapes, vram
+from planning.assumptions import load_case, quantities
+from planning.capacity import replicas
+from planning.catalogs import Spread
+from planning.claimfile import guide
+from planning.claims import audit, roi_table
+from planning.errors import BadInput
+from planning.estimate import demand_curve, estimate, utilization_curve
+from planning.sharding import Setting
+from planning.uncertainty import Quantity, Range
+from reports.cells import Report, stored
+from reports.stack import stacks
+
+
+@pytest.fixture(scope="module")
+def reference() -> Report:
+    return stored(open_run(library.SAMPLE))
+
+
+# --- one run
+
+
+def test_throughput_against_latency_has_a_row_per_engine_and_load(reference: Report) -> None:
+    drawing = benchmarks.pareto(reference, "ttft_s")
+    assert drawing is not None
+    rows = {(row["engine"], row["at"]): row for row in drawing.rows}
+    assert len(rows) == 9
+    best = rows["int8", "16"]
+    assert (best["output_tok_s"], best["latency_s"]) == (
+        pytest.approx(304.42, abs=0.01),
+        pytest.approx(0.745, abs=0.001),
+    )
+    # Nothing is faster and higher than int8 anywhere on this machine.
+    assert {key for key, row in rows.items() if row["best_trade_off"]} == {("int8", "1"), ("int8", "4"), ("int8", "16")}
+    assert "304 tokens/s at 745 ms" in drawing.words
+    assert benchmarks.slo_limit(reference, "ttft_s") is None
+
+
+def test_p95_can_be_drawn_where_it_was_measured(reference: Report, tmp_path) -> None:
+    assert benchmarks.statistics(reference, "ttft_s") == {"p50": "median"}
+    report = stored(open_run(add_run(tmp_path, "r", created="2026-01-01T00:00:00+00:00")))
+    for cell in report.cells:
+        assert cell.metrics is not None
+        cell.metrics["ttft_s"]["p95"] = 2 * cell.metrics["ttft_s"]["p50"]
+        cell.metrics["slo"] = {"ttft_s": 0.5}
+    assert list(benchmarks.statistics(report, "ttft_s")) == ["p50", "p95"]
+    drawing = benchmarks.pareto(report, "ttft_s", "p95")
+    assert drawing is not None
+    rows = {(row["engine"], row["at"]): row for row in drawing.rows}
+    assert rows["int8", "16"]["latency_s"] == pytest.approx(2 * 0.745, abs=0.002)
+    assert drawing.title == "Output throughput against 95th percentile TTFT"
+    assert "Shaded: within the SLO, TTFT ≤ 500 ms." in drawing.caption
+    assert benchmarks.slo_limit(report, "ttft_s") == 0.5
+
+
+def test_distributions_are_stairs_of_the_records(reference: Report) -> None:
+    load = reference.loads[-1]
+    cells = [cell for engine in reference.engines for cell in reference.repeats(engine, load)]
+    pairs = [(cell, library.latency_curves(library.SAMPLE, cell.id)["ttft_s"]) for cell in cells]
+    drawing = benchmarks.distribution(reference, load, "ttft_s", pairs)
+    assert drawing is not None
+    for engine in reference.engines:
+        shares = [row["share"] for row in drawing.rows if row["engine"] == engine]
+        assert (shares[0], shares[-1]) == (0.0, 1.0)
+        assert shares == sorted(shares)
+    assert "int8: half within 745 ms, all 112 within 776 ms" in drawing.words
+    assert benchmarks.distribution(reference, load, "ttft_s", [(cells[0], None)]) is None
+
+
+def test_how_much_there_is_to_read_is_known_before_it_is_read(reference: Report) -> None:
+    assert benchmarks.gaps_expected(list(reference.cells)) == 540 * 31  # 32 tokens each: 31 gaps
+
+
+def test_memory_is_stacked_in_bytes(reference: Report) -> None:
+    rows = benchmarks.memory_rows(stacks(reference))
+    bf16 = [row for row in rows if row["engine"] == "bf16"]
+    assert [row["part"] for row in bf16] == ["weights", "KV cache", "rest of the peak"]
+    assert bf16[0]["bytes"] == 192_972_800
+    assert sum(row["bytes"] for row in bf16) == bf16[0]["peak_bytes"]
+
+
+def test_quality_is_shown_only_where_it_was_measured(reference: Report) -> None:
+    assert benchmarks.quality(reference) is None
+    for cell in reference.cells:
+        cell.document["quality"] = {"kl_mean": 0.02} if cell.engine == "int8" else None
+    found = benchmarks.quality(reference)
+    for cell in reference.cells:
+        cell.document["quality"] = None
+    assert found is not None
+    assert found[0] == "kl_mean"
+    assert [(row["engine"], row["quality"], round(row["output_tok_s"])) for row in found[1]] == [("int8", 0.02, 304)]
+
+
+def test_every_cell_is_in_the_csv_in_base_units(reference: Report) -> None:
+    rows = benchmarks.cell_rows(reference)
+    assert len(rows) == 9
+    first = rows[0]
+    assert (first["cell"], first["requests_ok"], first["valid"], first["ttft_s_p95"]) == ("bf16-c1-r1", 20, True, None)
+    assert first["ttft_s_p50"] == pytest.approx(0.1005, abs=1e-4)
+
+
+# --- two runs
+
+
+def pair(tmp_path, **changes) -> tuple[Report, Report]:
+    old = add_run(tmp_path, "old", created="2026-01-01T00:00:00+00:00")
+    new = add_run(tmp_path, "new", created="2026-02-01T00:00:00+00:00", **changes)
+    return stored(open_run(old)), stored(open_run(new))
+
+
+def test_a_run_twice_as_fast_is_better_in_every_figure(tmp_path) -> None:
+    found = compare.compare(*pair(tmp_path, speed=2.0))
+    assert len(found.lines) == 9 * 4
+    throughput = [line for line in found.lines if line.metric == "output throughput"]
+    latency = [line for line in found.lines if line.metric != "output throughput"]
+    assert all(line.change == pytest.approx(2.0) and line.says == "better" for line in throughput)
+    assert all(line.change == pytest.approx(0.5) and line.says == "better" for line in latency)
+    assert compare.verdict(found).startswith("Of 36 figures that both runs measured alike, 36 got better, 0 got worse")
+    assert "single repeat" in compare.verdict(found)
+    assert compare.csv_rows(found)[0]["old"] == pytest.approx(33.2155, abs=1e-3)
+
+
+def test_five_per_cent_of_a_single_repeat_cannot_be_told_apart(tmp_path) -> None:
+    found = compare.compare(*pair(tmp_path, speed=1.05))
+    assert {line.says for line in found.lines} == {"not told apart"}
+
+
+def test_slower_is_worse(tmp_path) -> None:
+    found = compare.compare(*pair(tmp_path, speed=0.5))
+    assert {line.says for line in found.lines} == {"worse"}
+
+
+def test_unlike_work_is_refused_with_both_values(tmp_path) -> None:
+    old, new = pair(tmp_path)
+    for cell in new.cells:
+        if cell.engine == "bf16":
+            cell.document["load"]["output_tokens"] = {"kind": "fixed", "mean": 128}
+        if cell.engine == "int8":
+            cell.document["engine"]["max_num_seqs"] = 64
+    found = compare.compare(old, new)
+    assert {line.engine for line in found.lines} == {"int4"}
+    assert "bf16 at 1 concurrent request: output tokens 32 each against 128 each." in found.refused
+    assert "int8 at 16 concurrent requests: max_num_seqs 16 against 64." in found.refused
+
+
+def test_other_machines_are_named_beside_the_differences(tmp_path) -> None:
+    gpu = {"environment": {"gpus": [{"name": "Example GPU"}], "packages": {"vllm": "0.33.0"}}}
+    found = compare.compare(*pair(tmp_path, **gpu))
+    assert ("hardware", "AMD EPYC, 2 cores", "Example GPU") in found.differences
+    assert ("vllm", "–", "0.33.0") in found.differences
+    assert "The runs also differ in hardware" in compare.verdict(found)
+
+
+def test_runs_without_anything_in_common_say_so(tmp_path) -> None:
+    old, new = pair(tmp_path)
+    other = Report(new.folder, new.document, tuple(cell for cell in new.cells if cell.engine == "int8"))
+    one = Report(old.folder, old.document, tuple(cell for cell in old.cells if cell.engine == "bf16"))
+    found = compare.compare(one, other)
+    assert found.refused == ("bf16 is only in the old run.", "int8 is only in the new run.")
+    assert compare.verdict(found).startswith("These runs cannot be compared")
+
+
+# --- capacity
+
+
+@pytest.fixture(scope="module")
+def on_4090() -> vram.Estimate:
+    known = catalogs.load()
+    setting = Setting(gpu_memory_utilization=0.92)
+    shape = shapes.read("llama-3.1-8b")
+    return vram.estimate(shape, known.gpu("rtx-4090"), setting, context_tokens=8192, concurrency=8)
+
+
+def test_the_stack_ends_with_the_cache_that_is_asked_for(on_4090: vram.Estimate) -> None:
+    rows = capacity.memory_rows(on_4090)
+    assert rows[0]["part"] == "weights"
+    assert rows[0]["bytes"] == pytest.approx(8_030_261_248 * 2, rel=0.001)
+    assert rows[-1]["part"] == "KV cache needed"
+    assert rows[-1]["bytes"] == 8 * 8192 * 131_072
+    assert capacity.verdict(on_4090).startswith("It does not fit.")
+
+
+def test_more_context_leaves_room_for_fewer_sequences(on_4090: vram.Estimate) -> None:
+    rows = capacity.trade_rows(on_4090)
+    most = [row["sequences_mode"] for row in rows]
+    assert most == sorted(most, reverse=True)
+    assert all(row["sequences_low"] <= row["sequences_mode"] <= row["sequences_high"] for row in rows)
+
+
+def test_replicas_are_drawn_as_steps() -> None:
+    rows = capacity.replica_rows(2.0, 4.0, headroom=0.5, spares=1)  # a server is planned with 1 request/s
+    at = {round(row["peak_rps"], 3): row["servers"] for row in rows}
+    assert (at[1.0], at[4.0], at[12.0]) == (2, 5, 13)
+    words = capacity.replica_words(replicas(4.0, 2.0, headroom=0.5, spares=1))
+    assert words.startswith("4 servers for the peak of 4.00 requests/s and 1 spare: 5 servers in all, 40 % busy")
+    assert "With one lost, the others are 50 % busy" in words
+    alone = capacity.replica_words(replicas(1.0, 2.0, headroom=1.0, spares=0))
+    assert alone.endswith("When it is lost, nothing answers.")
+
+
+def test_prices_are_told_with_their_range() -> None:
+    assert capacity.dollars(Spread(low=0.8, mode=1.2, high=2), "/h") == "$1.20/h ($0.80 to $2.00)"
+    assert capacity.dollars(Spread(low=3000, mode=3000, high=3000), "") == "$3,000"
+    assert capacity.dollars(None, "") == "no price known"
+
+
+def test_impossible_measurements_are_told() -> None:
+    shape, gpu = shapes.read("llama-3.1-8b"), catalogs.load().gpu("rtx-4090")
+    cell = {
+        "id": "a-c1-r1", "engine": {"name": "a"}, "load": {"concurrency": 1},
+        "metrics": {"requests": {"ok": 10}, "mean_in_flight": 1.0, "prompt_tokens": 640, "output_tokens": 320,
+                    "output_throughput_tok_s": 200.0},
+    }  # fmt: skip
+    (said,) = capacity.above_words([cell], {"a": shape}, gpu)
+    assert said.startswith("a-c1-r1: output throughput 200 tokens/s is")  # 1,008 GB/s ÷ 15 GB: about 67 tokens/s
+
+
+# --- cost
+
+
+def test_an_assumption_is_read_as_it_is_written() -> None:
+    quantity = Quantity(low=300, mode=750, high=1500)
+    assert cost.quantity_text(quantity) == "300 / 750 / 1500"
+    assert cost.parsed("300 / 750 / 1500", "x") == (300, 750, 1500)
+    assert cost.parsed("1,500", "x") == 1500
+    assert cost.quantity_text(Quantity.point(0.5)) == "0.5"
+    for text in ("", "a", "1 / 2", "1/2/3/4"):
+        with pytest.raises(BadInput, match="low / most likely / high"):
+            cost.parsed(text, "x")
+
+
+def test_a_slider_takes_its_range_along_and_stays_where_it_may_be() -> None:
+    assert cost.moved(Quantity(low=5, mode=10, high=20), 30) == (15, 30, 60)
+    assert cost.moved(Quantity(low=0, mode=0, high=0.5), 0.2) == (0.2, 0.2, 0.5)
+    case = cost.with_slider(load_case(), "peak_to_mean", 1)
+    moved = quantities(case)["peak_to_mean"]
+    assert (moved.low, moved.mode, moved.high) == (1, 1, 2)  # half of 1 cannot be: a peak is at least the mean
+
+
+def test_one_bad_edit_spoils_no_other() -> None:
+    case, problems = cost.edited(load_case(), {"wage_usd_per_hour": "100", "lost_share": "-1", "headroom": "x"})
+    assert quantities(case)["wage_usd_per_hour"].mode == 100
+    assert len(problems) == 2
+    assert any("lost_share = -1" in said for said in problems)
+
+
+def test_amounts_are_told_as_people_say_them() -> None:
+    assert [cost.usd(value) for value in (1234.4, 0.2351, -45.0, math.inf)] == ["$1,234", "$0.235", "−$45.0", "never"]
+    assert [cost.tokens(value) for value in (10e6, 1.5e9, 999, math.inf)] == ["10.0 M", "1.50 G", "999", "never"]
+    assert cost.spread(Range(100, 200, 300, 200)) == "$100 to $300"
+
+
+def test_the_answer_in_words_and_figures() -> None:
+    case = load_case()
+    found = estimate(case, draws=2_000)
+    assert cost.verdict(found).startswith("openai/gpt-4o is almost certainly cheaper: own hardware wins in no draw.")
+    rows = cost.result_rows(found)
+    assert [row["Unit"] for row in rows][:3] == ["per month"] * 3
+    bars = cost.tornado_rows(found)
+    widths = [abs(row["saving_at_high_usd"] - row["saving_at_low_usd"]) for row in bars]
+    assert widths == sorted(widths, reverse=True)
+    assert sum(row["usd"] for row in cost.parts_rows(found)) == pytest.approx(float(found.at_mode.own_usd))
+    axis = cost.demand_axis(case, found.break_even)
+    drawn = cost.demand_rows(demand_curve(case, axis, draws=200))
+    assert len(drawn) == 2 * len(axis)
+    assert {row["Date"] for row in cost.assumption_rows(case)} >= {"2026-11-22"}
+    own = cost.utilization_rows(utilization_curve(case, cost.shares(3)))
+    assert [row["utilization"] for row in own] == pytest.approx([0.001, 0.0316, 1.0], rel=0.01)
+
+
+def test_the_guides_table_is_recomputed() -> None:
+    rows = cost.roi_rows(roi_table())
+    assert (rows[0]["12 months"], rows[0]["24 months"]) == ("$4,800", "$9,600")
+
+
+# --- claims
+
+
+def test_the_guides_claims_are_judged() -> None:
+    found = audit(guide(), on=datetime.date(2026, 11, 22))
+    assert f"of {len(found.findings)} claims, {len(found.wrong)} are wrong or inconsistent" in claims.verdict(found)
+    rows = claims.rows(found.findings)
+    assert {row["Verdict"] for row in rows} == {"Wrong", "Not supported", "Right"}
+    deepseek = next(row for row in rows if "DeepSeek-V2 is 236 GB" in row["Claim"])
+    assert (deepseek["Said"], deepseek["Holds"]) == ("236 GB", "471 GB")
+    walked = [one for one in found.findings if one.walk]
+    for one in walked:
+        assert [row["ratio"] for row in claims.walk_rows(one)] == [step.ratio for step in one.walk]
+    assert len(claims.csv_rows(found.findings)) == len(found.findings)
+
+
+# --- figures
+
+
+def test_ticks_are_few_and_inside() -> None:
+    assert charts.decades([1, 1e5]) == [1, 10, 100, 1e3, 1e4, 1e5]
+    assert charts.decades([0.2, 4]) == [0.2, 0.5, 1, 2]
+    assert charts.byte_ticks(3 * 2**30) == [index * 2**29 for index in range(7)]
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, palette) -> None:
+    drawing = benchmarks.pareto(reference, "e2e_s")
+    assert drawing is not None
+    case = load_case()
+    found = estimate(case, draws=500)
+    axis = [1e6, 1e8, 1e10]
+    gpu = on_4090.gpu
+    made = [
+        charts.pareto(drawing.rows, reference.engines, palette, axis="E2E", limit_s=2.0),
+        charts.memory(benchmarks.memory_rows(stacks(reference)), palette, kind="Memory"),
+        charts.quality([{"engine": "int8", "quality": 0.1, "output_tok_s": 3}], reference.engines, palette, axis="KL"),
+        charts.changes([{"engine": "a", "load": "b", "figure": "c", "change": 2.0, "says": "better"}], palette),
+        charts_planning.stack(
+            capacity.memory_rows(on_4090), palette, budget_bytes=on_4090.budget.mode, total_bytes=on_4090.total.mode
+        ),
+        charts_planning.trade(capacity.trade_rows(on_4090), palette, context_tokens=8192, concurrency=8),
+        charts_planning.bounds(capacity.bound_rows(on_4090.shape, gpu, 1, 8192), palette),
+        charts_planning.steps(capacity.replica_rows(1, 4, headroom=0.7, spares=1), palette, peak_rps=4),
+        charts_planning.demand(
+            cost.demand_rows(demand_curve(case, axis, draws=50)), palette, asked_tokens=1e7, even_tokens=None
+        ),
+        charts_planning.tornado(cost.tornado_rows(found), palette, centre_usd=-500.0),
+        charts_planning.utilization(
+            [{"utilization": 0.1, "usd_per_mtok": 2.0}], palette, api=[{"name": "x", "usd_per_mtok": 4.0}], actual=0.5
+        ),
+        charts_planning.walk([{"order": 0, "step": "1.", "ratio": 860.0, "what": "as stated"}], palette),
+    ]
+    for chart in made:
+        document = chart.to_dict()
+        assert document["usermeta"]["embedOptions"]["actions"] is False
+        assert "http" not in str({key: value for key, value in document.items() if key != "$schema"})
