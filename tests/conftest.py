@@ -15,15 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`make test`): tests that start servers come first, each module's on one worker.
-
-    Those that use the shared server are on one worker, whatever their module, so that it is started once.
-    """
-    for item in items:
-        if item.get_closest_marker("engine"):
-            shared = "engine_server" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("shared server" if shared else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    """Tests that start servers of their own come before those that share one: it would take time from them."""
+    items.sort(key=lambda item: "engine_server" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +23,6 @@ from monitoring import rulefiles
 from monitoring.errors import StackFailed
 from monitoring.metrics import fetch, parse
 from monitoring.stack import Part, Stack
-from monitoring.thresholds import load
 from serve.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +37,7 @@ window_s = 8
 group_wait_s = 1
 group_interval_s = 1
 [server]
-down_for_s = 4
+down_for_s = 8
 [engine]
 stalled_s = 10
 [canary]
@@ -100,29 +98,16 @@ def webhook_settings(webhook: Webhook) -> str:
     return f'{QUICK}\n[[receivers]]\nkind = "webhook"\nname = "test"\nurl = "{webhook.url}/told"\n'
 
 
-def load_at_once(server: Server, tokens: int) -> float:
-    """Send a dozen requests at once, fewer than the server computes at once; the seconds until all are answered."""
-    body = {"model": server.model_name, "prompt": "1", "max_tokens": tokens, "ignore_eos": True}
+def load_until(server: Server, enough: threading.Event) -> None:
+    """Four users with requests of 600 tokens, one after the other, until it is enough."""
+    body = {"model": server.model_name, "prompt": "1", "max_tokens": 600, "ignore_eos": True}
 
-    def send(_: int) -> None:
-        httpx.post(f"{server.base_url}/v1/completions", json=body, timeout=120).raise_for_status()
+    def user(_: int) -> None:
+        while not enough.is_set():
+            httpx.post(f"{server.base_url}/v1/completions", json=body, timeout=120).raise_for_status()
 
-    began_s = time.monotonic()
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(send, range(12)))
-    return time.monotonic() - began_s
-
-
-def slow_enough(server: Server) -> tuple[int, float]:
-    """How many tokens take long enough, and the threshold that they cross.
-
-    The guide's 5 s, or the highest bound below it that the longest possible request takes on a machine this fast.
-    """
-    second_tokens = 100 / load_at_once(server, 100)
-    tokens = min(1000, round(8 * second_tokens))
-    threshold_s = max(bound for bound in load().buckets.e2e if bound <= min(5.0, 0.85 * tokens / second_tokens))
-    log.info("%d tokens at %.0f tokens/s and request; LatencyP95High at %g s", tokens, second_tokens, threshold_s)
-    return tokens, threshold_s
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(user, range(4)))
 
 
 @pytest.mark.engine
@@ -132,15 +117,20 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
     idle, busy = vllm_page(), vllm_page(running=2, waiting=1, steps=7)
     with Webhook() as webhook, Page(*idle) as hung, Page(*gpu_page(temperature_c=60)) as gpu:
         doomed = Page(*idle)
-        tokens, threshold_s = slow_enough(engine_server)
-        settings = settings_file(tmp_path, f"{webhook_settings(webhook)}\n[slo.e2e]\nthreshold_s = {threshold_s}")
+        # Not the guide's 5 s: on two cores the small model's speed jumps by a factor of nine; 1 s is crossed at any.
+        settings = settings_file(tmp_path, f"{webhook_settings(webhook)}\n[slo.e2e]\nthreshold_s = 1.0")
         targets = tmp_path / "targets.json"
         targets.write_text(json.dumps([{"targets": [hung.instance, doomed.instance]}]))
         words = ("--server", engine_server.base_url, "--targets", targets, "--exporter", gpu.url)
         with running_stack(tmp_path, *words, "--settings", settings) as (process, document):
-            slow = threading.Thread(target=load_at_once, args=(engine_server, tokens))
-            slow.start()
             wait_for(lambda: len(query(document, 'up{job=~"vllm|gpu"} == 1')) == 5)
+            slow = threading.Thread(target=load_until, args=(engine_server, enough := threading.Event()))
+            slow.start()
+            try:
+                wait_for(partial(webhook.first, "LatencyP95High", hooked, "firing"))
+            finally:
+                enough.set()
+                slow.join()  # before the rest: it takes all cores, also from what is timed below
             caused_s = {}
             for alert, instance, cause in (
                 ("ServerDown", doomed.instance, doomed.close),
@@ -161,7 +151,6 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
 
             gpu.lines, hung.lines = gpu_page(temperature_c=61), vllm_page(steps=8)
             targets.write_text(json.dumps([{"targets": [hung.instance]}]))  # the dead server is taken out
-            slow.join()
             for alert, instance in expected:
                 wait_for(partial(webhook.first, alert, instance, "resolved"))
             # The dead server's canary failed, too, and nobody was paged twice; what is well stayed silent.
@@ -169,7 +158,7 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
             assert ("CanaryFailing", doomed.instance) not in named
             assert {alert for alert, instance in named if instance == hooked} <= {"LatencyP95High"}
             assert not query(document, "increase(prometheus_rule_evaluation_failures_total[1m]) > 0")
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             assert process.wait(timeout=30) == 0
             assert not any(psutil.pid_exists(pid) for pid in parts(document))
 
