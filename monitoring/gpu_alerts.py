@@ -97,7 +97,7 @@ def gpu_exporter_alerts(settings: Thresholds) -> list[Rule]:
         "critical",
         "nbridge_gpu_expected_count\n"
         "  - on (instance)\n"
-        "(sum by (instance) (nbridge_gpu_up{mig=\"\"}) or on (instance) 0 * nbridge_gpu_expected_count)\n"
+        '(sum by (instance) (nbridge_gpu_up{mig=""}) or on (instance) 0 * nbridge_gpu_expected_count)\n'
         "  > 0",
         "GPUs that are gone or do not answer on {{ $labels.instance }}: {{ $value }}",
         for_s=gpu.missing_for_s,
