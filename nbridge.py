@@ -73,7 +73,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def _end(_: int, frame: Any) -> None:
-    """End on SIGTERM as cleanly as on Ctrl-C, also where SIGINT is ignored: a shell does that for what it starts with &."""
+    """End on SIGTERM as on Ctrl-C, also where SIGINT is ignored: a shell does that for what it starts with &."""
     on_interrupt = signal.getsignal(signal.SIGINT)
     if callable(on_interrupt):
         on_interrupt(signal.SIGINT, frame)
