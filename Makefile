@@ -34,8 +34,10 @@ bench: setup           ## measure: three quantizations × three concurrency leve
 bench-hidden: setup    ## what hidden states cost: beside plain requests, Hugging Face, and a server without them
 	$(BIN)/python -m bench.hidden $(ARGS)
 
-bench-monitoring: setup  ## what the GPU exporter costs: scrape time and share of a core, with eight stand-in GPUs
+bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (ARGS are its options); alerts from cause to webhook
+	@sh tools/packages.sh stack
 	$(BIN)/python -m bench.scrape $(ARGS)
+	$(BIN)/python -m bench.alerting
 
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test

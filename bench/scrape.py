@@ -1,4 +1,4 @@
-"""What the GPU exporter costs: `make bench-monitoring`. Eight GPUs of a fake driver, collected once a second.
+"""What the GPU exporter costs: part of `make bench-monitoring`. Eight GPUs of a fake driver, collected once a second.
 
 The exporter runs as a user runs it, with the test suite's stand-in for NVML in place of NVIDIA's library, so these
 figures hold everything but the driver's own time (a real one sleeps 20 ms in each of two PCIe counts per GPU, and takes

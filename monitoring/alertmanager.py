@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monitoring.receivers import Chat, Email, Receiver, Webhook, secret
+from monitoring.alerts import WATCHDOG
+from monitoring.receivers import Chat, Email, Heartbeat, Receiver, Webhook, secret
 from monitoring.recording import duration
 from monitoring.thresholds import Thresholds
 
@@ -18,9 +19,10 @@ INHIBITIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("EngineStalled", "CanaryFailing", "ServerWithoutMetrics", "ServerMemoryGrowing", "LoadPastKnee", *_SYMPTOMS),
         ("instance",),
     ),
-    ("EngineStalled", ("CanaryFailing", "LoadPastKnee", *_SYMPTOMS), ("instance",)),
+    # A hung engine fails its canary first and is known to be stalled later; the other way round it would page twice.
+    ("CanaryFailing", ("EngineStalled", "LoadPastKnee", *_SYMPTOMS), ("instance",)),
+    ("EngineStalled", ("LoadPastKnee", *_SYMPTOMS), ("instance",)),
     ("EngineStalled", ("ErrorBudgetBurnFast", "ErrorBudgetBurnSlow"), ("model_name",)),
-    ("CanaryFailing", ("LoadPastKnee", *_SYMPTOMS), ("instance",)),
     ("ErrorBudgetBurnFast", ("ErrorBudgetBurnSlow",), ("model_name", "slo")),
     ("ErrorBudgetBurnFast", ("LatencyP95High", "QueueTimeHigh"), ("model_name",)),
     ("KvCachePressure", ("RequestsWaiting", "QueueTimeHigh", "LatencyP95High"), ("instance",)),
@@ -50,8 +52,7 @@ def configuration(
     routes = []
     for receiver in settings.receivers:
         receivers.append(_receiver(receiver, secrets_folder, environ, files))
-        severities = "|".join(receiver.severities)
-        routes.append({"receiver": receiver.name, "matchers": [f'severity=~"{severities}"'], "continue": True})
+        routes.append({"receiver": receiver.name, **_route(receiver), "continue": True})
     document = {
         "route": {
             "receiver": "nowhere",
@@ -74,6 +75,15 @@ def configuration(
     return document, files
 
 
+def _route(receiver: Receiver) -> dict[str, Any]:
+    if not isinstance(receiver, Heartbeat):
+        return {"matchers": [f'severity=~"{"|".join(receiver.severities)}"']}
+    interval = duration(receiver.interval_s)
+    # Told again at the first group interval after the repeat interval: half of it is surely over by then.
+    often = {"group_wait": "0s", "group_interval": interval, "repeat_interval": duration(receiver.interval_s / 2)}
+    return {"matchers": [f'alertname="{WATCHDOG}"'], **often}
+
+
 def _receiver(receiver: Receiver, folder: Path, environ: Mapping[str, str], files: dict[Path, str]) -> dict[str, Any]:
     def file_of(what: str) -> str | None:
         """The absolute path of the file that holds a secret; one is made for a variable's."""
@@ -85,9 +95,9 @@ def _receiver(receiver: Receiver, folder: Path, environ: Mapping[str, str], file
         files[path] = value
         return str(path)
 
-    told = {"send_resolved": receiver.send_resolved}
+    told = {"send_resolved": not isinstance(receiver, Heartbeat) and receiver.send_resolved}
     match receiver:
-        case Webhook():
+        case Webhook() | Heartbeat():
             url = receiver.url or secret(receiver, "url", environ)
             token = file_of("token")
             http = {"http_config": {"authorization": {"credentials_file": token}}} if token else {}

@@ -1,18 +1,20 @@
 """Alert rules. Pure: settings → rules as Prometheus' rule files hold them.
 
-Each alert has a severity (critical: somebody must act now; warning: today; info: worth knowing), a summary with the
-value, and a section in docs/runbooks.md. Causes stand after what they explain: when both end in one evaluation, the
-explained one must be over first, or Alertmanager would tell it in the moment in which nothing explains it any more.
+Each alert has a severity (critical: somebody must act now; warning: today; info: worth knowing; none: no alarm), a
+summary with the value, and a section in docs/runbooks.md. Causes stand after what they explain: when both end in one
+evaluation, the explained one must be over first, or Alertmanager would tell it in the moment in which nothing explains
+it any more.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from monitoring.receivers import Severity
 from monitoring.recording import BURNING, Rule, duration
 from monitoring.thresholds import BurnSpeed, Thresholds
 
+WATCHDOG = "Watchdog"
 P95_SHARE = 0.05  # the 95th percentile is over a threshold when more than this share is
 _ENGINE = "instance, model_name, engine"
 _AWAKE = 'vllm:engine_sleep_state{sleep_state="awake"}'
@@ -33,7 +35,7 @@ class Alerts:
     def alert(
         self,
         name: str,
-        severity: Severity,
+        severity: Severity | Literal["none"],
         expr: str,
         summary: str,
         *,
@@ -92,18 +94,6 @@ def server_alerts(settings: Thresholds) -> list[Rule]:
 def engine_alerts(settings: Thresholds) -> list[Rule]:
     """Does the engine move, and does it answer?"""
     rules, engine = Alerts(settings), settings.engine
-    canary = settings.canary
-    # Of a server that is there: while it is down ServerDown says so, and after that the next canary must have its turn.
-    there = duration(2 * (canary.interval_s + canary.timeout_s))
-    rules.alert(
-        "CanaryFailing",
-        "critical",
-        'label_replace(nbridge_canary_up == 0, "instance", "$1", "server", "https?://([^/]+).*")\n'
-        f'  and on (instance) avg_over_time(up{{job="{settings.jobs.servers}"}}[{there}]) > 0.5\n'
-        f"  unless on (instance) {_AWAKE} == 0",
-        f"{{{{ $labels.server }}}} has failed to produce one token at least {canary.failures} times in a row",
-        for_s=(canary.failures - 1) * canary.interval_s + canary.timeout_s,
-    )
     looked_back = max(engine.stalled_s / 4, 4 * settings.timing.scrape_interval_s)
     rules.alert(
         "EngineStalled",
@@ -115,6 +105,18 @@ def engine_alerts(settings: Thresholds) -> list[Rule]:
         "Engine {{ $labels.engine }} of {{ $labels.instance }} has {{ $value }} requests and has finished no step for "
         f"{duration(engine.stalled_s)}; /health may still say 200",
         for_s=max(0.0, engine.stalled_s - looked_back),
+    )
+    canary = settings.canary
+    # Of a server that is there: while it is down ServerDown says so, and after that the next canary must have its turn.
+    there = duration(2 * (canary.interval_s + canary.timeout_s))
+    rules.alert(
+        "CanaryFailing",
+        "critical",
+        'label_replace(nbridge_canary_up == 0, "instance", "$1", "server", "https?://([^/]+).*")\n'
+        f'  and on (instance) avg_over_time(up{{job="{settings.jobs.servers}"}}[{there}]) > 0.5\n'
+        f"  unless on (instance) {_AWAKE} == 0",
+        f"{{{{ $labels.server }}}} has failed to produce one token at least {canary.failures} times in a row",
+        for_s=(canary.failures - 1) * canary.interval_s + canary.timeout_s,
     )
     return rules.rules
 
@@ -236,6 +238,12 @@ def _burn(rules: Alerts, name: str, severity: Severity, slo: str, speed: BurnSpe
 def self_alerts(settings: Thresholds) -> list[Rule]:
     """Does the monitoring itself work?"""
     rules, window = Alerts(settings), duration(settings.timing.window_s)
+    rules.alert(
+        WATCHDOG,
+        "none",
+        "vector(1)",
+        "Rules are evaluated and alerts delivered: no alarm, but when this stays away there will be no alarms either",
+    )
     rules.alert(
         "RulesFailing",
         "warning",

@@ -15,10 +15,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from monitoring import wire
+from monitoring.errors import SettingsError
 
 PROMPT = "1"
 INTERVAL_S = 15.0
 DEADLINE_S = 5.0
+FOLLOW_S = 5.0  # as often as Prometheus reads its target files
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,8 @@ class Canary:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ask no more; the request that is under way ends by itself, at the latest at its deadline."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=self.deadline_s + 1)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -131,18 +132,65 @@ class Canary:
 
 
 class Canaries:
-    """Several canaries as one collector for prometheus_client."""
+    """Several canaries as one collector for prometheus_client.
 
-    def __init__(self, servers: Iterable[str], **options: object) -> None:
-        self.canaries = [Canary(server, **options) for server in dict.fromkeys(map(wire.address, servers))]  # type: ignore[arg-type]
+    `listed` names the servers that are to be asked besides `servers`, and is asked again every `follow_s` seconds while
+    the canaries run: one that is new gets a canary, one that is gone loses its own. While it raises SettingsError, the
+    servers that it named before are kept; `tell` is given its words, once.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str],
+        *,
+        listed: Callable[[], Iterable[str]] = tuple,
+        follow_s: float = FOLLOW_S,
+        tell: Callable[[str], None] = lambda _: None,
+        model: str | None = None,
+        api_key_env: str | None = None,
+        interval_s: float = INTERVAL_S,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        def canary(server: str) -> Canary:
+            return Canary(server, model=model, api_key_env=api_key_env, interval_s=interval_s, deadline_s=deadline_s)
+
+        self._canary, self._listed, self._follow_s, self._tell = canary, listed, follow_s, tell
+        self._always = tuple(map(wire.address, servers))
+        self._stop = threading.Event()
+        self.canaries: tuple[Canary, ...] = tuple(map(canary, self._wanted()))
+
+    def _wanted(self) -> list[str]:
+        return list(dict.fromkeys([*self._always, *map(wire.address, self._listed())]))
 
     def start(self) -> None:
         for canary in self.canaries:
             canary.start()
+        threading.Thread(target=self._follow, name="canaries", daemon=True).start()
 
     def stop(self) -> None:
+        self._stop.set()
         for canary in self.canaries:
             canary.stop()
+
+    def _follow(self) -> None:
+        told = ""
+        while not self._stop.wait(self._follow_s):
+            try:
+                wanted = self._wanted()
+            except SettingsError as error:
+                if str(error) != told:
+                    self._tell(f"{error} Canaries go on as before.")
+                told = str(error)
+                continue
+            told = ""
+            known = {canary.server: canary for canary in self.canaries}
+            new = [self._canary(server) for server in wanted if server not in known]
+            # Replaced as a whole: a scrape may be reading the old ones.
+            self.canaries = (*(known[server] for server in wanted if server in known), *new)
+            for canary in new:
+                canary.start()
+            for server in known.keys() - set(wanted):
+                known[server].stop()
 
     def collect(self) -> Iterator[Metric]:
         """`nbridge_canary_up`, `_latency_seconds` and `_failures_total` of each server that was asked by now.

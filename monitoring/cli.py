@@ -145,10 +145,17 @@ def exporter(
     ] = 10.0,
     expect: Annotated[int | None, typer.Option(help="GPUs that should be here. [default: most seen]", min=0)] = None,
     server: Annotated[list[str] | None, typer.Option(help="vLLM server to send a canary to; repeatable.")] = None,
+    targets: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="File with servers (Prometheus file_sd), followed as it changes."),
+    ] = None,
     api_key_env: Annotated[str | None, typer.Option(help="NAME of the variable with the servers' API key.")] = None,
     canary_interval_s: Annotated[
         float, typer.Option("--canary-interval", metavar="SECONDS", help="Seconds between two canaries.", min=1)
     ] = 15.0,
+    canary_deadline_s: Annotated[
+        float, typer.Option("--canary-deadline", metavar="SECONDS", help="After these a canary has failed.", min=0.1)
+    ] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Collect once, print the page, and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The address on stdout; with --once, the samples.")] = False,
 ) -> None:
@@ -158,15 +165,24 @@ def exporter(
     from monitoring import exporter as gpu_exporter
     from monitoring.canary import Canaries
     from monitoring.collector import Collector
+    from monitoring.prometheus import read_targets
 
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     collector = Collector(interval_s=interval_s, deadline_s=deadline_s, retry_s=retry_s, expected=expect, tell=tell)
-    canaries = Canaries(server or (), api_key_env=api_key_env, interval_s=canary_interval_s)
+    files = tuple(targets or ())
+    canaries = Canaries(
+        server or (),
+        listed=lambda: [url for path in files for url in read_targets(path)],
+        tell=tell,
+        api_key_env=api_key_env,
+        interval_s=canary_interval_s,
+        deadline_s=canary_deadline_s,
+    )
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    if server:
+    if server or files:
         registry.register(canaries)
     if once:
         page = gpu_exporter.once(collector, canaries, registry)

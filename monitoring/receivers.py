@@ -1,4 +1,4 @@
-"""Where alerts go: webhook, e-mail or chat, as the settings describe it. Secrets are named, never held."""
+"""Where alerts and signs of life go, as the settings describe it. Secrets are named, never held."""
 
 import os
 import re
@@ -15,12 +15,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREDENTIALS = re.compile(r"//[^/@]+:[^/@]+@")
 
 
-class _Receiver(BaseModel):
+class _Named(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    severities: tuple[Severity, ...] = ("critical", "warning")
-    send_resolved: bool = True
 
     @model_validator(mode="after")
     def _secrets_are_named_well(self) -> Self:
@@ -30,10 +28,9 @@ class _Receiver(BaseModel):
         return self
 
 
-class Webhook(_Receiver):
-    """An HTTP POST with Alertmanager's JSON; the address may be the secret, or a bearer token beside it."""
+class _Posted(_Named):
+    """An HTTP POST; the address may be the secret, or a bearer token beside it."""
 
-    kind: Literal["webhook"]
     url: str | None = None
     url_file: str | None = None
     url_env: str | None = None
@@ -56,7 +53,27 @@ class Webhook(_Receiver):
         return self
 
 
-class Email(_Receiver):
+class _Told(_Named):
+    """Who is told of alerts, and of which."""
+
+    severities: tuple[Severity, ...] = ("critical", "warning")
+    send_resolved: bool = True
+
+
+class Webhook(_Posted, _Told):
+    """Alertmanager's JSON."""
+
+    kind: Literal["webhook"]
+
+
+class Heartbeat(_Posted):
+    """Alertmanager's JSON every `interval_s` while all is well, and never an alert: its absence is the alarm."""
+
+    kind: Literal["heartbeat"]
+    interval_s: Annotated[float, Field(ge=1)] = 60
+
+
+class Email(_Told):
     """One mail per notification, over SMTP with STARTTLS unless `require_tls` is false."""
 
     kind: Literal["email"]
@@ -76,7 +93,7 @@ class Email(_Receiver):
         return self
 
 
-class Chat(_Receiver):
+class Chat(_Told):
     """A message through an incoming webhook of Slack, or of a chat that speaks its format."""
 
     kind: Literal["chat"]
@@ -90,7 +107,7 @@ class Chat(_Receiver):
         return self
 
 
-Receiver = Annotated[Webhook | Email | Chat, Field(discriminator="kind")]
+Receiver = Annotated[Webhook | Email | Chat | Heartbeat, Field(discriminator="kind")]
 
 
 def _exactly_one(receiver: BaseModel, fields: tuple[str, ...]) -> None:
@@ -103,7 +120,7 @@ def _at_most_one(receiver: BaseModel, fields: tuple[str, ...]) -> None:
         raise ValueError(f"takes only one of {', '.join(fields)}")
 
 
-def secret(receiver: Webhook | Email | Chat, what: str, environ: Mapping[str, str] = os.environ) -> str | None:
+def secret(receiver: Receiver, what: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """The secret that `<what>_file` or `<what>_env` of a receiver names; None when neither is set.
 
     Raises SettingsError naming the receiver, the field, and the file or variable that is missing or empty.

@@ -27,12 +27,13 @@ from monitoring import alertmanager, prometheus, rulefiles
 from monitoring.errors import MissingProgram, PortTaken, RulesRefused, SettingsError, StackFailed
 from monitoring.metrics import MetricsError, Sample, fetch, parse
 from monitoring.prometheus import Targets
-from monitoring.recording import SERIES
+from monitoring.recording import SERIES, duration
 from monitoring.thresholds import LATENCIES, Thresholds, bound_problem
 
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 120.0  # Prometheus reads its whole write-ahead log before it is ready
 STOP_GRACE_S = 10.0
+RESEND_EVALUATIONS = 4  # an alert that still fires is repeated to Alertmanager after so many evaluations
 _WATCH_S = 0.2
 _LOCK = "nbridge-stack.lock"
 # What is needed → names under which distributions install it, and the Debian package.
@@ -197,11 +198,12 @@ def _parts(plan: Plan, programs: Mapping[str, str]) -> list[Part]:
     argvs: dict[str, tuple[str, ...]] = {}
     if ports.exporter:
         addresses["exporter"] = f"{HOST}:{ports.exporter}"
-        listed = [url for path in plan.targets.files for url in prometheus.read_targets(path)]
         argvs["exporter"] = (
             *(sys.executable, "-m", "nbridge", "exporter", "--host", HOST, "--port", str(ports.exporter)),
             *("--canary-interval", f"{plan.settings.canary.interval_s:g}"),
-            *(word for url in dict.fromkeys([*plan.targets.servers, *listed]) for word in ("--server", url)),
+            *("--canary-deadline", f"{plan.settings.canary.timeout_s:g}"),
+            *(word for url in plan.targets.servers for word in ("--server", url)),
+            *(word for path in plan.targets.files for word in ("--targets", str(path.absolute()))),
             *(("--api-key-env", plan.api_key_env) if plan.api_key_env else ()),
         )
     argvs["alertmanager"] = (
@@ -217,6 +219,8 @@ def _parts(plan: Plan, programs: Mapping[str, str]) -> list[Part]:
         f"--storage.tsdb.path={data / 'prometheus'}",
         f"--storage.tsdb.retention.time={plan.settings.timing.retention_days}d",
         f"--web.listen-address={addresses['prometheus']}",
+        # What fires in the first seconds, before Prometheus knows its Alertmanager, is told by the next repetition.
+        f"--rules.alert.resend-delay={duration(RESEND_EVALUATIONS * plan.settings.timing.evaluation_interval_s)}",
     )
     ready = {"exporter": "/health", "alertmanager": "/-/ready", "prometheus": "/-/ready"}
     return [

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from monitoring.errors import SettingsError
-from monitoring.receivers import Chat, Email, Receiver, Webhook
+from monitoring.receivers import Chat, Email, Heartbeat, Receiver, Webhook
 
 DEFAULTS = Path(__file__).parent / "rules" / "thresholds.toml"
 Latency = Literal["ttft", "itl", "e2e", "queue"]
@@ -72,8 +72,8 @@ class Engine(_Table):
 
 
 class Canary(_Table):
-    interval_s: Seconds
-    timeout_s: Seconds
+    interval_s: Annotated[float, Field(ge=1)]
+    timeout_s: Annotated[float, Field(ge=0.1)]
     failures: Count
 
 
@@ -293,7 +293,7 @@ def _explain(error: Any, source: str) -> str:
 def _known_beside(location: list[str]) -> list[str]:
     """The settings that exist in the table of an unknown one."""
     if location[0] == "receivers":
-        kinds: dict[str, type[BaseModel]] = {"webhook": Webhook, "email": Email, "chat": Chat}
+        kinds: dict[str, type[BaseModel]] = {"webhook": Webhook, "email": Email, "chat": Chat, "heartbeat": Heartbeat}
         return list(kinds[location[2]].model_fields)
     table: type[_Table] = Thresholds
     for part in location[:-1]:

@@ -19,9 +19,9 @@ NOW = Row(
         ),
         number(
             "Alerts firing",
-            "Alerts of every severity that fire now. It reads 0 only while Prometheus evaluates Neural Bridge's rules.",
+            "Alerts that fire now, the Watchdog left out. It reads 0 only while Prometheus evaluates our rules.",
             "short",
-            'count(ALERTS{alertstate="firing"}) or 0 * count(nbridge_slo:budget_share)',
+            'count(ALERTS{alertstate="firing",severity!="none"}) or 0 * count(nbridge_slo:budget_share)',
             limits=high_is_bad(1, 1),
             absent="no rules",
         ),

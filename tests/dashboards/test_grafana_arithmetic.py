@@ -144,7 +144,10 @@ def test_no_alert_is_only_good_news_while_the_rules_are_evaluated(rules: bool, t
     series = [gauge("nbridge_slo:budget_share", 'slo="ttft"', 0.05)] if rules else [gauge("up", 'job="vllm"', 1)]
     asked = expressions("overview", "Alerts firing")[0]
     assert answers(tmp_path, series, {asked: one(0) if rules else []}) == ""
-    firing = [*series, gauge("ALERTS", 'alertname="GpuHot",alertstate="firing"', 1)]
+    watchdog = gauge("ALERTS", 'alertname="Watchdog",alertstate="firing",severity="none"', 1)
+    assert answers(tmp_path, [*series, watchdog], {asked: one(0) if rules else []}) == ""
+    hot = gauge("ALERTS", 'alertname="GpuHot",alertstate="firing",severity="warning"', 1)
+    firing = [*series, watchdog, hot]
     assert answers(tmp_path, firing, {asked: one(1)}) == ""
 
 

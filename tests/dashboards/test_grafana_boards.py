@@ -132,7 +132,7 @@ def test_every_query_asks_for_what_is_exported(board: Board, panel: Panel) -> No
 
 def exported_values(metric: str, label: str) -> set[str]:
     if metric in OF_PROMETHEUS:
-        return {"firing", "pending", "critical", "warning", "info"}
+        return {"firing", "pending", "critical", "warning", "info", "none"}
     if (metric, label) == ("nbridge_hidden_states_requests_total", "outcome"):
         return OUTCOMES
     return {sample.labels.get(label, "") for sample in captured() if sample.name == metric}

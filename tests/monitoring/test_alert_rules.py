@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monitoring import rulefiles
-from monitoring.alerts import section
+from monitoring.alerts import WATCHDOG, section
 from monitoring.thresholds import Thresholds, load
 
 ROOT = Path(__file__).parents[2]
@@ -514,7 +514,14 @@ def test_alert_fires_and_resolves(case: Case, rule_folder: Path, tmp_path: Path)
 
 def test_every_alert_has_its_case(settings: Thresholds) -> None:
     rules = [rule for _, group in rulefiles.groups(settings).values() for rule in group if "alert" in rule]
-    assert {rule["alert"] for rule in rules} == {case.alert for case in CASES}
+    assert {rule["alert"] for rule in rules} == {case.alert for case in CASES} | {WATCHDOG}
+
+
+def test_the_watchdog_fires_whatever_happens(settings: Thresholds) -> None:
+    rules = [rule for _, group in rulefiles.groups(settings).values() for rule in group]
+    (watchdog,) = [rule for rule in rules if rule.get("alert") == WATCHDOG]
+    # Of no series, and at once: that it arrives is tested with the real programs.
+    assert (watchdog["expr"], watchdog.get("for"), watchdog["labels"]) == ("vector(1)", None, {"severity": "none"})
 
 
 def test_every_alert_has_its_runbook(settings: Thresholds) -> None:

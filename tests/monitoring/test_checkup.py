@@ -237,6 +237,44 @@ def test_canaries_are_a_collector_whose_scrape_never_waits(server: FakeServer) -
     assert f'nbridge_canary_latency_seconds{{server="{nobody}"}}' not in text
 
 
+def test_canaries_follow_a_list_that_changes(server: FakeServer) -> None:
+    nobody, told = f"http://127.0.0.1:{free_port()}", []
+    listed = [nobody]
+
+    def names() -> list[str]:
+        if not listed:
+            raise SettingsError("The file is broken.")
+        return listed
+
+    canaries = Canaries((), listed=names, follow_s=0.02, tell=told.append, interval_s=0.05, deadline_s=20)
+    canaries.start()
+
+    def seen(*servers: str) -> bool:
+        return {sample.labels["server"] for sample in next(iter(canaries.collect())).samples} == set(servers)
+
+    def wait(holds: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+
+    try:
+        wait(lambda: seen(nobody))
+        listed[:] = [nobody, server.url]
+        wait(lambda: seen(nobody, server.url))
+        (kept,) = [canary for canary in canaries.canaries if canary.server == nobody]
+        failures = kept.failures
+        listed[:] = []  # written at this moment, or wrong: whom it named before is still asked
+        wait(lambda: bool(told) and kept.failures > failures + 2)
+        assert seen(nobody, server.url)
+        assert told == ["The file is broken. Canaries go on as before."]
+        listed[:] = [server.url]
+        wait(lambda: seen(server.url))
+        wait(lambda: not any(thread.name == f"canary {nobody}" for thread in threading.enumerate()))
+    finally:
+        canaries.stop()
+
+
 def test_a_canary_that_does_not_come_back_is_late(server: FakeServer) -> None:
     now_s = [0.0]
     canary = Canary(server.url, interval_s=10, deadline_s=5, clock=lambda: now_s[0])

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_targets import Page, vllm_page
 
+from bench.targets import Page, vllm_page
 from monitoring import alertmanager, prometheus, rulefiles, stack
 from monitoring.errors import MissingProgram, SettingsError
 from monitoring.prometheus import Targets
@@ -36,12 +36,17 @@ kind = "chat"
 name = "channel"
 url_env = "CHAT_URL"
 channel = "#inference"
+[[receivers]]
+kind = "heartbeat"
+name = "switch"
+url_env = "SWITCH_URL"
 """
 SECRETS = {
     "PAGER_URL": "https://pager.example.org/S1",
     "PAGER_TOKEN": "S2",
     "MAIL_PASSWORD": "S3",
     "CHAT_URL": "https://chat.example.org/S4",
+    "SWITCH_URL": "https://switch.example.org/S5",
 }
 
 
@@ -66,7 +71,8 @@ def test_receivers_satisfy_amtool_and_secrets_stand_in_files(tmp_path: Path) -> 
         ("team-password", "S3"),
     ]
     text = config.read_text(encoding="utf-8")
-    assert [secret for secret in ("S1", "S2", "S3", "S4") if secret in text] == ["S1"]  # an address has no file to name
+    # an address has no file to name
+    assert [secret for secret in ("S1", "S2", "S3", "S4", "S5") if secret in text] == ["S1", "S5"]
 
 
 def routed(config: Path, *labels: str) -> str:
@@ -81,6 +87,7 @@ def test_a_receiver_is_told_of_its_severities_only(tmp_path: Path) -> None:
     assert routed(config, "severity=critical") == "pager,team,channel"
     assert routed(config, "severity=warning") == "team,channel"
     assert routed(config, "severity=info") == "nowhere"
+    assert routed(config, "severity=none", "alertname=Watchdog") == "switch"
 
 
 def test_a_secret_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -142,14 +149,16 @@ def test_a_target_files_servers_get_canaries(tmp_path: Path) -> None:
         name: shutil.which(name) or "alertmanager" for name in ("prometheus", "promtool", "amtool", "alertmanager")
     }
     exporter = next(part for part in stack.prepare(plan, programs) if part.name == "exporter")
-    asked = [word for before, word in zip(exporter.argv, exporter.argv[1:], strict=False) if before == "--server"]
-    assert asked == ["http://c:3", "https://a:1/x", "https://b:2/x"]
+    told = dict(zip(exporter.argv, exporter.argv[1:], strict=False))
+    assert (told["--server"], told["--targets"]) == ("http://c:3", str(path))
+    assert (told["--canary-interval"], told["--canary-deadline"]) == ("15", "5")
 
 
 def test_a_threshold_must_be_a_bound_of_the_servers_own_histogram() -> None:
-    lines = [f'vllm:e2e_request_latency_seconds_bucket{{le="{le}"}} 0' for le in ("1.0", "4.0", "8.0", "+Inf")]
+    lines = [line for line in vllm_page() if "e2e" not in line]
+    lines += [f'vllm:e2e_request_latency_seconds_bucket{{le="{le}"}} 0' for le in ("1.0", "4.0", "8.0", "+Inf")]
     with (
-        Page(*vllm_page(), *lines) as server,
+        Page(*lines) as server,
         pytest.raises(
             SettingsError, match=r"slo.e2e.threshold_s = 5 is no bound .* the nearest bounds are 4 or 8 \(as"
         ),
