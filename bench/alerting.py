@@ -8,19 +8,20 @@ each, takes the causes away, and waits until it has been told so.
 Bound: the time for which the alert must hold + 2 evaluation intervals + the group wait. In it are the wait for the next
 scrape, the wait for the next evaluation after it, and Alertmanager's wait for others of the kind.
 
-Measured twice: with nothing else to do, and with one process per core that computes all the time.
+Measured twice: with nothing else to do, and with one process per core that computes all the time. When a stack scrapes
+and evaluates within an interval is drawn at its start, so every second round starts a new one.
 """
 
 import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,7 @@ requests_min = 1
 temperature_for_s = 0
 """
 TOLD_WITHIN_S = 120.0  # a webhook that is not told by then is not told
+PER_STACK = 2  # rounds; a new stack has its scrapes and evaluations at other instants of an interval
 _POLL_S = 0.02
 
 
@@ -116,10 +118,8 @@ def told(webhook: Webhook, alert: str, instance: str, status: str, since_s: floa
     return found[0]
 
 
-def rounds(folder: Path, count: int, on_round: Callable[[int], None]) -> dict[str, list[float]]:
-    """Alert → seconds from its cause to the webhook in each round."""
-    told_s: dict[str, list[float]] = {}
-    phase = random.Random(0)  # noqa: S311  (reproducible randomness is meant)
+def rounds(folder: Path, count: int, phase: random.Random) -> Iterator[dict[str, float]]:
+    """Start the stack, and give for each round: alert → seconds from its cause to the webhook."""
     with Webhook() as webhook, Page() as gpu, Page() as hung, Page() as slow, contextlib.ExitStack() as doomed:
         gpu.lines, hung.lines, slow.lines = gpu_page(temperature_c=60), vllm_page(), vllm_page()
         port = doomed.enter_context(Page(*vllm_page())).port
@@ -136,23 +136,23 @@ def rounds(folder: Path, count: int, on_round: Callable[[int], None]) -> dict[st
         with stack(folder, *watched, "--exporter", gpu.url, "--settings", path):
             time.sleep(3 * interval_s)  # every page has been read twice: what changes from now on is a change
             for number in range(1, count + 1):
-                on_round(number)
                 time.sleep(phase.uniform(0, interval_s))
                 caused_s = time.monotonic()
                 gpu.lines = gpu_page(temperature_c=91.5)
-                slow.lines = vllm_page(slow=100 * number)
+                slow.lines = vllm_page(slow=number)  # few: many would burn an error budget, which tells instead
                 hung.lines = vllm_page(running=2, waiting=1, steps=2 * number - 1)
                 doomed.close()
-                for alert, instance in instances.items():
-                    at_s = told(webhook, alert, instance, "firing", caused_s)
-                    told_s.setdefault(alert, []).append(at_s - caused_s)
+                told_s = {
+                    alert: told(webhook, alert, instance, "firing", caused_s) - caused_s
+                    for alert, instance in instances.items()
+                }
                 healed_s = time.monotonic()
                 gpu.lines, hung.lines = gpu_page(temperature_c=60), vllm_page(steps=2 * number)
                 doomed.enter_context(Page(*vllm_page(), port=port))
                 for alert, instance in instances.items():
                     # Slow requests may be over, and told so, while the others still hold.
                     told(webhook, alert, instance, "resolved", caused_s if instance == slow.instance else healed_s)
-    return told_s
+                yield told_s
 
 
 @contextlib.contextmanager
@@ -171,19 +171,24 @@ def busy() -> Iterator[None]:
 
 def run(folder: Path, *, count: int, on_round: Callable[[str, int], None]) -> dict[str, Any]:
     """Both measurements as one document."""
-    found = {}
+    found: dict[str, list[dict[str, float]]] = {}
+    phase = random.Random(0)  # noqa: S311  (reproducible randomness is meant)
     for machine, beside in (("quiet", contextlib.nullcontext()), ("busy", busy())):
-        own = folder / machine
-        own.mkdir(parents=True)
+        found[machine] = []
         with beside:
-            found[machine] = rounds(own, count, partial(on_round, machine))
-    settings = load(folder / "quiet" / "settings.toml")
+            for first in range(0, count, PER_STACK):
+                own = folder / f"{machine}-{first}"
+                own.mkdir(parents=True)
+                for told_s in rounds(own, min(PER_STACK, count - first), phase):
+                    found[machine].append(told_s)
+                    on_round(machine, len(found[machine]))
+    settings = load(folder / "quiet-0" / "settings.toml")
     timing = settings.timing
     alerts: dict[str, dict[str, Any]] = {}
     for alert, hold_s in holds_s(settings).items():
         most_s = bound_s(settings, hold_s)
-        times = {name: told[alert] for name, told in found.items()}
-        within = {name: sum(one <= most_s for one in told) for name, told in times.items()}
+        times = {machine: [told_s[alert] for told_s in all_told] for machine, all_told in found.items()}
+        within = {machine: sum(one_s <= most_s for one_s in told_s) for machine, told_s in times.items()}
         alerts[alert] = {"holds_s": hold_s, "bound_s": most_s, "told_s": times, "within_bound": within}
     return {
         "timing": {
@@ -194,8 +199,10 @@ def run(folder: Path, *, count: int, on_round: Callable[[str, int], None]) -> di
         "rounds": count,
         "alerts": alerts,
         "goals": {
-            f"told_within_bound_{name}": {"met": all(one["within_bound"][name] == count for one in alerts.values())}
-            for name in found
+            f"told_within_bound_{machine}": {
+                "met": all(one["within_bound"][machine] == count for one in alerts.values())
+            }
+            for machine in found
         },
         "environment": describe(),
     }
@@ -217,14 +224,17 @@ def table(document: dict[str, Any]) -> Table:
 
 
 def main(
-    count: Annotated[int, typer.Option("--rounds", min=1, help="Rounds on each, the quiet and the busy machine.")] = 8,
+    count: Annotated[
+        int, typer.Option("--rounds", min=1, help="Rounds on the quiet machine, and again on the busy one.")
+    ] = 8,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document into this file.")] = None,
 ) -> None:
     """Measure how long alerts take from cause to webhook; a table on stderr, one JSON document on stdout."""
     console = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: nothing is left running
 
     def on_round(machine: str, number: int) -> None:
-        console.print(f"alerts, {machine} machine: round {number} of {count}")
+        console.print(f"alerts, {machine} machine: {number} of {count} rounds")
 
     try:
         with tempfile.TemporaryDirectory() as name:

@@ -65,16 +65,21 @@ class _Listening:
 
 
 class Page(_Listening):
-    """A target whose metrics are `lines`; it answers canaries as a vLLM server would, and HTML when `html` is set."""
+    """A target whose metrics are `lines`; it answers canaries as a vLLM server would, and HTML when `html` is set.
 
-    def __init__(self, *lines: str, port: int = 0) -> None:
+    Its pages, not its answers to canaries, take `delay_s`.
+    """
+
+    def __init__(self, *lines: str, port: int = 0, delay_s: float = 0) -> None:
         self.lines = list(lines)
         self.html: str | None = None
+        self.delay_s = delay_s
         super().__init__(port)
 
     def get(self, path: str) -> tuple[str, str]:
         if path == "/v1/models":
             return "application/json", json.dumps({"data": [{"id": "fake"}]})
+        time.sleep(self.delay_s)
         if self.html is not None:
             return "text/html", self.html
         return "text/plain; version=0.0.4", "\n".join(self.lines) + "\n"

@@ -38,7 +38,7 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (value := what()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return value
 
 
@@ -165,13 +165,18 @@ def test_every_metric_in_the_rules_is_one_that_the_server_exports(engine_server:
 def test_what_is_no_page_counts_as_down_and_nothing_is_left_when_killed(tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text(QUICK, encoding="utf-8")
-    with Page(*vllm_page()) as well, Page() as html, Page("vllm:num_requests_running{ 3") as malformed:
+    with (
+        Page(*vllm_page()) as well,
+        Page(*vllm_page(), delay_s=4) as late,
+        Page() as html,
+        Page("vllm:num_requests_running{ 3") as malformed,
+    ):
         html.html = "<html><body>Welcome to the proxy</body></html>"
-        servers = [word for page in (well, html, malformed) for word in ("--server", page.url)]
+        servers = [word for page in (well, late, html, malformed) for word in ("--server", page.url)]
         with stack(tmp_path, *servers, "--settings", settings) as (process, document):
-            wait_for(lambda: len(query(document, 'up{job="vllm"}')) == 3)
+            wait_for(lambda: len(query(document, 'up{job="vllm"}')) == 4)
             up = {one["metric"]["instance"]: one["value"][1] for one in query(document, 'up{job="vllm"}')}
-            assert up == {well.instance: "1", html.instance: "0", malformed.instance: "0"}
+            assert up == {well.instance: "1", late.instance: "0", html.instance: "0", malformed.instance: "0"}
             config = tmp_path / "data" / "config"
             assert (config.stat().st_mode & 0o077, (config / "alertmanager.yml").stat().st_mode & 0o077) == (0, 0)
             again = [sys.executable, "-m", "nbridge", "stack", "--server", well.url, "--data", str(tmp_path / "data")]
