@@ -14,9 +14,17 @@ from serve.settings import parse
 ROOT = Path(__file__).parent.parent
 
 
+# Before pytest picks by marker.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start servers of their own come before those that share one: it would take time from them."""
-    items.sort(key=lambda item: "engine_server" in getattr(item, "fixturenames", ()))
+    """Tests that share a server want it, and the machine, for themselves; those with one of their own come before."""
+
+    def shares(item: pytest.Item) -> bool:
+        return "engine_server" in getattr(item, "fixturenames", ())
+
+    for item in filter(shares, items):
+        item.add_marker("alone")
+    items.sort(key=shares)
 
 
 @pytest.fixture(scope="session")

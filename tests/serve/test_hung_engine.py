@@ -20,7 +20,7 @@ from checkpoints.prepare import prepare
 from serve.server import Server, start
 from serve.settings import parse
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 ASK = {"model": "demo-1m", "prompt": "def main():", "max_tokens": 8, "ignore_eos": True}
 FOUND_WITHIN_S = 20
 
