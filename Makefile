@@ -43,11 +43,9 @@ test: check            ## lint, types and all tests (real vLLM, Locust, Promethe
 	@sh tools/packages.sh test
 	@# Before the tests, because training beside a running server takes five times as long.
 	$(BIN)/python -c 'from checkpoints.prepare import prepare; prepare("demo-1m"); prepare("demo-1m-b")'
-	@# Two at a time; so, too, those that start vLLM, which mostly is one core importing modules, unless they must be alone.
-	@# 5 says that ARGS picked none.
+	@# Two at a time, then those with vLLM one after the other: a server takes all cores. 5 says that ARGS picked none.
 	$(BIN)/python -m pytest -n 2 -m 'not engine' $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'engine and not alone' $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m engine $(ARGS) || [ $$? = 5 ]
 
 check: setup           ## lint, format and types
 	$(BIN)/ruff check .

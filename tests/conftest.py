@@ -14,22 +14,23 @@ from serve.settings import parse
 ROOT = Path(__file__).parent.parent
 
 
-# Before pytest picks by marker.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a server want it, and the machine, for themselves; those with one of their own come before."""
+    """Tests that start servers of their own come before those that share one: it would take time from them.
 
-    def shares(item: pytest.Item) -> bool:
-        return "engine_server" in getattr(item, "fixturenames", ())
+    Of those that share it, `server_first` marks those that want it fresh, `server_last` the one that ends it.
+    """
 
-    for item in filter(shares, items):
-        item.add_marker("alone")
-    items.sort(key=shares)
+    def place(item: pytest.Item) -> int:
+        if "engine_server" not in getattr(item, "fixturenames", ()):
+            return 0
+        return 1 if item.get_closest_marker("server_first") else 3 if item.get_closest_marker("server_last") else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
 def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real vLLM server with the trained demo model, shared by all tests that do not harm it."""
+    """A real vLLM server with the trained demo model, shared by all tests that leave it as it was."""
     checkpoint = prepare("demo-1m")
     prepare("demo-1m-b")  # for the tests that align the two: training beside a running server takes five times as long
     settings = parse(

@@ -80,7 +80,6 @@ print(training.train(Path(sys.argv[1])))
 
 
 @pytest.mark.engine
-@pytest.mark.alone
 def test_same_seed_same_weights(tmp_path):
     digests, said = set(), set()
     for name in ("first", "second"):
@@ -93,7 +92,6 @@ def test_same_seed_same_weights(tmp_path):
 
 
 @pytest.mark.engine
-@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_four_formats_in_the_engine_against_the_unquantized_model(tmp_path):
     """The engine loads each format, applies it, and scores held-out text nearly as well as without it."""

@@ -1,13 +1,10 @@
-"""A real server whose engine is made to hang and then let go again: what is seen of it, from inside and from outside.
-
-It has a server of its own, because nobody else's requests shall hang.
-"""
+"""A real server, well, then with an engine that hangs, then let go: what is seen of it from inside and outside."""
 
 import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,20 +13,16 @@ import httpx
 import psutil
 import pytest
 
-from checkpoints.prepare import prepare
-from serve.server import Server, start
-from serve.settings import parse
+from serve.server import Server
 
-pytestmark = [pytest.mark.engine, pytest.mark.alone]
+pytestmark = [pytest.mark.engine, pytest.mark.server_first]
 ASK = {"model": "demo-1m", "prompt": "def main():", "max_tokens": 8, "ignore_eos": True}
 FOUND_WITHIN_S = 20
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = parse({"model": prepare("demo-1m").path, "served_model_name": "demo-1m", "port": 0}, "the test")
-    with start(settings, log_path=tmp_path_factory.mktemp("hung") / "server.log") as running:
-        yield running
+@pytest.fixture
+def server(engine_server: Server) -> Server:
+    return engine_server
 
 
 def engine_of(server: Server) -> psutil.Process:
