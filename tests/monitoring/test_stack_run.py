@@ -82,7 +82,7 @@ def hanging(server: Server, pool: ThreadPoolExecutor) -> Iterator[float]:
         assert begun.wait(60)
         with halted(server) as stopped_s:
             # What it had answered by then is counted after half a second. A quick engine may have answered everything.
-            wait_for(lambda: time.monotonic() > stopped_s + 0.5)  # noqa: B023 (called within this round)
+            wait_for(lambda: time.monotonic() > stopped_s + 0.5)
             if caught := total(parse(fetch(server.base_url)), "vllm:num_requests_running"):
                 yield stopped_s
         for one in asked:
