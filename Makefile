@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 READY := $(VENV)/ready-$(EXTRA)
 ARGS ?=
+# Set in some containers; with it every process that the tests start compiles our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench bench-hidden bench-monitoring test check serve dashboard stack boards doctor clean

@@ -52,10 +52,14 @@ def query(document: dict[str, Any], expr: str) -> list[dict[str, Any]]:
     return list(answer.json()["data"]["result"])
 
 
-@contextlib.contextmanager
-def halted(server: Server) -> Iterator[float]:
-    """The server's engine process stands still, as if it hung, while its API takes requests; the instant it stopped."""
+def engine_of(server: Server) -> psutil.Process:
     (engine,) = [process for pid in server.pids() if "EngineCore" in (process := psutil.Process(pid)).name()]
+    return engine
+
+
+@contextlib.contextmanager
+def halted(engine: psutil.Process) -> Iterator[float]:
+    """An engine process stands still, as if it hung, while its API takes requests; the instant it stopped."""
     engine.suspend()
     try:
         yield time.monotonic()
@@ -75,20 +79,21 @@ def ask(server: Server, tokens: int, begun: threading.Event | None = None) -> No
 
 @contextlib.contextmanager
 def hanging(server: Server, pool: ThreadPoolExecutor) -> Iterator[float]:
-    """The server's engine hangs with requests under way, which are answered after it; the instant."""
+    """The server's engine hangs with a request under way, which is answered after it; the instant."""
+    engine = engine_of(server)
     for _ in range(20):
         begun = threading.Event()
-        asked = [pool.submit(ask, server, 900, begun) for _ in range(4)]
+        asked = pool.submit(ask, server, 900, begun)
         assert begun.wait(60)
-        with halted(server) as stopped_s:
+        with halted(engine) as stopped_s:
             # What it had answered by then is counted after half a second. A quick engine may have answered everything.
             wait_for(lambda: time.monotonic() > stopped_s + 0.5)
             if caught := total(parse(fetch(server.base_url)), "vllm:num_requests_running"):
                 yield stopped_s
-        for one in asked:
-            one.result()
+        asked.result()
         if caught:
             return
+        log.info("the engine was too quick to be caught with a request under way; again")
     raise AssertionError("the engine was never caught with a request under way")
 
 
@@ -98,7 +103,7 @@ def slow_requests(server: Server, pool: ThreadPoolExecutor) -> float:
     Returns the instant at which the first of them ended, as the server counts it.
     """
     before = parse(fetch(server.base_url))
-    with halted(server) as stopped_s:
+    with halted(engine_of(server)) as stopped_s:
         asked = [pool.submit(ask, server, 4) for _ in range(4)]
         # Half a second for the API process to receive them: its clock starts then.
         wait_for(lambda: time.monotonic() > stopped_s + 5.5)
