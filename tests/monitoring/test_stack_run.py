@@ -57,43 +57,42 @@ def engine_of(server: Server) -> psutil.Process:
     return engine
 
 
-@contextlib.contextmanager
-def halted(engine: psutil.Process) -> Iterator[float]:
-    """An engine process stands still, as if it hung, while its API takes requests; the instant it stopped."""
-    engine.suspend()
-    try:
-        yield time.monotonic()
-    finally:
-        engine.resume()
-
-
-def ask(server: Server, tokens: int, begun: threading.Event | None = None) -> None:
-    """One request, until the end of its answer; `begun` is set with the first token."""
+def ask(server: Server, tokens: int, at_first_token: Callable[[], None] = lambda: None) -> None:
+    """One request, until the end of its answer."""
     body = {"model": server.model_name, "prompt": "1", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{server.base_url}/v1/completions", json=body, timeout=120) as answer:
         answer.raise_for_status()
-        for _ in answer.iter_bytes():
-            if begun is not None:
-                begun.set()
+        chunks = answer.iter_bytes()
+        next(chunks)
+        at_first_token()
+        for _ in chunks:
+            pass
 
 
 @contextlib.contextmanager
 def hanging(server: Server, pool: ThreadPoolExecutor) -> Iterator[float]:
-    """The server's engine hangs with a request under way, which is answered after it; the instant."""
+    """The server's engine stands still with a request under way, which is answered after it; the instant."""
     engine = engine_of(server)
     for _ in range(20):
-        begun = threading.Event()
-        asked = pool.submit(ask, server, 900, begun)
-        assert begun.wait(60)
-        with halted(engine) as stopped_s:
+        halted = threading.Event()
+
+        def halt(halted: threading.Event = halted) -> None:
+            engine.suspend()
+            halted.set()
+
+        asked = pool.submit(ask, server, 900, halt)
+        try:
+            assert halted.wait(60)
+            halted_s = time.monotonic()
             # What it had answered by then is counted after half a second. A quick engine may have answered everything.
-            wait_for(lambda: time.monotonic() > stopped_s + 0.5)
+            wait_for(lambda since_s=halted_s: time.monotonic() > since_s + 0.5)
             if caught := total(parse(fetch(server.base_url)), "vllm:num_requests_running"):
-                yield stopped_s
+                yield halted_s
+        finally:
+            engine.resume()
         asked.result()
         if caught:
             return
-        log.info("the engine was too quick to be caught with a request under way; again")
     raise AssertionError("the engine was never caught with a request under way")
 
 
@@ -103,10 +102,15 @@ def slow_requests(server: Server, pool: ThreadPoolExecutor) -> float:
     Returns the instant at which the first of them ended, as the server counts it.
     """
     before = parse(fetch(server.base_url))
-    with halted(engine_of(server)) as stopped_s:
+    engine = engine_of(server)
+    engine.suspend()
+    try:
         asked = [pool.submit(ask, server, 4) for _ in range(4)]
+        asked_s = time.monotonic()
         # Half a second for the API process to receive them: its clock starts then.
-        wait_for(lambda: time.monotonic() > stopped_s + 5.5)
+        wait_for(lambda: time.monotonic() > asked_s + 5.5)
+    finally:
+        engine.resume()
     resumed_s = time.monotonic()
     for one in asked:
         one.result()
@@ -149,12 +153,11 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
             first(partial(webhook.first, "LatencyP95High", hooked, "firing"))
             first(partial(webhook.first, "LatencyP95High", hooked, "resolved"))
 
-            caused_s["ServerDown", doomed.instance] = time.monotonic()
-            doomed.close()
-            caused_s["GpuHot", gpu.instance] = time.monotonic()
-            gpu.lines = gpu_page(temperature_c=91.5)
-            with hanging(engine_server, pool) as stopped_s:
-                caused_s["EngineStalled", hooked] = stopped_s
+            with hanging(engine_server, pool) as caused_s["EngineStalled", hooked]:
+                caused_s["ServerDown", doomed.instance] = time.monotonic()
+                doomed.close()
+                caused_s["GpuHot", gpu.instance] = time.monotonic()
+                gpu.lines = gpu_page(temperature_c=91.5)
                 for (alert, instance), since_s in caused_s.items():
                     at_s, told = first(partial(webhook.first, alert, instance, "firing"))
                     assert told["annotations"]["runbook_url"].startswith("docs/runbooks.md#")
