@@ -109,13 +109,10 @@ class Webhook(_Listening):
 
         What it was told before `since_s` (time.monotonic()) does not count.
         """
+        wanted = (alert, instance, status)
         for at_s, told in list(self.told):
             labels = told["labels"]
-            if at_s >= since_s and (labels["alertname"], labels.get("instance"), told["status"]) == (
-                alert,
-                instance,
-                status,
-            ):
+            if at_s >= since_s and (labels["alertname"], labels.get("instance"), told["status"]) == wanted:
                 return at_s, told
         return None
 
