@@ -34,12 +34,12 @@ bench: setup           ## measure: three quantizations × three concurrency leve
 	$(BIN)/nbridge bench $(ARGS)
 
 bench-hidden: setup    ## what hidden states cost: beside plain requests, Hugging Face, and a server without them
-	$(BIN)/python -m bench.hidden $(ARGS)
+	$(BIN)/python -m bench.studies.hidden $(ARGS)
 
 bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (ARGS are its options); alerts from cause to webhook
 	@sh tools/packages.sh stack
-	$(BIN)/python -m bench.scrape $(ARGS)
-	$(BIN)/python -m bench.alerting
+	$(BIN)/python -m bench.studies.exporter $(ARGS)
+	$(BIN)/python -m bench.studies.alerting
 
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test

@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import records, stats, store
 from bench.errors import StorageError
-from bench.plan import Load
-from bench.reconcile import Total, reconcile, reconcile_states
+from bench.plans.plan import Load
+from bench.plans.workload import prompts
+from bench.run import records, stats, store
+from bench.run.reconcile import Total, reconcile, reconcile_states
+from bench.run.validity import dispatch_lateness, validity
 from bench.target import Target
-from bench.validity import dispatch_lateness, validity
-from bench.workload import prompts
-from monitoring import metrics as metrics_page
 from monitoring.sampler import Reading, Sampler
-from serve.process import OwnedProcess
+from monitoring.scrape import metrics as metrics_page
+from serve.processes.process import OwnedProcess
 
-LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+LOCUSTFILE = Path(__file__).parent / "load" / "locustfile.py"
 _POLL_S = 0.2
 _MAX_PROMPTS = 20_000
 _WARMUP_TOKENS = 16

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from bench import sweep as sweeps
 from bench.errors import PlanError
-from bench.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
 from bench.target import find_target
 
 console = Console(stderr=True, highlight=False)

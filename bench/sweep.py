@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import store
 from bench.cell import measure, set_aside
 from bench.errors import RunFolderError
-from bench.plan import Engine, Load, Plan, cell_id, validate
+from bench.plans.plan import Engine, Load, Plan, cell_id, validate
+from bench.run import store
 from bench.target import CannotServe, Served, Target, own_server, running_server
 from monitoring.machine import describe
 

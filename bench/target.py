@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
-from bench import store
 from bench.errors import PlanError, TargetError
-from bench.plan import Engine
-from bench.workload import Vocabulary
+from bench.plans.plan import Engine
+from bench.plans.workload import Vocabulary
+from bench.run import store
 from checkpoints.errors import CheckpointError
 from checkpoints.prepare import Checkpoint, prepare
 from monitoring.machine import gpus
-from serve import command, server
+from serve.engine import command, server
+from serve.engine.settings import EngineSettings, parse
 from serve.errors import ServeError, SettingsError
-from serve.settings import EngineSettings, parse
 
 _GIB = 2**30
 # A start failure's kind → the cell's outcome; every other kind is `failed`.

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from checkpoints import architecture, schemes, tokenizer
+from checkpoints import tokenizer
 from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256, key, silent
+from checkpoints.tensors import architecture, schemes
 
 TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
 _DATA_PATH = Path(__file__).parent / "data" / "architectures.json"

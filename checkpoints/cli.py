@@ -14,7 +14,7 @@ import typer
 from checkpoints.cache import Progress
 
 if TYPE_CHECKING:
-    from checkpoints.finetune import FineTuned
+    from checkpoints.finetuning.finetune import FineTuned
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -29,8 +29,8 @@ def quantize(
     """Write a quantized copy of a model (round to nearest), ready for vLLM."""
     from checkpoints.errors import BadScheme
     from checkpoints.prepare import unquantized_directory
-    from checkpoints.quantize import quantize as write
-    from checkpoints.schemes import WRITTEN, resolve
+    from checkpoints.quantization.quantize import quantize as write
+    from checkpoints.tensors.schemes import WRITTEN, resolve
 
     resolved = resolve(scheme)
     if resolved not in WRITTEN:
@@ -66,8 +66,8 @@ def finetune(
     as_json: _Json = False,
 ) -> None:
     """Train a LoRA adapter on a text; perplexity on its held-out part before and after. Exit 1 when it did not fall."""
-    from checkpoints.finetune import Recipe
-    from checkpoints.finetune import finetune as train
+    from checkpoints.finetuning.finetune import Recipe
+    from checkpoints.finetuning.finetune import finetune as train
 
     recipe = Recipe(
         rank=rank,

@@ -24,7 +24,7 @@ from checkpoints.errors import (
     RepositoryNotFound,
     UnknownModel,
 )
-from checkpoints.headers import INDEX_FILE, read_weights
+from checkpoints.tensors.headers import INDEX_FILE, read_weights
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _WANTED_SUFFIXES = (".json", ".model", ".tiktoken", ".jinja", ".txt", ".md")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import architecture, headers, schemes
 from checkpoints.cache import checkpoints_dir, read_manifest
 from checkpoints.catalog import WEIGHTLESS, models
 from checkpoints.errors import BadCheckpoint
+from checkpoints.tensors import architecture, headers, schemes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from checkpoints import architecture, headers, schemes
 from checkpoints.cache import (
     Progress,
     build_once,
@@ -18,6 +17,7 @@ from checkpoints.cache import (
 )
 from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory
 from checkpoints.errors import BadScheme, UnknownModel
+from checkpoints.tensors import architecture, headers, schemes
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -61,7 +61,7 @@ def prepare(model: str, quantization: str = "none", *, progress: Progress = sile
     if known is not None and known.kind == WEIGHTLESS:
         return _weightless(known, scheme, progress)
     if known is not None:
-        from checkpoints.demo import trained_directory
+        from checkpoints.demo.trained import trained_directory
 
         return _directory(trained_directory(progress, name=model), model, scheme, progress)
     path = Path(model).expanduser()
@@ -84,7 +84,7 @@ def unquantized_directory(model: str, progress: Progress = silent) -> Path:
             "directly, and it gets random weights in that format."
         )
     if known is not None:
-        from checkpoints.demo import trained_directory
+        from checkpoints.demo.trained import trained_directory
 
         return trained_directory(progress, name=model)
     path = Path(model).expanduser()
@@ -188,7 +188,7 @@ def _parameters(config: architecture.Config, tensors: dict[str, headers.Tensor],
 
 
 def _quantized_copy(path: Path, name: str, scheme: str, progress: Progress) -> Path:
-    from checkpoints.quantize import write_quantized
+    from checkpoints.quantization.quantize import write_quantized
 
     source = directory_sha256(path)
     label = name if name in models() else path.resolve().name

@@ -12,15 +12,15 @@ import streamlit as st
 from altair.utils import schemapi
 
 from bench.errors import BenchError
-from bench.store import open_run
+from bench.run.store import open_run
 from dashboards import library
 from dashboards.library import Broken, Entry, Known, Shelf
 from dashboards.settings import DashboardSettings, from_environment
 from dashboards.theme import DARK, LIGHT, Palette, style
 from planning.errors import PlanningError
-from reports.cells import Report, stored
-from reports.curves import Curve
 from reports.errors import ReportError
+from reports.measured.cells import Report, stored
+from reports.measured.curves import Curve
 from reports.tables import Table
 from reports.units import plural
 

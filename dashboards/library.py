@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import stats
 from bench.errors import RunFolderError
-from bench.records import SCHEMA
-from bench.store import Run, cell_dir, open_run
+from bench.run import stats
+from bench.run.records import SCHEMA
+from bench.run.store import Run, cell_dir, open_run
 from dashboards.settings import SAMPLE
-from reports.cells import Report, stored
-from reports.curves import Curve, ecdf
 from reports.errors import ReportError
+from reports.measured.cells import Report, stored
+from reports.measured.curves import Curve, ecdf
 from reports.verdict import THROUGHPUT
 
 SAMPLE_ID = "sample"

@@ -34,8 +34,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import stats
-from bench.records import SCHEMA
+from bench.run import stats
+from bench.run.records import SCHEMA
 from dashboards.app_pages import PAGES
 from dashboards.settings import SAMPLE
 

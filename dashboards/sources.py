@@ -1,6 +1,6 @@
 """Live figures: metrics pages of servers and exporters over the last minutes, asked for directly or from Prometheus.
 
-Both ways end in the same `monitoring.window.Scrape`s, so that every figure of the page is computed by one code.
+Both ways end in the same `monitoring.scrape.window.Scrape`s, so that every figure of the page is computed by one code.
 """
 
 import threading
@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 
 from dashboards.errors import SourceError
-from monitoring.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS
-from monitoring.metrics import MetricsError, Sample, fetch, parse
-from monitoring.progress import ITERATIONS, RUNNING, WAITING
-from monitoring.window import START_TIME, Scrape, scrape
+from monitoring.health.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS
+from monitoring.health.progress import ITERATIONS, RUNNING, WAITING
+from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
+from monitoring.scrape.window import START_TIME, Scrape, scrape
 
 COUNTERS = (
     "vllm:generation_tokens_total",

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from monitoring.doctor import Finding, examine
+from monitoring.doctor.checks import Finding, examine
 
 if TYPE_CHECKING:
-    from monitoring.stack import Part, Plan
-    from monitoring.thresholds import Thresholds
+    from monitoring.alerting.stack import Part, Plan
+    from monitoring.alerting.thresholds import Thresholds
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
 
@@ -84,19 +84,19 @@ def _patient(
     """The findings on a server, and on its log when one is given."""
     from huggingface_hub.constants import ENDPOINT
 
-    from monitoring import wire
-    from monitoring.checkup import Checkup
-    from monitoring.diagnosis import Probe, diagnose
-    from monitoring.doctor import hub_access
-    from monitoring.health import examine as judge
-    from monitoring.probe import probe
-    from monitoring.thresholds import load
+    from monitoring.alerting.thresholds import load
+    from monitoring.doctor.checks import hub_access
+    from monitoring.doctor.diagnosis import Probe, diagnose
+    from monitoring.doctor.probe import probe
+    from monitoring.health.checkup import Checkup
+    from monitoring.health.verdict import examine as judge
+    from monitoring.scrape import http_exchange
 
     findings = [_log_finding(log)] if log is not None else []
     if server is None:
         return findings
-    thresholds, address = load(settings), wire.address(server)
-    beside = wire.address(exporter) if exporter else None
+    thresholds, address = load(settings), http_exchange.address(server)
+    beside = http_exchange.address(exporter) if exporter else None
     checkup = Checkup(address, window_s=window_s, model=model, api_key_env=api_key_env, exporter=beside)
     seen = checkup.run()
     verdict = judge(seen, thresholds, stalled_s=checkup.stalled_s)
@@ -114,8 +114,8 @@ def _patient(
 def _log_finding(path: Path) -> Finding:
     """What the log of a server that ended, or did not start, gives as the reason."""
     from monitoring.errors import SettingsError
-    from serve import failure
-    from serve.log import tail
+    from serve.engine import failure
+    from serve.processes.log_file import tail
 
     try:
         text = tail(path)
@@ -162,10 +162,10 @@ def exporter(
     """Serve GPU metrics, and canaries of the given servers, for Prometheus, until Ctrl-C."""
     from prometheus_client import CollectorRegistry, ProcessCollector
 
-    from monitoring import exporter as gpu_exporter
-    from monitoring.canary import Canaries
-    from monitoring.collector import Collector
-    from monitoring.prometheus import read_targets
+    from monitoring.alerting.prometheus import read_targets
+    from monitoring.gpu import exporter as gpu_exporter
+    from monitoring.gpu.collector import Collector
+    from monitoring.scrape.canary import Canaries
 
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -210,13 +210,14 @@ def health(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Is a server well? Exit code 1 when it is unhealthy, 0 with a warning when it is degraded."""
-    from monitoring import page, wire
-    from monitoring.checkup import Checkup
-    from monitoring.health import examine
-    from monitoring.thresholds import load
+    from monitoring.alerting.thresholds import load
+    from monitoring.health import printout
+    from monitoring.health.checkup import Checkup
+    from monitoring.health.verdict import examine
+    from monitoring.scrape import http_exchange
 
     thresholds = load(settings)
-    address = wire.address(server)
+    address = http_exchange.address(server)
     progress = Console(stderr=True)
     status = progress.status("looking …")
     checkup = Checkup(
@@ -226,7 +227,7 @@ def health(
         with_canary=canary,
         model=model,
         api_key_env=api_key_env,
-        exporter=wire.address(exporter) if exporter else None,
+        exporter=http_exchange.address(exporter) if exporter else None,
         on_step=lambda step: status.update(f"{step} …"),
     )
     with status if progress.is_terminal else contextlib.nullcontext():
@@ -236,7 +237,7 @@ def health(
     if as_json:
         print(json.dumps(document, ensure_ascii=False))
     else:
-        Console().print(page.page(document))
+        Console().print(printout.page(document))
     if verdict.status == "degraded":
         progress.print(f"[yellow]degraded:[/] {escape(verdict.reasons[0].text)}")
     if verdict.status == "unhealthy":
@@ -284,16 +285,16 @@ def stack(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout when ready.")] = False,
 ) -> None:
     """Exporter, Prometheus and Alertmanager on this machine, until Ctrl-C. Everything listens on 127.0.0.1 only."""
-    from monitoring import stack as parts
-    from monitoring import wire
-    from monitoring.prometheus import Targets, read_targets, server_address
+    from monitoring.alerting import stack as parts
+    from monitoring.alerting.prometheus import Targets, read_targets, server_address
+    from monitoring.scrape import http_exchange
 
     servers = tuple(server_address(url) for url in server or ())
     files = tuple(targets or ())
     listed = [url for path in files for url in read_targets(path)]
     if not servers and not files:
         raise typer.BadParameter("nothing to watch: name a server with --server URL, or a file with --targets FILE.")
-    wire.key_headers(api_key_env)  # says now, and not in the exporter's log, that there is no key
+    http_exchange.key_headers(api_key_env)  # says now, and not in the exporter's log, that there is no key
     thresholds = _thresholds(settings, from_run, run_engine)
     programs = parts.find_programs()
     ports = {"prometheus": prometheus_port, "alertmanager": alertmanager_port, "exporter": exporter_port}
@@ -319,14 +320,14 @@ def stack(
 
 
 def _thresholds(settings: Path | None, from_run: Path | None, run_engine: str | None) -> "Thresholds":
-    from monitoring.thresholds import load
+    from monitoring.alerting.thresholds import load
 
     if from_run is None:
         if run_engine is not None:
             raise typer.BadParameter("--run-engine names an engine of the run that --from-run names.")
         return load(settings)
-    from bench.store import open_run
-    from monitoring.derivation import derive
+    from bench.run.store import open_run
+    from monitoring.alerting.derivation import derive
 
     derived = derive(open_run(from_run).document, load(settings), engine=run_engine)
     for words in derived["derived"].values():
@@ -336,8 +337,8 @@ def _thresholds(settings: Path | None, from_run: Path | None, run_engine: str | 
 
 def _free_ports(wanted: dict[str, int]) -> dict[str, int]:
     """The ports to use: the wanted ones, a free one for 0. Raises PortTaken with who has it."""
-    from monitoring.stack import HOST, taken
-    from serve import port
+    from monitoring.alerting.stack import HOST, taken
+    from serve.processes import port
 
     found: dict[str, int] = {}
     for name, number in wanted.items():
@@ -349,8 +350,8 @@ def _free_ports(wanted: dict[str, int]) -> dict[str, int]:
 
 
 def _run_stack(plan: "Plan", prepared: "list[Part]", as_json: bool) -> None:
-    from monitoring.stack import Stack
-    from serve.process import OwnedProcess
+    from monitoring.alerting.stack import Stack
+    from serve.processes.process import OwnedProcess
 
     running, ready = Stack(), False
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from monitoring.gpu import described
+from monitoring.gpu.nvml import described
 
 _PACKAGES = (
     "neural-bridge",

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from monitoring import gpu
-from monitoring.metrics import MetricsError, fetch, parse
+from monitoring.gpu import nvml
+from monitoring.scrape.metrics import MetricsError, fetch, parse
 
 # Gauges and counters worth a time series; histograms are compared once per cell, by sum and count.
 SERVER_SERIES = frozenset(
@@ -95,7 +95,7 @@ class Sampler:
             if memory is not None:
                 self._add(now, "process", "memory_bytes", {}, memory)
         self._rounds += 1
-        for name, labels, value in gpu.readings():
+        for name, labels, value in nvml.readings():
             self._add(now, "gpu", name, labels, value)
         with contextlib.suppress(MetricsError):
             page = fetch(self.base_url, timeout_s=self.interval_s * 2, headers=self.headers)

@@ -47,9 +47,9 @@ def vram(
     """
     from planning.catalogs import load
     from planning.errors import BadInput
-    from planning.shapes import read
-    from planning.sharding import Setting
-    from planning.vram import estimate, smallest_sets
+    from planning.memory.shapes import read
+    from planning.memory.sharding import Setting
+    from planning.memory.vram import estimate, smallest_sets
 
     facts = load(catalog)
     if run is not None:
@@ -134,10 +134,10 @@ def select(
     Candidates are the catalogued models at their GPUs' bounds, and the engines of runs as measured. Exit code 1 when
     none meets the requirements.
     """
-    from planning import candidates, selection
-    from planning.capacity import of_month
     from planning.catalogs import GIB, load
+    from planning.choice import candidates, selection
     from planning.errors import BadInput
+    from planning.speed.capacity import of_month
 
     facts = load(catalog)
     if measured_only and not run:
@@ -197,8 +197,9 @@ def prices(
     as_json: _Json = False,
 ) -> None:
     """List the prices in use, API, GPUs and machines, with their sources and ages."""
-    from planning import api_prices, printout
+    from planning import printout
     from planning.catalogs import load
+    from planning.cost import api_prices
 
     facts = load(catalog)
     today = _today()
@@ -249,11 +250,11 @@ def cost(
 
     Every assumption is listed with its range, source and date; a case of your own replaces them (docs/cost.md).
     """
-    from planning.assembly import assemble, parse_value
-    from planning.assumptions import EXAMPLE, read_document
     from planning.catalogs import load
-    from planning.cost_page import document, page
-    from planning.estimate import estimate
+    from planning.cost.assembly import assemble, parse_value
+    from planning.cost.assumptions import EXAMPLE, read_document
+    from planning.cost.estimate import estimate
+    from planning.cost.printout import document, page
 
     given = dict(parse_value(text) for text in values or [])
     if tokens is not None:
@@ -294,10 +295,10 @@ def audit(
 
     Exit code 1 when a claim is wrong.
     """
-    from planning.audit_page import document, page
-    from planning.claimfile import guide, load_claims
-    from planning.claims import audit as check
-    from planning.claims import roi_table
+    from planning.claims.audit import audit as check
+    from planning.claims.audit import roi_table
+    from planning.claims.claimfile import guide, load_claims
+    from planning.claims.printout import document, page
 
     claims = load_claims(file) if file else guide()
     made = check(claims)
@@ -313,8 +314,8 @@ def audit(
 def _vram_of_run(run: Path, facts: Any, gpu_name: str | None, as_json: bool) -> None:
     from planning import printout
     from planning.errors import MissingMeasurement, PlanningError
-    from planning.shapes import read
-    from planning.startup import against_startup, estimate_of
+    from planning.memory.against_startup import against_startup, estimate_of
+    from planning.memory.shapes import read
 
     document = _document(run)
     gpu = _gpu_of(document, facts, gpu_name)
@@ -354,7 +355,7 @@ def _vram_of_run(run: Path, facts: Any, gpu_name: str | None, as_json: bool) -> 
 
 
 def _document(run: Path) -> dict[str, Any]:
-    from bench.store import open_run
+    from bench.run.store import open_run
 
     return open_run(run).document
 
@@ -390,7 +391,7 @@ def _quality(text: str | None) -> float | str | None:
 
 
 def _judged_as_dict(one: Any, peak_rps: float | None, headroom: float, spares: int) -> dict[str, Any]:
-    from planning.candidates import servers
+    from planning.choice.candidates import servers
 
     needed = {}
     if peak_rps is not None:

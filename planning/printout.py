@@ -8,14 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planning.api_prices import ApiPrice, Rate, package_version
-from planning.candidates import servers as count_servers
 from planning.catalogs import STALE_AFTER_DAYS, Catalog, Price, Spread
-from planning.roofline import decode_bound, prefill_bound
-from planning.selection import Judged, Selection
-from planning.shapes import Shape
-from planning.startup import Check, in_words
-from planning.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, GpuSet, gib
+from planning.choice.candidates import servers as count_servers
+from planning.choice.selection import Judged, Selection
+from planning.cost.api_prices import ApiPrice, Rate, package_version
+from planning.memory.against_startup import Check, in_words
+from planning.memory.shapes import Shape
+from planning.memory.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, GpuSet, gib
+from planning.speed.roofline import decode_bound, prefill_bound
 
 _ENDS = ("low", "mode", "high")
 _CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)

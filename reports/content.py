@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from reports import setting, tables, trust
-from reports.cells import Json, Report
+from reports import tables
 from reports.definitions import DEFINITIONS
-from reports.figures import Picture, pictures
-from reports.planned import sections
-from reports.problems import Problem, problems
-from reports.sections import Section
+from reports.figures.pictures import Picture, pictures
+from reports.measured.cells import Json, Report
+from reports.sections import setting, trust
+from reports.sections.planned import sections
+from reports.sections.problems import Problem, problems
+from reports.sections.section import Section
 from reports.tables import Table
 from reports.verdict import unfinished, verdict
 

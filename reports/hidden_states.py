@@ -1,7 +1,7 @@
 """What a report says of loads of hidden states, whose answers come in one piece. Pure."""
 
-from reports.cells import Report
-from reports.repeats import metric_spread
+from reports.measured.cells import Report
+from reports.measured.repeats import metric_spread
 from reports.units import listing, number, seconds
 
 SCENARIO = "hidden_states"

@@ -9,9 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from reports.content import NOTHING_TO_DRAW, Content
-from reports.figures import VARIABLES, Picture
-from reports.problems import affected
-from reports.svg import themed
+from reports.figures.pictures import VARIABLES, Picture
+from reports.figures.svg import themed
+from reports.sections.problems import affected
 from reports.tables import Table
 
 _HERE = Path(__file__).parent

@@ -5,13 +5,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.store import open_run
-from reports import cells
-from reports.cells import Report
+from bench.run.store import open_run
 from reports.content import Content, content
 from reports.errors import ReportWriteError
-from reports.figures import Picture
+from reports.figures.pictures import Picture
 from reports.layout import html, markdown
+from reports.measured import cells
+from reports.measured.cells import Report
 
 
 @dataclass(frozen=True)

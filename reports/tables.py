@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reports.cells import Cell, Report
 from reports.definitions import PERCENTILES_NEED
-from reports.repeats import (
+from reports.measured.cells import Cell, Report
+from reports.measured.repeats import (
     CENTRAL_WORD,
     ENOUGH,
     Spread,

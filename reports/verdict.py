@@ -3,9 +3,9 @@
 Each function returns one statement or nothing, and says nothing that was not measured.
 """
 
-from reports.cells import Cell, Load, Report
 from reports.hidden_states import hidden_states
-from reports.repeats import (
+from reports.measured.cells import Cell, Load, Report
+from reports.measured.repeats import (
     CENTRAL_WORD,
     ENOUGH,
     Spread,

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from serve import server
-from serve.command import Command, build, detect_device
+from serve.engine import server
+from serve.engine.command import Command, build, detect_device
+from serve.engine.settings import EngineSettings, load_profile, parse
 from serve.errors import SettingsError
-from serve.settings import EngineSettings, load_profile, parse
 
 _PHASES = {
     "Resolved architecture": "reading the configuration",
@@ -157,7 +157,7 @@ def adapters_named(words: list[str]) -> dict[str, str]:
 
 def with_adapters(settings: EngineSettings, model: Path) -> EngineSettings:
     """The settings with each adapter's directory checked, made absolute, and room for the largest rank of them."""
-    from checkpoints import adapters
+    from checkpoints.finetuning import adapters
 
     found = {name: adapters.read(Path(path).expanduser().absolute()) for name, path in settings.lora_modules.items()}
     if not found:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from checkpoints.prepare import prepare
-from serve.server import Server, start
-from serve.settings import parse
+from serve.engine.server import Server, start
+from serve.engine.settings import parse
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,8 +1,10 @@
 """The house's rules that a machine can check: who imports whom, what is heavy, what a module may be called."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,51 +24,87 @@ MAY_IMPORT = {
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
-    ("reports", "bench"): {"bench.records", "bench.store", "bench.stats", "bench.errors"},
-    ("dashboards", "bench"): {"bench.records", "bench.store", "bench.stats", "bench.errors"},
+    ("reports", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
+    ("dashboards", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
     ("alignment", "serve"): {"serve.client", "serve.errors"},
     ("planning", "checkpoints"): {
-        "checkpoints.architecture",
+        "checkpoints.tensors.architecture",
         "checkpoints.catalog",
-        "checkpoints.headers",
-        "checkpoints.schemes",
+        "checkpoints.tensors.headers",
+        "checkpoints.tensors.schemes",
         "checkpoints.errors",
     },
 }
 MONKEY_PATCHING = {"locust", "gevent"}
-MAY_MONKEY_PATCH = {"bench/locustfile.py"}
+MAY_MONKEY_PATCH = {"bench/load/locustfile.py"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
+
+
+# The limit of one floor: above it a room gets rooms inside.
+MODULES_A_FLOOR = 13
 
 
 def modules() -> list[Path]:
     return [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 
 
+def dotted(path: Path) -> str:
+    """bench/run/store.py → "bench.run.store", bench/run/__init__.py → "bench.run"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for path in modules()}
+
+
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, at any depth, with the names taken from it: {"bench.store", …}."""
+    """Every module of ours, and every package of others, that a file imports at any depth."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= submodules or {node.module}
     return found
+
+
+def floor(module: str) -> str:
+    """Where a module stands for its neighbours: "bench.run" for all in that sub-room, else itself."""
+    return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms_call_only_whom_they_may(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     names = imported(path)
-    rooms = {name.partition(".")[0] for name in names} & set(MAY_IMPORT)
     if path.name != "cli.py":
-        assert rooms - {room} <= MAY_IMPORT[room]
+        assert {name.partition(".")[0] for name in names} & set(MAY_IMPORT) - {room} <= MAY_IMPORT[room]
         for (caller, called), allowed in MAY_USE.items():
             if room == caller:
-                assert {".".join(name.split(".")[:2]) for name in names if name.startswith(f"{called}.")} <= allowed
-    doors = {f"{room}.cli" for room in MAY_IMPORT}
-    assert not {".".join(name.split(".")[:2]) for name in names} & doors, "nobody but nbridge.py uses a door"
+                assert all(name.startswith(tuple(allowed)) for name in names if name.partition(".")[0] == called)
+    doors = {name for name in MODULES if name.endswith(".cli")}
+    assert not names & doors, "nobody but nbridge.py uses a door"
     if str(path.relative_to(ROOT)) not in MAY_MONKEY_PATCH:
         assert not {name.partition(".")[0] for name in names} & MONKEY_PATCHING
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_inside_a_room_go_one_way(room: str) -> None:
+    above: dict[str, set[str]] = {}  # sub-room or top-floor module → those it imports
+    for name, path in MODULES.items():
+        if name.startswith(f"{room}.") and path.name != "__init__.py":
+            others = {floor(one) for one in imported(path) if one.startswith(f"{room}.")} - {floor(name)}
+            above.setdefault(floor(name), set()).update(others)
+    try:
+        graphlib.TopologicalSorter(above).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' → '.join(error.args[1])}")
+
+
+def test_no_floor_is_crowded() -> None:
+    floors = Counter(path.parent for name, path in MODULES.items() if path.name not in {"__init__.py", "cli.py"})
+    assert {str(path.relative_to(ROOT)): n for path, n in floors.items() if n > MODULES_A_FLOOR} == {}
 
 
 def test_no_room_is_a_lumber_room() -> None:
@@ -76,6 +114,8 @@ def test_no_room_is_a_lumber_room() -> None:
 def test_every_room_is_packaged() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages == set(MAY_IMPORT)
+    rooms = {path.parent for path in modules()}
+    assert not [path for path in rooms if not (path / "__init__.py").exists()]
 
 
 def test_tests_are_no_package() -> None:

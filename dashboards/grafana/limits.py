@@ -1,7 +1,7 @@
 """Where values turn yellow and red: red where the default alert settings say so, yellow a little before."""
 
 from dashboards.grafana.panels import high_is_bad
-from monitoring import thresholds
+from monitoring.alerting import thresholds
 
 SETTINGS = thresholds.load()
 

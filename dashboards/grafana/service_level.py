@@ -7,7 +7,7 @@ from dashboards.grafana.limits import SETTINGS
 from dashboards.grafana.panels import Board, Limits, Panel, Query, Row, heatmap, lines, number
 from dashboards.grafana.promql import ENGINE, buckets, mean, quantile, share_within
 from dashboards.grafana.variables import INSTANCE, MODEL
-from monitoring.recording import duration
+from monitoring.alerting.recording import duration
 
 PER_MODEL = 'model_name=~"$model"'
 OBJECTIVES = (

@@ -6,14 +6,14 @@ from dashboards import charts, layout
 from dashboards.layout import note
 from dashboards.library import Entry
 from dashboards.views import benchmarks as view
-from reports import setting
-from reports.captions import memory_caption, memory_words
-from reports.cells import Load, Report
-from reports.problems import affected, problems
-from reports.stack import stacks
+from reports.figures.captions import memory_caption, memory_words
+from reports.figures.memory_bars import stacks
+from reports.measured.cells import Load, Report
+from reports.sections import setting
+from reports.sections.problems import affected, problems
+from reports.sections.trust import checks
 from reports.tables import key_figures, latencies, repeats
 from reports.tables import throughput as throughputs
-from reports.trust import checks
 from reports.units import plural
 from reports.verdict import verdict
 

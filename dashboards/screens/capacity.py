@@ -9,13 +9,15 @@ from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.views import capacity as view
-from planning import capacity, catalogs, shapes, vram
+from planning import catalogs
 from planning.catalogs import Catalog
 from planning.errors import PlanningError
-from planning.shapes import Shape
-from planning.sharding import Setting
-from planning.vram import Estimate
-from reports.cells import Report
+from planning.memory import shapes, vram
+from planning.memory.shapes import Shape
+from planning.memory.sharding import Setting
+from planning.memory.vram import Estimate
+from planning.speed import capacity
+from reports.measured.cells import Report
 from reports.units import number
 
 QUANTIZATIONS = ("none", "int8", "int4", "awq", "gptq", "fp8")

@@ -9,8 +9,8 @@ from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.views import claims as view
-from planning.claimfile import CODES, guide, load_claims
-from planning.claims import Audit, Finding, audit
+from planning.claims.audit import Audit, Finding, audit
+from planning.claims.claimfile import CODES, guide, load_claims
 
 
 @st.cache_resource

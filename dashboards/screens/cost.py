@@ -6,12 +6,12 @@ from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.views import cost as view
-from planning import api_prices, measured
-from planning.assumptions import EXAMPLE, PERFORMANCE, Case, label, load_case, parse_case, quantities, rule
-from planning.claims import roi_table
+from planning.claims.audit import roi_table
+from planning.cost import api_prices, measured
+from planning.cost.assumptions import EXAMPLE, PERFORMANCE, Case, label, load_case, parse_case, quantities, rule
+from planning.cost.estimate import DemandCurve, Estimate, demand_curve, estimate, utilization_curve
+from planning.cost.uncertainty import Quantity
 from planning.errors import PlanningError
-from planning.estimate import DemandCurve, Estimate, demand_curve, estimate, utilization_curve
-from planning.uncertainty import Quantity
 
 DRAWS = 20_000  # enough for two digits, and fast enough to follow a slider
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.captions import not_drawn, pareto_caption, pareto_words
-from reports.cells import Cell, Load, Report
-from reports.curves import Curve, steps
-from reports.pareto import Point, efficient, points
-from reports.repeats import CENTRAL_WORD, central
-from reports.stack import Stack
+from reports.figures.captions import not_drawn, pareto_caption, pareto_words
+from reports.figures.memory_bars import Stack
+from reports.figures.pareto import Point, efficient, points
+from reports.measured.cells import Cell, Load, Report
+from reports.measured.curves import Curve, steps
+from reports.measured.repeats import CENTRAL_WORD, central
 from reports.units import seconds, shortened
 from reports.verdict import THROUGHPUT
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from planning import roofline
-from planning.capacity import Goodput, Replicas, replicas
 from planning.catalogs import Catalog, Gpu, Spread
 from planning.errors import PlanningError
-from planning.shapes import Shape
-from planning.vram import FITS, NO, Estimate, GpuSet
+from planning.memory.shapes import Shape
+from planning.memory.vram import FITS, NO, Estimate, GpuSet
+from planning.speed import roofline
+from planning.speed.capacity import Goodput, Replicas, replicas
 from reports.units import byte_size, number, plural, seconds
 
 Rows = list[dict[str, Any]]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planning.claims import Audit, Finding
+from planning.claims.audit import Audit, Finding
 from reports.units import plural
 
 Rows = list[dict[str, Any]]

@@ -5,13 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from planning.assumptions import Case, changed, label, quantities, rule
-from planning.breakeven import BreakEven
-from planning.claims import RoiRow
-from planning.cost import ACTUAL, FULL, SLO
+from planning.claims.audit import RoiRow
+from planning.cost.assumptions import Case, changed, label, quantities, rule
+from planning.cost.breakeven import BreakEven
+from planning.cost.estimate import DemandCurve, Estimate
+from planning.cost.monthly import ACTUAL, FULL, SLO
+from planning.cost.uncertainty import Quantity, Range
 from planning.errors import BadInput
-from planning.estimate import DemandCurve, Estimate
-from planning.uncertainty import Quantity, Range
 from reports.units import number
 
 Rows = list[dict[str, Any]]

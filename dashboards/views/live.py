@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 from dashboards.sources import Seen
-from monitoring.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
-from monitoring.figures import latency as latencies
-from monitoring.graphics import of_page
-from monitoring.progress import RUNNING, WAITING
-from monitoring.window import Scrape, Window
+from monitoring.health.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
+from monitoring.health.figures import latency as latencies
+from monitoring.health.progress import RUNNING, WAITING
+from monitoring.health.server_gpus import of_page
+from monitoring.scrape.window import Scrape, Window
 from reports.units import byte_size, count, number, seconds, share
 
 Rows = list[dict[str, Any]]

@@ -8,8 +8,8 @@ import pytest
 from alignment import states, wmatrix
 from checkpoints.prepare import prepare
 from serve.client import Client
-from serve.server import start
-from serve.settings import parse
+from serve.engine.server import start
+from serve.engine.settings import parse
 
 
 @pytest.mark.engine

@@ -5,7 +5,7 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from bench.arrivals import schedule
+from bench.plans.arrivals import schedule
 
 
 def test_constant_arrivals_are_evenly_spaced_from_zero() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from golden import golden
 
-from bench.store import open_run
+from bench.run.store import open_run
 
 PLAN = """
 [defaults.engine]

@@ -16,8 +16,8 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
-from bench.store import open_run
-from serve.server import Server
+from bench.run.store import open_run
+from serve.engine.server import Server
 
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
 TARGET_PLAN = """

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 from test_stats import request, rows
 
-from bench import stats, stream
-from bench.connection import Connection, target_of
 from bench.errors import PlanError
-from bench.plan import Load, expand, find_plan, load_plan
-from bench.reconcile import Total, reconcile_states
-from bench.validity import validity
-from bench.workload import Vocabulary, prompts
+from bench.load import stream
+from bench.load.connection import Connection, target_of
+from bench.plans.plan import Load, expand, find_plan, load_plan
+from bench.plans.workload import Vocabulary, prompts
+from bench.run import stats
+from bench.run.reconcile import Total, reconcile_states
+from bench.run.validity import validity
 
 JSON = {"Content-Type": "application/json"}
 CLOSED = {"kind": "closed", "concurrency": 1, "requests": 2, "seconds": None}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench import hidden_page, pairs
+from bench.studies import hidden_report, pairs
 
 
 def test_the_ratio_of_medians_is_exact_when_every_pair_has_it() -> None:
@@ -88,7 +88,7 @@ def document(captured: float, hooked: float, width: float, p95_s: float | None) 
 def test_a_goal_is_met_or_missed_only_when_the_whole_interval_says_so(
     captured: float, hooked: float, width: float, words: list[str]
 ) -> None:
-    page = hidden_page.markdown(document(captured, hooked, width, None))
+    page = hidden_report.markdown(document(captured, hooked, width, None))
     verdicts = [
         line.split("|")[4].strip().partition(":")[0] for line in page.splitlines() if "≤" in line or "≥" in line
     ]
@@ -96,7 +96,7 @@ def test_a_goal_is_met_or_missed_only_when_the_whole_interval_says_so(
 
 
 def test_the_page_shows_what_was_measured() -> None:
-    page = hidden_page.markdown(document(1.05, 1.0, 0.01, 0.6))
+    page = hidden_report.markdown(document(1.05, 1.0, 0.01, 0.6))
     assert "1.050 (1.040 to 1.060) | ≤ 1.15 | met |" in page
     assert "| p95 with its state | 600.0 ms | < 500 ms | missed |" in page
     assert "| Hugging Face, in process, one batch | 128.0 ms | 500 | 300 |" in page
@@ -106,12 +106,12 @@ def test_the_page_shows_what_was_measured() -> None:
 
 
 def test_a_machine_has_a_name_for_a_folder() -> None:
-    assert hidden_page.machine({"gpus": [], "cpu": {"cores": 2}}) == "cpu-2-cores"
+    assert hidden_report.machine({"gpus": [], "cpu": {"cores": 2}}) == "cpu-2-cores"
     two = {"gpus": [{"name": "NVIDIA H200"}] * 2, "cpu": {"cores": 16}}
-    assert hidden_page.machine(two) == "2x-nvidia-h200"
+    assert hidden_report.machine(two) == "2x-nvidia-h200"
 
 
 def test_without_an_interval_nothing_is_decided() -> None:
     made = document(1.05, 1.0, 0.01, None)
     made["hooked_to_stock"] |= {"low": None, "high": None}
-    assert "| 1.000 | ≥ 0.98 | undecided: too few starts for an interval |" in hidden_page.markdown(made)
+    assert "| 1.000 | ≥ 0.98 | undecided: too few starts for an interval |" in hidden_report.markdown(made)

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from golden import Golden, golden
 
-from bench import arrivals, loadfile
-from bench.connection import target_of
+from bench.load import loadfile
+from bench.load.connection import target_of
+from bench.plans import arrivals
 
 ROOT = Path(__file__).parents[2]
-LOCUSTFILE = ROOT / "bench" / "locustfile.py"
+LOCUSTFILE = ROOT / "bench" / "load" / "locustfile.py"
 KEY = "sk-never-written-42"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.errors import PlanError
-from bench.plan import PLANS, Lengths, cell_id, expand, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, Lengths, cell_id, expand, find_plan, load_plan, validate
 
 ENGINES = [{"model": "demo-1m"}]
 LOADS = [{"concurrency": 2, "requests": 4}]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.errors import PlanError
-from bench.plan import expand, validate
+from bench.plans.plan import expand, validate
 
 
 def plan(cost: Any) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import scrape
 from bench.errors import BenchError
+from bench.studies import exporter
 
 
 def test_the_document_of_a_short_run(tmp_path: Path) -> None:
-    document = scrape.run(tmp_path, seconds=0.2, count=10)
+    document = exporter.run(tmp_path, seconds=0.2, count=10)
     assert document["gpus"] == 8
     assert document["series"] > 8 * 50
     for times in document["scrape"].values():
@@ -21,12 +21,12 @@ def test_the_document_of_a_short_run(tmp_path: Path) -> None:
     shares = document["cpu_share"]
     assert document["goals"]["cpu_share"]["met"] == (shares["collecting_and_one_scrape_per_second"] < 0.01)
     console = Console(width=120, record=True, file=(tmp_path / "table").open("w"))
-    console.print(scrape.table(document))
+    console.print(exporter.table(document))
     assert "scrape p99, one GPU hangs" in console.export_text()
 
 
 def test_without_the_tests_folder_it_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "SOURCE", tmp_path / "fake_nvml.c")
+    monkeypatch.setattr(exporter, "SOURCE", tmp_path / "fake_nvml.c")
     with pytest.raises(BenchError, match="in a checkout of the project") as caught:
-        scrape.fake_driver(tmp_path)
+        exporter.fake_driver(tmp_path)
     assert caught.value.exit_code == 3

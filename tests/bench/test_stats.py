@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bench import stats
-from bench.records import SCHEMA
+from bench.run import stats
+from bench.run.records import SCHEMA
 
 
 def rows(*requests: dict[str, Any]) -> pa.Table:

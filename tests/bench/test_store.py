@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import records, store
 from bench.errors import NewerFormatError, RunFolderError, StorageError
+from bench.run import records, store
 
 
 def record(**values: object) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from golden import Golden, golden
 
-from bench import stream
-from bench.connection import Connection, target_of
-from bench.pages import first_model, metrics
+from bench.load import stream
+from bench.load.connection import Connection, target_of
+from bench.load.pages import first_model, metrics
 
 MODEL = "golden?ttft_s=0.02&gap_s=0.004"
 

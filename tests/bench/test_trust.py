@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from test_stats import request, rows
 
-from bench import stats
-from bench.reconcile import Total, reconcile
-from bench.validity import validity
+from bench.run import stats
+from bench.run.reconcile import Total, reconcile
+from bench.run.validity import validity
 
 CLOSED = {"kind": "closed", "concurrency": 1, "requests": 2, "seconds": None}
 OPEN = {"kind": "open", "concurrency": None, "rate_rps": 10.0, "seconds": 1.0, "max_in_flight": 4}

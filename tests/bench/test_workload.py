@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import PlanError
-from bench.plan import Lengths, Load
-from bench.workload import Vocabulary, draw, prompts
+from bench.plans.plan import Lengths, Load
+from bench.plans.workload import Vocabulary, draw, prompts
 from checkpoints.prepare import prepare
 
 

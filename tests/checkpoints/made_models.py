@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints.architecture import tensor_shapes
+from checkpoints.tensors.architecture import tensor_shapes
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -2,10 +2,10 @@ from math import prod
 
 import pytest
 
-from checkpoints.architecture import kv_bytes_per_token, parameters, tensor_shapes
 from checkpoints.catalog import models
 from checkpoints.errors import BadCheckpoint
-from checkpoints.schemes import weights_bytes
+from checkpoints.tensors.architecture import kv_bytes_per_token, parameters, tensor_shapes
+from checkpoints.tensors.schemes import weights_bytes
 
 
 @pytest.mark.parametrize(

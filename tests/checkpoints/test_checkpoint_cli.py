@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from checkpoints import cli
 from checkpoints.errors import BadScheme
-from checkpoints.headers import read_tensors
+from checkpoints.tensors.headers import read_tensors
 
 
 def run(command, *arguments: str):

@@ -8,10 +8,11 @@ from statistics import mean
 
 import pytest
 
-from checkpoints import cache, demo, training
+from checkpoints import cache
+from checkpoints.demo import trained, training
 from checkpoints.errors import MissingPackage, TrainingFailed
 from checkpoints.prepare import prepare
-from checkpoints.schemes import WRITTEN
+from checkpoints.tensors.schemes import WRITTEN
 
 
 def test_learning_rate_warms_up_holds_and_decays():
@@ -24,15 +25,15 @@ def test_learning_rate_warms_up_holds_and_decays():
 
 
 def test_another_recipe_is_another_directory(own_cache, monkeypatch):
-    before = demo.trained_path()
+    before = trained.trained_path()
     monkeypatch.setitem(training.RECIPE, "steps", 10)
-    assert demo.trained_path() != before
+    assert trained.trained_path() != before
 
 
 def test_missing_packages_are_named(own_cache, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingPackage, match="torch and transformers") as caught:
-        demo.trained_directory()
+        trained.trained_directory()
     assert caught.value.exit_code == 3
 
 
@@ -44,7 +45,7 @@ def fake_training(monkeypatch, program: str) -> None:
         return popen([sys.executable, "-c", program, command[-1]], **options)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
-    monkeypatch.setattr(demo.subprocess, "Popen", start)
+    monkeypatch.setattr(trained.subprocess, "Popen", start)
 
 
 def test_progress_and_measurements_of_the_training_process(own_cache, monkeypatch):
@@ -55,7 +56,7 @@ def test_progress_and_measurements_of_the_training_process(own_cache, monkeypatc
         "(d / 'measured.json').write_text('{\"heldout_perplexity\": 30.25}')",
     )
     messages = []
-    directory = demo.trained_directory(messages.append)
+    directory = trained.trained_directory(messages.append)
     assert "demo-1m: step 1 of 2" in messages
     assert cache.read_manifest(directory)["heldout_perplexity"] == 30.25
     assert {path.name for path in directory.iterdir()} == {"config.json", cache.MANIFEST}
@@ -64,8 +65,8 @@ def test_progress_and_measurements_of_the_training_process(own_cache, monkeypatc
 def test_failed_training_leaves_nothing_and_says_why(own_cache, monkeypatch):
     fake_training(monkeypatch, "raise SystemExit('out of paper')")
     with pytest.raises(TrainingFailed, match="out of paper"):
-        demo.trained_directory()
-    assert not demo.trained_path().exists()
+        trained.trained_directory()
+    assert not trained.trained_path().exists()
 
 
 SHORT = """

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from made_models import LLAMA, make, read_array, write_safetensors
 
-from checkpoints.architecture import tensor_shapes
 from checkpoints.errors import BadCheckpoint
-from checkpoints.headers import read_header, read_json, read_tensors
+from checkpoints.tensors.architecture import tensor_shapes
+from checkpoints.tensors.headers import read_header, read_json, read_tensors
 
 
 def test_header_gives_types_shapes_and_places(tmp_path):

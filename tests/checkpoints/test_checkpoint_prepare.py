@@ -9,7 +9,7 @@ from made_models import LLAMA, make
 from checkpoints.catalog import models
 from checkpoints.errors import BadCheckpoint, BadScheme, UnknownModel
 from checkpoints.prepare import prepare, unquantized_directory
-from checkpoints.schemes import WRITTEN, scheme_of
+from checkpoints.tensors.schemes import WRITTEN, scheme_of
 
 FITTING = LLAMA | {"hidden_size": 128, "intermediate_size": 256}
 
@@ -201,7 +201,8 @@ def test_what_can_be_quantized(own_cache, tmp_path):
 def test_base_functions_need_neither_torch_nor_transformers():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'safetensors', 'vllm')));"
-        "import checkpoints.prepare, checkpoints.fetch, checkpoints.quantize, checkpoints.inventory, checkpoints.cli;"
-        "import checkpoints.demo, checkpoints.training"
+        "import checkpoints.prepare, checkpoints.fetch, checkpoints.quantization.quantize, checkpoints.inventory;"
+        "import checkpoints.cli;"
+        "import checkpoints.demo.trained, checkpoints.demo.training"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from made_models import LLAMA, MIXTRAL, make, read_array, write_safetensors
 
-from checkpoints import schemes
 from checkpoints.errors import BadCheckpoint, BadScheme, DiskFull, OutputExists
-from checkpoints.headers import INDEX_FILE, read_tensors
-from checkpoints.quantize import quantize
-from checkpoints.rounding import unpack
+from checkpoints.quantization.quantize import quantize
+from checkpoints.quantization.rounding import unpack
+from checkpoints.tensors import schemes
+from checkpoints.tensors.headers import INDEX_FILE, read_tensors
 
 GROUP = 32
 SHARDED_BYTES = 4 * 64 * 2**20
@@ -50,7 +50,7 @@ def test_row_blocks_do_not_show_in_the_result(llama, tmp_path, monkeypatch):
     for scheme in schemes.WRITTEN:
         quantize(llama, tmp_path / f"whole-{scheme}", scheme, group_size=GROUP)
         with monkeypatch.context() as patch:
-            patch.setattr("checkpoints.quantize._BLOCK_VALUES", 8 * 64)  # eight rows at a time
+            patch.setattr("checkpoints.quantization.quantize._BLOCK_VALUES", 8 * 64)  # eight rows at a time
             quantize(llama, tmp_path / f"blocks-{scheme}", scheme, group_size=GROUP)
         whole, blocks = (tmp_path / f"{kind}-{scheme}" / "model.safetensors" for kind in ("whole", "blocks"))
         assert whole.read_bytes() == blocks.read_bytes()
@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_before_writing(llama, tmp_path, monkeypatch):
 MEASURED = """
 import json, sys
 from pathlib import Path
-from checkpoints.quantize import quantize
+from checkpoints.quantization.quantize import quantize
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from checkpoints import rounding
-from checkpoints.schemes import WRITTEN
+from checkpoints.quantization import rounding
+from checkpoints.tensors.schemes import WRITTEN
 
 
 def bf16(bits: np.ndarray) -> np.ndarray:

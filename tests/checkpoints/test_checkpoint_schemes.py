@@ -1,9 +1,9 @@
 import pytest
 
-from checkpoints import schemes
 from checkpoints.catalog import models
 from checkpoints.errors import BadScheme
-from checkpoints.schemes import Stored
+from checkpoints.tensors import schemes
+from checkpoints.tensors.schemes import Stored
 
 LINEAR = Stored("BF16", (256, 512))
 

@@ -9,7 +9,7 @@ import typer
 from made_models import LLAMA, make
 from typer.testing import CliRunner
 
-from checkpoints import adapters, cli, corpus, finetune, perplexity, tokenizer
+from checkpoints import cli, tokenizer
 from checkpoints.cache import directory_sha256, verify
 from checkpoints.errors import (
     BadAdapter,
@@ -22,7 +22,8 @@ from checkpoints.errors import (
     UnknownModel,
     WrongBase,
 )
-from checkpoints.finetune import Recipe
+from checkpoints.finetuning import adapters, corpus, finetune, perplexity
+from checkpoints.finetuning.finetune import Recipe
 
 QUICK = Recipe(steps=6, batch=4, window_tokens=32, learning_rate=0.02, targets=("q_proj", "v_proj", "o_proj"))
 

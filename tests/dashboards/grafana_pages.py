@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from monitoring.metrics import Sample, parse
+from monitoring.scrape.metrics import Sample, parse
 
 DATA = Path(__file__).parent / "data"
 RULES = Path(__file__).parent.parent.parent / "monitoring" / "rules"

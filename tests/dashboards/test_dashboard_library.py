@@ -7,11 +7,11 @@ import pytest
 from made_shelf import add_run
 
 from bench.errors import RunFolderError
-from bench.records import SCHEMA
-from bench.store import open_run
+from bench.run.records import SCHEMA
+from bench.run.store import open_run
 from dashboards import library
 from dashboards.library import Broken, Entry
-from reports.cells import read, stored
+from reports.measured.cells import read, stored
 
 
 def test_the_newest_run_comes_first_and_broken_folders_are_named(tmp_path: Path) -> None:

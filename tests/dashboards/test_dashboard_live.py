@@ -13,8 +13,8 @@ from dashboards import sources
 from dashboards.errors import SourceError
 from dashboards.sources import Seen, Watch
 from dashboards.views import live
-from monitoring.metrics import MetricsError, parse
-from monitoring.window import scrape
+from monitoring.scrape.metrics import MetricsError, parse
+from monitoring.scrape.window import scrape
 
 
 class Clock:

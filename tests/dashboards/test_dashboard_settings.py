@@ -66,14 +66,14 @@ def test_an_unknown_setting_is_a_usage_error_on_the_command_line(nbridge, tmp_pa
 
 
 def test_colours_are_those_of_the_reports() -> None:
-    from reports import figures
+    from reports.figures import pictures
 
     light = theme.LIGHT
-    assert light.series == figures.ENGINES
+    assert light.series == pictures.ENGINES
     assert (light.ink, light.muted, light.grid, light.paper, light.shade) == (
-        figures.INK, figures.MUTED, figures.GRID, figures.PAPER, figures.SHADE,
+        pictures.INK, pictures.MUTED, pictures.GRID, pictures.PAPER, pictures.SHADE,
     )  # fmt: skip
-    sheet = (Path(figures.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    sheet = (Path(pictures.__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
     assert all(colour in sheet for colour in (*theme.DARK.series, theme.DARK.ink, theme.DARK.paper))
 
 

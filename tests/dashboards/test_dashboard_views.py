@@ -6,22 +6,23 @@ import math
 import pytest
 from made_shelf import add_run
 
-from bench.store import open_run
+from bench.run.store import open_run
 from dashboards import charts, charts_planning, library
 from dashboards.theme import DARK, LIGHT
 from dashboards.views import benchmarks, capacity, claims, compare, cost
-from planning import catalogs, shapes, vram
-from planning.assumptions import load_case, quantities
-from planning.capacity import replicas
+from planning import catalogs
 from planning.catalogs import Spread
-from planning.claimfile import guide
-from planning.claims import audit, roi_table
+from planning.claims.audit import audit, roi_table
+from planning.claims.claimfile import guide
+from planning.cost.assumptions import load_case, quantities
+from planning.cost.estimate import demand_curve, estimate, utilization_curve
+from planning.cost.uncertainty import Quantity, Range
 from planning.errors import BadInput
-from planning.estimate import demand_curve, estimate, utilization_curve
-from planning.sharding import Setting
-from planning.uncertainty import Quantity, Range
-from reports.cells import Report, stored
-from reports.stack import stacks
+from planning.memory import shapes, vram
+from planning.memory.sharding import Setting
+from planning.speed.capacity import replicas
+from reports.figures.memory_bars import stacks
+from reports.measured.cells import Report, stored
 
 
 @pytest.fixture(scope="module")

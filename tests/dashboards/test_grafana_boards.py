@@ -27,8 +27,8 @@ from dashboards.grafana.boards import BOARDS, json_path
 from dashboards.grafana.foundation import to_json
 from dashboards.grafana.panels import WIDTH, Board, Panel, Row, lines, place
 from dashboards.grafana.promql import substitute
-from monitoring.metrics import fetch, parse
-from serve.server import Server
+from monitoring.scrape.metrics import fetch, parse
+from serve.engine.server import Server
 
 PANELS = [pytest.param(board, panel, id=f"{board.slug}: {panel.title}") for board in BOARDS for panel in board.panels]
 every_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.slug)
@@ -40,7 +40,7 @@ UNITS = {
 }
 COUNTING = ("_total", "_bucket", "_count", "_sum")
 GAUGES_ALL_THE_SAME = {"nbridge_gpu_expected_count"}
-# A hidden-states outcome has a series only once it happened; serve/telemetry.py knows these.
+# A hidden-states outcome has a series only once it happened; serve/plugin/telemetry.py knows these.
 OUTCOMES = {"ok", "refused", "cancelled", "error"}
 
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from grafana_pages import DATA
 
-from monitoring.gpu import MOST_PROCESSES
-from monitoring.metrics import Sample, fetch, parse
-from monitoring.prometheus import SAMPLES_PER_SCRAPE_MAX
-from serve.server import Server
+from monitoring.alerting.prometheus import SAMPLES_PER_SCRAPE_MAX
+from monitoring.gpu.nvml import MOST_PROCESSES
+from monitoring.scrape.metrics import Sample, fetch, parse
+from serve.engine.server import Server
 
 PER_ENGINE = (
     450  # a longer context has more buckets of lengths: 323 at 1,024 tokens, 368 at a million; then LoRA, drafts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scrape import Exporter, exporter, fake_driver
+from bench.studies.exporter import Exporter, exporter, fake_driver
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from monitoring import rulefiles
-from monitoring.alerts import WATCHDOG, section
-from monitoring.thresholds import Thresholds, load
+from monitoring.alerting import rulefiles
+from monitoring.alerting.alerts import WATCHDOG, section
+from monitoring.alerting.thresholds import Thresholds, load
 
 ROOT = Path(__file__).parents[2]
 ENGINE = 'instance="a:8000",job="vllm",model_name="m",engine="0"'

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from monitoring import wire
-from monitoring.canary import Canaries, Canary
-from monitoring.checkup import Checkup, unix_time_s
-from monitoring.diagnosis import Probe
+from monitoring.alerting.thresholds import load
+from monitoring.doctor.diagnosis import Probe
+from monitoring.doctor.probe import probe
 from monitoring.errors import SettingsError
-from monitoring.health import examine
-from monitoring.metrics import MetricsError, fetch, parse
-from monitoring.probe import probe
-from monitoring.thresholds import load
+from monitoring.health.checkup import Checkup, unix_time_s
+from monitoring.health.verdict import examine
+from monitoring.scrape import http_exchange
+from monitoring.scrape.canary import Canaries, Canary
+from monitoring.scrape.metrics import MetricsError, fetch, parse
 
 PAGE = """# TYPE vllm:iteration_tokens_total histogram
 vllm:iteration_tokens_total_count{engine="0",model_name="m"} 7
@@ -131,7 +131,7 @@ def test_each_bad_metrics_page_has_its_own_reason(server: FakeServer, answer: An
 
 def test_an_exchange_also_works_where_an_event_loop_runs(server: FakeServer) -> None:
     async def in_a_notebook() -> int:
-        return wire.exchange("GET", f"{server.url}/health", deadline_s=20).status
+        return http_exchange.exchange("GET", f"{server.url}/health", deadline_s=20).status
 
     assert asyncio.run(in_a_notebook()) == 200
 
@@ -139,8 +139,8 @@ def test_an_exchange_also_works_where_an_event_loop_runs(server: FakeServer) -> 
 def test_a_port_where_nobody_listens_and_a_name_that_nobody_has() -> None:
     with pytest.raises(MetricsError, match=r"/metrics: no connection \(Connection refused\)"):
         fetch(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(wire.NoAnswer, match="no connection"):
-        wire.exchange("GET", "http://name.invalid/", deadline_s=5)
+    with pytest.raises(http_exchange.NoAnswer, match="no connection"):
+        http_exchange.exchange("GET", "http://name.invalid/", deadline_s=5)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_a_port_where_nobody_listens_and_a_name_that_nobody_has() -> None:
     ],
 )
 def test_an_address_has_one_form_without_secrets(given: str, address: str) -> None:
-    assert wire.address(given) == address
+    assert http_exchange.address(given) == address
 
 
 @pytest.mark.parametrize("wrong", ["", "http://", "ftp://a", "http://a:port", "http://a:99999"])
 def test_what_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(SettingsError, match="no address of a server"):
-        wire.address(wrong)
+        http_exchange.address(wrong)
 
 
 def test_a_canary_asks_for_one_token_with_its_key(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_gpus_come_from_the_exporters_page(server: FakeServer) -> None:
 
 
 def test_an_nvml_that_hangs_does_not_hang_the_check_up(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitoring.checkup.NVML_DEADLINE_S", 0.2)
+    monkeypatch.setattr("monitoring.health.checkup.NVML_DEADLINE_S", 0.2)
 
     def hang() -> Iterator[Any]:
         server.ended.wait()

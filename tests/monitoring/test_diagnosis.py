@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from monitoring.canary import Beat
-from monitoring.diagnosis import Probe, diagnose
-from monitoring.doctor import Finding
-from monitoring.figures import Gpu, Observation
-from monitoring.health import examine
-from monitoring.metrics import parse
-from monitoring.thresholds import load
-from monitoring.window import scrape
+from monitoring.alerting.thresholds import load
+from monitoring.doctor.checks import Finding
+from monitoring.doctor.diagnosis import Probe, diagnose
+from monitoring.health.figures import Gpu, Observation
+from monitoring.health.verdict import examine
+from monitoring.scrape.canary import Beat
+from monitoring.scrape.metrics import parse
+from monitoring.scrape.window import scrape
 
 GIB = 2**30
 LOGS = Path(__file__).parent.parent / "serve" / "logs"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.scrape import Exporter, fake_driver, up
-from monitoring.metrics import Sample, parse, total
+from bench.studies.exporter import Exporter, fake_driver, up
+from monitoring.scrape.metrics import Sample, parse, total
 
 Start = Callable[..., Exporter]
 ROOT = Path(__file__).parents[2]
@@ -344,7 +344,7 @@ def test_one_collection_as_json_and_what_the_others_read_of_gpus(fake_nvml: Path
 
     document = json.loads(ask("-m", "nbridge", "exporter", "--once", "--json"))
     assert {"name": "nbridge_gpu_expected_count", "labels": {}, "value": 8.0} in document
-    code = "import json; from monitoring import gpu; print(json.dumps([list(gpu.readings()), gpu.described()]))"
+    code = "import json; from monitoring.gpu import nvml; print(json.dumps([list(nvml.readings()), nvml.described()]))"
     readings, described = json.loads(ask("-c", code))
     assert ["temperature_celsius", {"gpu": "7"}, 57] in readings
     assert ["memory_used_bytes", {"gpu": "7"}, 27 * 2**30] in readings

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from monitoring import page
-from monitoring.canary import Beat
-from monitoring.figures import Gpu, Observation, figures
-from monitoring.health import Health, examine
-from monitoring.metrics import parse
-from monitoring.thresholds import load
-from monitoring.window import Scrape, scrape
+from monitoring.alerting.thresholds import load
+from monitoring.health import printout
+from monitoring.health.figures import Gpu, Observation, figures
+from monitoring.health.verdict import Health, examine
+from monitoring.scrape.canary import Beat
+from monitoring.scrape.metrics import parse
+from monitoring.scrape.window import Scrape, scrape
 
 THRESHOLDS = load()
 ENGINE = 'engine="0",model_name="m"'
@@ -257,7 +257,7 @@ def test_the_page_shows_the_verdict_the_bounds_and_the_gpu() -> None:
     )
     health = judge(between(counts(ok=1000), counts(steps=9, ok=1110, slow=30), gpus=[gpu]))
     console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-    console.print(page.page({"server": "http://a:1", **health.document()}))
+    console.print(printout.page({"server": "http://a:1", **health.document()}))
     text = console.export_text()
     for words in (
         "DEGRADED",
@@ -285,4 +285,4 @@ def test_the_page_shows_the_verdict_the_bounds_and_the_gpu() -> None:
     ],
 )
 def test_durations_are_readable(value: float, words: str) -> None:
-    assert page.seconds(value) == words
+    assert printout.seconds(value) == words

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring import rulefiles
-from monitoring.exporter import DEVICE_METRICS, XIDS
-from monitoring.recording import SERIES, bound, duration
-from monitoring.thresholds import load
+from monitoring.alerting import rulefiles
+from monitoring.alerting.recording import SERIES, bound, duration
+from monitoring.alerting.thresholds import load
+from monitoring.gpu.exporter import DEVICE_METRICS, XIDS
 
 A0, A1, B0 = (f'instance="{i}:8000",job="vllm",model_name="m",engine="{e}"' for i, e in (("a", 0), ("a", 1), ("b", 0)))
 E2E, TTFT = SERIES["e2e"], SERIES["ttft"]
@@ -20,7 +20,7 @@ E2E, TTFT = SERIES["e2e"], SERIES["ttft"]
 def test_committed_files_are_what_the_defaults_render() -> None:
     rendered = rulefiles.render(load())
     committed = {path.name: path.read_text(encoding="utf-8") for path in rulefiles.FOLDER.glob("*.yml")}
-    assert committed == rendered, "python -m monitoring.rulefiles writes them anew"
+    assert committed == rendered, "python -m monitoring.alerting.rulefiles writes them anew"
     assert rulefiles.render(load()) == rendered
 
 

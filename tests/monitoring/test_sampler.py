@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from monitoring.metrics import MetricsError, fetch, parse, total
 from monitoring.sampler import Sampler, process_memory
+from monitoring.scrape.metrics import MetricsError, fetch, parse, total
 
 PAGE = """# TYPE vllm:generation_tokens counter
 vllm:generation_tokens_total{engine="0"} 40

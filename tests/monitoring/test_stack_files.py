@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.targets import Page, vllm_page
-from monitoring import alertmanager, prometheus, rulefiles, stack
+from bench.studies.targets import Page, vllm_page
+from monitoring.alerting import alertmanager, prometheus, rulefiles, stack
+from monitoring.alerting.prometheus import Targets
+from monitoring.alerting.thresholds import Thresholds, load
 from monitoring.errors import MissingProgram, SettingsError
-from monitoring.prometheus import Targets
-from monitoring.thresholds import Thresholds, load
 
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
 RECEIVERS = """

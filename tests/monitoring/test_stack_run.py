@@ -20,15 +20,15 @@ import psutil
 import pytest
 from aiosmtpd.controller import Controller
 
-from bench.alerting import QUICK, bound_s, holds_s, settings_file, stack
-from bench.targets import Page, Webhook, gpu_page, vllm_page
-from monitoring import rulefiles
+from bench.studies.alerting import QUICK, bound_s, holds_s, settings_file, stack
+from bench.studies.targets import Page, Webhook, gpu_page, vllm_page
+from monitoring.alerting import rulefiles
+from monitoring.alerting.stack import Part, Stack
+from monitoring.alerting.thresholds import load
 from monitoring.errors import StackFailed
-from monitoring.metrics import fetch, parse, total
-from monitoring.stack import Part, Stack
-from monitoring.thresholds import load
-from serve import port
-from serve.server import Server
+from monitoring.scrape.metrics import fetch, parse, total
+from serve.engine.server import Server
+from serve.processes import port
 
 log = logging.getLogger(__name__)
 E2E = "vllm:e2e_request_latency_seconds"

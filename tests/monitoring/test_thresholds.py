@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from monitoring.derivation import derive
+from monitoring.alerting.derivation import derive
+from monitoring.alerting.thresholds import Thresholds, load
 from monitoring.errors import SettingsError
-from monitoring.thresholds import Thresholds, load
 
 
 def own(tmp_path: Path, text: str) -> Thresholds:

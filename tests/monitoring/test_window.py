@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from monitoring import progress
-from monitoring.metrics import parse
-from monitoring.window import Bound, Histogram, Scrape, Window, scrape
+from monitoring.health import progress
+from monitoring.scrape.metrics import parse
+from monitoring.scrape.window import Bound, Histogram, Scrape, Window, scrape
 
 
 def at(at_s: float, page: str) -> Scrape:

@@ -3,8 +3,8 @@
 from datetime import date
 from typing import Any
 
-from planning.api_prices import ApiPrice, Rate, Rates
-from planning.assumptions import Case, parse_case
+from planning.cost.api_prices import ApiPrice, Rate, Rates
+from planning.cost.assumptions import Case, parse_case
 
 PLAIN: dict[str, Any] = {
     "tokens_per_month": 10e6,

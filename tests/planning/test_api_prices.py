@@ -9,8 +9,8 @@ from genai_prices import Usage, calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planning import api_prices
-from planning.api_prices import Rate, find
+from planning.cost import api_prices
+from planning.cost.api_prices import Rate, find
 from planning.errors import UnknownName
 
 ON = date(2026, 11, 22)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from made_cases import made_case
 
-from planning.assembly import assemble, parse_value
-from planning.assumptions import BY_HAND, EXAMPLE, changed, load_case, parse_case, quantities, read_document
 from planning.catalogs import load
+from planning.cost.assembly import assemble, parse_value
+from planning.cost.assumptions import BY_HAND, EXAMPLE, changed, load_case, parse_case, quantities, read_document
 from planning.errors import BadCatalog, BadInput, MissingMeasurement, UnknownName
 
 SPEED = {"output_tok_s": 500}

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_cases import made_case, made_price
 
-from planning import cost
-from planning.breakeven import break_even, first_tokens
-from planning.cost import Fleet
-from planning.estimate import modes
+from planning.cost import monthly
+from planning.cost.breakeven import break_even, first_tokens
+from planning.cost.estimate import modes
+from planning.cost.monthly import Fleet
 
 
 def fleet(service=0.0, replica=100.0, planned=50e6, marginal=0.0, spares=0, most=10) -> Fleet:
@@ -88,10 +88,10 @@ def test_the_first_tokens_of_draws_are_those_of_one_case(service, replica, plann
 def test_the_month_agrees_with_the_break_even_on_both_sides() -> None:
     case = made_case(ops_hours_per_month=3, wage_usd_per_hour=50, peak_to_mean=3)
     price = made_price()
-    at = cost.month(case, price, modes(case))
+    at = monthly.month(case, price, modes(case))
     turn = break_even(at.fleet, at.api_usd_per_mtok).first_tokens
     below, above = (
-        cost.month(case, price, {**modes(case), "tokens_per_month": turn * factor}).saving_usd
+        monthly.month(case, price, {**modes(case), "tokens_per_month": turn * factor}).saving_usd
         for factor in (0.999, 1.001)
     )
     assert below < 0 < above

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from planning.capacity import Demand, curve_replicas, goodputs, of_curve, of_month, replicas
 from planning.errors import BadInput, MissingMeasurement
+from planning.speed.capacity import Demand, curve_replicas, goodputs, of_curve, of_month, replicas
 
 
 def cell(engine: str, users: int, goodput: float | None, *, rate: float = 10.0, **changes: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from planning import claims
-from planning.claimfile import CODES, GUIDE_PATH, guide, load_claims, parse_claims
+from planning.claims import audit
+from planning.claims.claimfile import CODES, GUIDE_PATH, guide, load_claims, parse_claims
 from planning.errors import BadCatalog, BadInput, UnknownName
 
 ON = date(2026, 11, 22)
@@ -17,17 +17,17 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "claims.toml"
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, claims.Finding]:
-    return {finding.id: finding for finding in claims.audit(guide(), on=ON).findings}
+def found() -> dict[str, audit.Finding]:
+    return {finding.id: finding for finding in audit.audit(guide(), on=ON).findings}
 
 
-def one(**claim: Any) -> claims.Finding:
+def one(**claim: Any) -> audit.Finding:
     document = {"claims": [{"id": "it", "text": "it is so", **claim}]}
-    return claims.audit(parse_claims(document, source="mine.toml"), on=ON).findings[0]
+    return audit.audit(parse_claims(document, source="mine.toml"), on=ON).findings[0]
 
 
 def test_the_guide_has_at_least_twenty_wrong_claims_each_with_a_code_and_a_reason(found) -> None:
-    wrong = [finding for finding in found.values() if finding.verdict == claims.WRONG]
+    wrong = [finding for finding in found.values() if finding.verdict == audit.WRONG]
     assert len(wrong) >= 20
     for finding in wrong:
         assert finding.codes, finding.id
@@ -80,7 +80,7 @@ def test_no_corrected_value_stands_in_the_guides_file() -> None:
     ],
 )
 def test_a_wrong_claim_gets_the_value_worked_out_by_hand(found, claim: str, low: float, high: float, code: str) -> None:
-    assert found[claim].verdict == claims.WRONG
+    assert found[claim].verdict == audit.WRONG
     assert found[claim].corrected == pytest.approx((low, high))
     assert code in found[claim].codes
 
@@ -95,7 +95,7 @@ def test_a_wrong_claim_gets_the_value_worked_out_by_hand(found, claim: str, low:
     ],
 )  # fmt: skip
 def test_what_the_guide_has_right_is_said_to_be_right(found, claim: str) -> None:
-    assert found[claim].verdict == claims.RIGHT
+    assert found[claim].verdict == audit.RIGHT
     assert found[claim].codes == ()
 
 
@@ -106,7 +106,7 @@ def test_reasons_name_the_figures_that_decide(found) -> None:
 
 
 def test_the_guides_table_comes_out_exactly() -> None:
-    rows = claims.roi_table(on=ON)
+    rows = audit.roi_table(on=ON)
     computed = [(row.upfront_usd, row.monthly_usd, row.month_12_usd, row.month_24_usd) for row in rows]
     assert computed == [
         (0, 400, 4800, 9600),
@@ -115,7 +115,7 @@ def test_the_guides_table_comes_out_exactly() -> None:
         (2850, 50, 3450, 4050),
     ]
     assert computed == [row.claimed for row in rows]
-    assert claims.roi_table(api_usd_per_month=100, on=ON)[0].month_24_usd == 2400
+    assert audit.roi_table(api_usd_per_month=100, on=ON)[0].month_24_usd == 2400
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ SLIDE = {
 }
 
 
-def compared(claimed: float = 100, **stated: Any) -> claims.Finding:
+def compared(claimed: float = 100, **stated: Any) -> audit.Finding:
     return one(claimed=claimed, comparison={**SLIDE, **stated})
 
 
@@ -291,7 +291,7 @@ def test_what_is_not_said_is_named() -> None:
 
 
 def test_the_example_in_the_documentation() -> None:
-    audited = claims.audit(load_claims(EXAMPLE), on=ON)
+    audited = audit.audit(load_claims(EXAMPLE), on=ON)
     slide, million, fast = audited.findings
     assert slide.walk[0].ratio == pytest.approx(860, rel=1e-3)
     assert slide.verdict == "wrong"

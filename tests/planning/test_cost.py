@@ -1,4 +1,4 @@
-"""Each formula of planning/cost.py against numbers worked out by hand."""
+"""Each formula of planning/cost/monthly.py against numbers worked out by hand."""
 
 import math
 
@@ -6,56 +6,56 @@ import numpy as np
 import pytest
 from made_cases import made_case, made_price
 
-from planning import cost
-from planning.assumptions import changed
-from planning.estimate import modes, utilization_curve
+from planning.cost import monthly
+from planning.cost.assumptions import changed
+from planning.cost.estimate import modes, utilization_curve
 
 
 def month(case, price=None):
-    return cost.month(case, price or made_price(), modes(case))
+    return monthly.month(case, price or made_price(), modes(case))
 
 
 def test_capital_recovery_is_an_annuity() -> None:
     # 1 % a month for 12 months: 0.01 / (1 − 1.01⁻¹²) = 0.0888488
-    assert cost.capital_recovery(0.12, 12) == pytest.approx(0.0888488, rel=1e-6)
-    assert cost.capital_recovery(0.0, 24) == pytest.approx(1 / 24)
+    assert monthly.capital_recovery(0.12, 12) == pytest.approx(0.0888488, rel=1e-6)
+    assert monthly.capital_recovery(0.0, 24) == pytest.approx(1 / 24)
 
 
 def test_capital_recovery_takes_arrays_with_and_without_interest() -> None:
-    got = cost.capital_recovery(np.array([0.0, 0.12]), np.array([12.0, 12.0]))
+    got = monthly.capital_recovery(np.array([0.0, 0.12]), np.array([12.0, 12.0]))
     assert got == pytest.approx([1 / 12, 0.0888488], rel=1e-6)
 
 
 def test_power_of_the_guide() -> None:
-    assert cost.power_usd(1.0, 720, 1.0, 350, 0, 0.12) == pytest.approx(30.24)
+    assert monthly.power_usd(1.0, 720, 1.0, 350, 0, 0.12) == pytest.approx(30.24)
 
 
 def test_power_weighs_load_and_idle_and_the_site() -> None:
     # half of 730 h at 400 W and half at 100 W are 182.5 kWh; ·1.5 ·0.20 $
-    assert cost.power_usd(1.5, 730, 0.5, 400, 100, 0.20) == pytest.approx(54.75)
+    assert monthly.power_usd(1.5, 730, 0.5, 400, 100, 0.20) == pytest.approx(54.75)
 
 
 def test_a_rented_4090_at_full_load_and_at_ten_million_tokens() -> None:
     made = month(made_case(tokens_per_month=10e6))
     assert made.own_usd == pytest.approx(316.80)  # 720 h · $0.44
-    assert made.own_usd_per_mtok[cost.FULL] == pytest.approx(0.2350, abs=1e-4)
-    assert made.own_usd_per_mtok[cost.ACTUAL] == pytest.approx(31.68)
+    assert made.own_usd_per_mtok[monthly.FULL] == pytest.approx(0.2350, abs=1e-4)
+    assert made.own_usd_per_mtok[monthly.ACTUAL] == pytest.approx(31.68)
     assert made.utilization == pytest.approx(0.0074, abs=1e-4)
-    assert made.own_usd_per_mtok[cost.ACTUAL] / made.own_usd_per_mtok[cost.FULL] == pytest.approx(134.8, abs=0.1)
+    assert made.own_usd_per_mtok[monthly.ACTUAL] / made.own_usd_per_mtok[monthly.FULL] == pytest.approx(134.8, abs=0.1)
 
 
 def test_the_basis_within_the_slo_divides_by_the_goodput() -> None:
     made = month(made_case(output_tok_s=500, slo_output_tok_s=200))
-    assert made.own_usd_per_mtok[cost.SLO] == pytest.approx(made.own_usd_per_mtok[cost.FULL] * 2.5)
+    assert made.own_usd_per_mtok[monthly.SLO] == pytest.approx(made.own_usd_per_mtok[monthly.FULL] * 2.5)
 
 
 def test_no_slo_figure_no_slo_basis() -> None:
-    assert cost.SLO not in month(made_case()).own_usd_per_mtok
+    assert monthly.SLO not in month(made_case()).own_usd_per_mtok
 
 
 def test_goodput_cannot_pass_full_load() -> None:
     made = month(made_case(output_tok_s=100, slo_output_tok_s=500))
-    assert made.own_usd_per_mtok[cost.SLO] == pytest.approx(made.own_usd_per_mtok[cost.FULL])
+    assert made.own_usd_per_mtok[monthly.SLO] == pytest.approx(made.own_usd_per_mtok[monthly.FULL])
 
 
 def test_speed_holds_for_the_mix_that_it_was_measured_at() -> None:
@@ -115,7 +115,7 @@ def test_bought_hardware_by_parts() -> None:
 def test_power_in_the_month_is_the_formula_of_power() -> None:
     case = made_case("buy", load_power_w=450, idle_power_w=50, electricity_usd_per_kwh=0.3, pue=1.2)
     made = month(case)
-    assert made.parts_usd["power"] == pytest.approx(cost.power_usd(1.2, 720, made.utilization, 450, 50, 0.3))
+    assert made.parts_usd["power"] == pytest.approx(monthly.power_usd(1.2, 720, made.utilization, 450, 50, 0.3))
 
 
 def test_replicas_are_steps_of_peak_over_goodput_and_headroom() -> None:
@@ -157,14 +157,14 @@ def test_api_price_of_a_mix_with_cache_batch_and_discount() -> None:
     price = made_price(2.0, 10.0, cache_usd=0.2, batch=0.5)
     # chat: 500·2 + 500·0.2 + 200·10 = 3100 µ$; by batch 1000·1 + 200·5 = 2000; half each: 2550. long: 8000, 4000: 6000
     expected = 0.9 * (0.75 * 2550 + 0.25 * 6000) / 1e6
-    assert cost.request_usd(case, price, modes(case)) == pytest.approx(expected, rel=1e-6)
+    assert monthly.request_usd(case, price, modes(case)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_payback_counts_what_running_costs() -> None:
-    assert cost.payback_months(2850, 400, 50) == pytest.approx(8.142857)
-    assert cost.payback_months(2850, 293, 50) == pytest.approx(11.728395)
-    assert math.isinf(cost.payback_months(2850, 40, 50))
-    assert cost.payback_months(0, 400, 50) == 0
+    assert monthly.payback_months(2850, 400, 50) == pytest.approx(8.142857)
+    assert monthly.payback_months(2850, 293, 50) == pytest.approx(11.728395)
+    assert math.isinf(monthly.payback_months(2850, 40, 50))
+    assert monthly.payback_months(0, 400, 50) == 0
 
 
 def test_the_month_pays_back_without_its_capital() -> None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from planning.claims.formula import MOST_RANGES, evaluate, names
 from planning.errors import BadInput
-from planning.formula import MOST_RANGES, evaluate, names
 
 
 @pytest.mark.parametrize(

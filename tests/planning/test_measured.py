@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from made_cases import made_case
 
-from planning import cost
-from planning.assembly import assemble
-from planning.assumptions import EXAMPLE, Case, read_document
 from planning.catalogs import load
+from planning.cost import monthly
+from planning.cost.assembly import assemble
+from planning.cost.assumptions import EXAMPLE, Case, read_document
+from planning.cost.estimate import modes
+from planning.cost.measured import mixes, split, with_run
 from planning.errors import MissingMeasurement, UnknownName
-from planning.estimate import modes
-from planning.measured import mixes, split, with_run
 
 
 def cell(
@@ -135,7 +135,7 @@ def test_a_named_engine_and_an_unknown_one() -> None:
 
 def served_rps(case: Case) -> float:
     """Requests a second at full load for the case's own requests."""
-    fleet = cost.fleet_of(case, modes(case))
+    fleet = monthly.fleet_of(case, modes(case))
     return float(fleet.full_tokens / fleet.tokens_per_request / (720 * 3600))
 
 

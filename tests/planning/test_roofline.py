@@ -4,8 +4,8 @@ import pytest
 
 from planning.catalogs import Catalog, load
 from planning.errors import BadInput
-from planning.roofline import above, decode_bound, prefill_bound, weights_read_bytes
-from planning.shapes import read
+from planning.memory.shapes import read
+from planning.speed.roofline import above, decode_bound, prefill_bound, weights_read_bytes
 
 LLAMA = "llama-3.1-8b"
 # Llama 3.1 8B: 16,060,522,496 bytes of which the embedding table has 128,256 · 4,096 · 2.

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from planning.candidates import Candidate, from_catalog, from_run, servers
 from planning.catalogs import GIB, Catalog, load
+from planning.choice.candidates import Candidate, from_catalog, from_run, servers
+from planning.choice.selection import Requirements, judge, select
 from planning.errors import BadInput
-from planning.selection import Requirements, judge, select
 
 
 @pytest.fixture(scope="module")

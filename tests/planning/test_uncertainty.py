@@ -7,9 +7,9 @@ import pytest
 from made_cases import made_case, made_price
 from pydantic import ValidationError
 
-from planning.assumptions import changed
-from planning.estimate import demand_curve, estimate, standard_error
-from planning.uncertainty import Quantity, draw, probability, summary
+from planning.cost.assumptions import changed
+from planning.cost.estimate import demand_curve, estimate, standard_error
+from planning.cost.uncertainty import Quantity, draw, probability, summary
 
 
 def wide(low: float, mode: float, high: float) -> dict[str, float]:

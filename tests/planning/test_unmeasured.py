@@ -3,13 +3,13 @@
 import pytest
 from made_cases import made_case
 
-from planning import roofline
-from planning.assembly import assemble
-from planning.assumptions import EXAMPLE, read_document
 from planning.catalogs import load
+from planning.cost.assembly import assemble
+from planning.cost.assumptions import EXAMPLE, read_document
+from planning.cost.unmeasured import REACHED, with_bounds
 from planning.errors import BadInput
-from planning.shapes import read
-from planning.unmeasured import REACHED, with_bounds
+from planning.memory.shapes import read
+from planning.speed import roofline
 
 
 def test_the_speed_is_a_share_of_what_both_bounds_leave() -> None:

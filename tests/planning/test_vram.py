@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoints import schemes
 from checkpoints.catalog import models
-from planning import kv
+from checkpoints.tensors import schemes
 from planning.catalogs import GIB, Catalog, load
 from planning.errors import BadInput, UnknownName
-from planning.shapes import read
-from planning.sharding import Setting, refusal, stages
-from planning.vram import estimate, smallest_sets
+from planning.memory import kv
+from planning.memory.shapes import read
+from planning.memory.sharding import Setting, refusal, stages
+from planning.memory.vram import estimate, smallest_sets
 
 ARCHITECTURES = [name for name, model in models().items() if model.kind == "weightless"]
 # Published counts, and at 16 bit twice as many bytes.

@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from planning.catalogs import GIB, Catalog, load
-from planning.shapes import read
-from planning.startup import against_startup, estimate_of, in_words, setting_of
+from planning.memory.against_startup import against_startup, estimate_of, in_words, setting_of
+from planning.memory.shapes import read
 
-# What vLLM logs for Llama 3.1 8B on a GPU, as serve/startup.py reads it.
+# What vLLM logs for Llama 3.1 8B on a GPU, as serve/engine/startup.py reads it.
 ON_A_GPU = {
     "engine_weights_bytes": round(14.99 * GIB),
     "activation_peak_bytes": round(1.19 * GIB),

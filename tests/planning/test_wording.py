@@ -5,9 +5,9 @@ import math
 import pytest
 from made_cases import made_case, made_price
 
-from planning import wording
-from planning.estimate import estimate
-from planning.uncertainty import Quantity, Range
+from planning.cost import wording
+from planning.cost.estimate import estimate
+from planning.cost.uncertainty import Quantity, Range
 
 
 @pytest.mark.parametrize(

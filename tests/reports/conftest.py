@@ -5,7 +5,7 @@ from pathlib import Path
 import made_runs
 import pytest
 
-from reports.cells import Report
+from reports.measured.cells import Report
 from reports.report import read_report
 
 

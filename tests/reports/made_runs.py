@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import stats
-from bench.records import SCHEMA
+from bench.run import stats
+from bench.run.records import SCHEMA
 
 MIB = 1024**2
 # engine → (weights MiB, prefill s at 1, decode s per token at 1), and concurrency → (TTFT factor, decode factor)

@@ -4,9 +4,9 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from planning import api_prices
-from reports.cells import Report
-from reports.cost import cost
+from planning.cost import api_prices
+from reports.measured.cells import Report
+from reports.sections.cost import cost
 
 
 def planned(report: Report, **asked: Any) -> Report:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from reports.curves import POINTS, ecdf, ranks, steps
+from reports.measured.curves import POINTS, ecdf, ranks, steps
 
 
 def test_a_small_ecdf_has_every_value() -> None:

@@ -12,9 +12,9 @@ import pytest
 from made_runs import RunFolder, closed_load, closed_requests
 
 from bench.errors import RunFolderError
-from bench.records import SCHEMA
-from reports.curves import POINTS
+from bench.run.records import SCHEMA
 from reports.errors import ReportError, ReportWriteError
+from reports.measured.curves import POINTS
 from reports.report import read_report, write_report
 
 

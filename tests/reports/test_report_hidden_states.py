@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 from made_runs import RunFolder, closed_load, closed_requests, valid
 
-from bench import stats
-from bench.records import SCHEMA
+from bench.run import stats
+from bench.run.records import SCHEMA
 from reports.report import read_report, write_report
 from reports.units import number
 from reports.verdict import verdict

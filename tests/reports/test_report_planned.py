@@ -5,9 +5,9 @@ from typing import Any
 import made_runs
 import pytest
 
-from reports.cells import Report
-from reports.planned import sections
+from reports.measured.cells import Report
 from reports.report import read_report, write_report
+from reports.sections.planned import sections
 from reports.tables import Table
 
 GIB = 1 << 30

@@ -1,6 +1,6 @@
 import pytest
 
-from reports.repeats import coverage, separated, spread
+from reports.measured.repeats import coverage, separated, spread
 
 
 def test_the_range_of_five_covers_the_median_with_94_percent() -> None:

@@ -15,8 +15,8 @@ os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": 
 import numpy as np
 from hidden_reference import VOCABULARY, Reference, place_of, relative_error, save_random_model
 
-from serve.capture import NO_TAP
-from serve.protocol import KEY, resolve
+from serve.hidden_states.capture import NO_TAP
+from serve.hidden_states.protocol import KEY, resolve
 
 LAYERS: list[int | str] = ["embeddings", 0, -2, -1, "final_norm"]
 DECLARED: list[int | str] = [-2, "embeddings"]
@@ -37,7 +37,7 @@ def main(folder: Path, families: list[str]) -> None:
             max_num_batched_tokens=64,
             max_num_seqs=4,
             enforce_eager=not compiled,
-            worker_cls="serve.worker.Worker",
+            worker_cls="serve.hidden_states.worker.Worker",
             additional_config={KEY: {"layers": DECLARED}},
         )
         engine = llm.llm_engine

@@ -13,6 +13,7 @@ import pytest
 from fake_states_server import encoded, error, running, states_document, vector
 
 from serve.client import AsyncClient, Client
+from serve.client.retry import Retries
 from serve.errors import (
     BadAnswer,
     ClientError,
@@ -23,7 +24,6 @@ from serve.errors import (
     TooLarge,
     Unavailable,
 )
-from serve.retry import Retries
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from serve import retry
-from serve.exchange import chunks
-from serve.retry import Retries
+from serve.client import retry
+from serve.client.messages import chunks
+from serve.client.retry import Retries
 
 
 def test_full_jitter_between_nothing_and_a_doubling_bound():

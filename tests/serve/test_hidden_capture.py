@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from serve.capture import HOLE, NO_TAP, Ledger, collect, taps_of
-from serve.protocol import FINAL_NORM, KEY
-from serve.taps import HookTaps, find_blocks
+from serve.hidden_states.capture import HOLE, NO_TAP, Ledger, collect, taps_of
+from serve.hidden_states.protocol import FINAL_NORM, KEY
+from serve.hidden_states.taps import HookTaps, find_blocks
 
 
 def wish(taps: list[int], pooling: str = "last") -> dict[str, object]:

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve import contract
-from serve.command import build
-from serve.contract import Use
+from serve.engine.command import build
+from serve.engine.failure import classify
+from serve.engine.settings import EngineSettings, Speculative, load_profile, parse
 from serve.errors import ContractError, SettingsError, StartFailed, Unsupported
-from serve.failure import classify
-from serve.settings import EngineSettings, Speculative, load_profile, parse
+from serve.hidden_states import contract
+from serve.hidden_states.contract import Use
 
 
 def test_the_installed_vllm_has_all_of_it():
@@ -30,8 +30,8 @@ def test_what_a_version_lacks_is_named():
             Use("json", "gone"),
             Use("no_such_module_at_all", "x"),
             Use("json", "JSONDecoder", attributes=("decode", "gone")),
-            Use("serve.settings", "EngineSettings", attributes=("model", "gone")),
-            Use("serve.command", "Command", attributes=("secrets", "argv", "gone")),
+            Use("serve.engine.settings", "EngineSettings", attributes=("model", "gone")),
+            Use("serve.engine.command", "Command", attributes=("secrets", "argv", "gone")),
             Use("json", "JSONDecoder.decode", parameters=("s", "gone")),
         ]
     )
@@ -39,8 +39,8 @@ def test_what_a_version_lacks_is_named():
         "json.gone",
         "no_such_module_at_all.x",
         "json.JSONDecoder.gone",
-        "serve.settings.EngineSettings.gone",
-        "serve.command.Command.gone",
+        "serve.engine.settings.EngineSettings.gone",
+        "serve.engine.command.Command.gone",
         "json.JSONDecoder.decode(gone)",
     ]
 
@@ -74,7 +74,7 @@ def words(settings: EngineSettings, device: str = "cpu") -> tuple[list[str], dic
 
 def test_a_server_is_hooked_unless_told_not_to():
     argv, environment = words(EngineSettings(model="/m"))
-    assert argv[argv.index("--worker-cls") + 1] == "serve.worker.Worker"
+    assert argv[argv.index("--worker-cls") + 1] == "serve.hidden_states.worker.Worker"
     assert "--additional-config" not in argv
     assert environment["VLLM_PLUGINS"] == "nbridge"
     argv, environment = words(EngineSettings(model="/m", hidden_states=False))
@@ -111,12 +111,12 @@ def test_an_engine_that_cannot_be_hooked_runs_without_and_says_why(values: dict[
     assert reason in settings.hidden_states_obstacle
     assert not settings.is_hooked
     argv, environment = words(settings)
-    assert "serve.worker.Worker" not in argv
+    assert "serve.hidden_states.worker.Worker" not in argv
     assert "VLLM_PLUGINS" not in environment
 
 
 def test_plugins_that_somebody_else_named_stay(monkeypatch: pytest.MonkeyPatch):
-    from serve.server import _environment
+    from serve.engine.server import _environment
 
     settings = EngineSettings(model="/m", environment={"VLLM_PLUGINS": "other"})
     assert words(settings)[1]["VLLM_PLUGINS"] == "other,nbridge"
@@ -140,7 +140,7 @@ def test_the_settings_come_from_files_variables_and_flags(tmp_path: Path):
 
 
 def test_the_worker_refuses_what_it_cannot_capture_beside():
-    from serve.worker import _declared_taps, _refuse_unhookable
+    from serve.hidden_states.worker import _declared_taps, _refuse_unhookable
 
     def config(speculative: object = None, pipeline: int = 1) -> SimpleNamespace:
         parallel = SimpleNamespace(pipeline_parallel_size=pipeline)
@@ -159,7 +159,7 @@ def test_the_worker_refuses_what_it_cannot_capture_beside():
 
 
 def test_lines_of_the_request_log_are_json_by_themselves(capsys: pytest.CaptureFixture[str]):
-    from serve.telemetry import set_up_logging
+    from serve.plugin.telemetry import set_up_logging
 
     logger = logging.getLogger("nbridge.hidden_states")
     before = logger.handlers[:], logger.propagate, logging.getLogger().handlers[:]

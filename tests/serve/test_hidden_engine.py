@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.prepare import prepare
-from serve.server import Server, start
-from serve.settings import parse
+from serve.engine.server import Server, start
+from serve.engine.settings import parse
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve import protocol
-from serve.answer import body, check_finite, rows
 from serve.errors import SettingsError
-from serve.limits import Limits
-from serve.protocol import FINAL_NORM, ApiError, Layer, resolve
-from serve.request import Ask, parse
+from serve.hidden_states import protocol
+from serve.hidden_states.answer import body, check_finite, rows
+from serve.hidden_states.limits import Limits
+from serve.hidden_states.protocol import FINAL_NORM, ApiError, Layer, resolve
+from serve.hidden_states.request import Ask, parse
 
 
 def ask(document: Any, num_layers: int = 4, max_prompts: int = 8) -> Ask:

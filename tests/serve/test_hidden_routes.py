@@ -15,13 +15,13 @@ from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serve import routes
-from serve.capture import HOLE, failure
-from serve.extraction import Extractor, Model
-from serve.limits import Limits
-from serve.middleware import ErrorShape
-from serve.protocol import KEY
-from serve.telemetry import logger
+from serve.hidden_states.capture import HOLE, failure
+from serve.hidden_states.extraction import Extractor, Model
+from serve.hidden_states.limits import Limits
+from serve.hidden_states.protocol import KEY
+from serve.plugin import routes
+from serve.plugin.middleware import ErrorShape
+from serve.plugin.telemetry import logger
 
 MODEL = Model(
     name="tiny", num_layers=4, hidden_size=2, dtype="float32", max_model_len=16, vocabulary=100, mode="dynamic"
@@ -372,7 +372,7 @@ def completion(request: Any, wanted: dict[str, Any]) -> Any:
 
 
 def complete(text: Any, wanted: dict[str, Any], engine: FakeEngine | None = None, **changes: Any) -> Response:
-    from serve import completions
+    from serve.plugin import completions
 
     async def run() -> Response:
         app = app_of(engine or FakeEngine())
@@ -426,7 +426,7 @@ def test_a_completion_that_cannot_carry_states_is_refused_before_it_is_made(
 
 
 def test_an_ordinary_completion_is_left_alone():
-    from serve import completions
+    from serve.plugin import completions
 
     for extra in (None, {}, {"output_hidden_states": False}, {"something": 1}):
         assert not completions.wants_states(completion("a", extra))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from serve.server import Server
+from serve.engine.server import Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.server_first]
 ASK = {"model": "demo-1m", "prompt": "def main():", "max_tokens": 8, "ignore_eos": True}

@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from serve import telemetry
-from serve.command import build
+from serve.engine.command import build
+from serve.engine.failure import says_engine_is_dead, telling_lines
+from serve.engine.settings import parse
 from serve.errors import SettingsError
-from serve.failure import says_engine_is_dead, telling_lines
-from serve.journal import Journal, RequestLog, follow_engine
-from serve.settings import parse
+from serve.plugin import telemetry
+from serve.plugin.journal import Journal, RequestLog, follow_engine
 
 SECRET = "tell nobody"
 

@@ -14,8 +14,8 @@ from hidden_reference import Reference, relative_error
 
 from checkpoints.prepare import prepare
 from serve.cli import with_adapters
-from serve.server import Server, start
-from serve.settings import parse
+from serve.engine.server import Server, start
+from serve.engine.settings import parse
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

@@ -8,9 +8,9 @@ import pytest
 
 from checkpoints.errors import BadAdapter, WrongBase
 from serve.cli import adapters_named, with_adapters
-from serve.command import build
+from serve.engine.command import build
+from serve.engine.settings import EngineSettings
 from serve.errors import SettingsError
-from serve.settings import EngineSettings
 
 
 def make_adapter(path: Path, *, rank: int = 16, base_sha256: str | None = None) -> Path:

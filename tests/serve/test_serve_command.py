@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from serve.command import build, served_name
-from serve.options import OWNED_OPTIONS
-from serve.settings import EngineSettings, Speculative
+from serve.engine.command import build, served_name
+from serve.engine.options import OWNED_OPTIONS
+from serve.engine.settings import EngineSettings, Speculative
 
 FULL = EngineSettings(
     model="/models/big",
@@ -86,7 +86,7 @@ def test_a_cpu_server_is_eager_has_a_kv_space_and_no_gpu_flags():
     assert command.argv == (
         "python", "-m", "vllm.entrypoints.openai.api_server", "--model", "/models/m", "--served-model-name", "m",
         "--host", "127.0.0.1", "--port", "8000", "--load-format", "auto", "--dtype", "auto", "--enforce-eager",
-        "--worker-cls", "serve.worker.Worker",
+        "--worker-cls", "serve.hidden_states.worker.Worker",
     )  # fmt: skip
     assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert command.environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"

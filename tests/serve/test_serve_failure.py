@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from serve import errors, failure
+from serve import errors
+from serve.engine import failure
 
 LOGS = Path(__file__).with_name("logs")
 

@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from checkpoints.prepare import prepare
-from serve import errors, port
-from serve.server import Server
+from serve import errors
+from serve.engine.server import Server
+from serve.processes import port
 
 pytestmark = pytest.mark.engine
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve import errors, port, server
-from serve.command import Command
-from serve.process import OwnedProcess
-from serve.settings import EngineSettings
+from serve import errors
+from serve.engine import server
+from serve.engine.command import Command
+from serve.engine.settings import EngineSettings
+from serve.processes import port
+from serve.processes.process import OwnedProcess
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 LOGS = Path(__file__).with_name("logs")
@@ -276,9 +278,9 @@ def test_killing_the_guards_leaves_nothing_and_is_noticed(tmp_path, killed):
 PARENT = """
 import json, os, sys, time
 from pathlib import Path
-from serve import server
-from serve.command import Command
-from serve.settings import EngineSettings
+from serve.engine import server
+from serve.engine.command import Command
+from serve.engine.settings import EngineSettings
 spec = json.loads(sys.argv[1])
 settings = EngineSettings(model="/models/x", port=spec["port"])
 running = server.start(settings, log_path=Path(spec["log"]), command=Command(tuple(spec["argv"])), timeout_s=60)

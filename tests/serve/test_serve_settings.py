@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from serve.engine.options import extra_arg_problem
+from serve.engine.settings import EngineSettings, is_loopback, load_profile, parse
 from serve.errors import SettingsError
-from serve.options import extra_arg_problem
-from serve.settings import EngineSettings, is_loopback, load_profile, parse
 
 
 def profile(tmp_path: Path, text: str) -> Path:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from serve.log import LogReader, tail
-from serve.startup import StartupFacts, cache_facts, gather, line_facts
+from serve.engine.startup import StartupFacts, cache_facts, gather, line_facts
+from serve.processes.log_file import LogReader, tail
 
 GIB = 1 << 30
 LOGS = Path(__file__).with_name("logs")

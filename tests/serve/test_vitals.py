@@ -10,14 +10,14 @@ from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
 
-from monitoring import progress
-from monitoring.metrics import Sample
-from monitoring.thresholds import load
-from serve import routes
+from monitoring.alerting.thresholds import load
+from monitoring.health import progress
+from monitoring.scrape.metrics import Sample
 from serve.errors import SettingsError
-from serve.extraction import Model
-from serve.journal import Exchange, Journal
-from serve.vitals import DEFAULT_STALL_S, Vitals, samples_of, stall_limit_s
+from serve.hidden_states.extraction import Model
+from serve.plugin import routes
+from serve.plugin.engine_health import DEFAULT_STALL_S, Vitals, samples_of, stall_limit_s
+from serve.plugin.journal import Exchange, Journal
 
 MODEL = Model("tiny", num_layers=4, hidden_size=2, dtype="float32", max_model_len=16, vocabulary=9, mode="dynamic")
 

@@ -1,0 +1,305 @@
+"""One keep-alive connection to a server under load: a time stamp per socket read, failures as facts, not exceptions.
+
+It talks through `socket` and `ssl` as they are: under Locust those are gevent's (Locust patches them when it is
+imported) and many connections share one thread; without Locust they are the plain ones and a thread runs each.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter as now
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.load import sse
+
+READ_BYTES = 64 * 1024
+_STALE = ("reset", "no_response")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server: where to connect, what to put before each path, and the key (never shown)."""
+
+    host: str
+    port: int
+    authority: str
+    prefix: str
+    tls: ssl.SSLContext | None = None
+    api_key: str | None = field(default=None, repr=False)
+    _addresses: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    def addresses(self) -> list[Any]:
+        """What the host name resolves to, looked up once: a look-up per connection would be part of the timings."""
+        if not self._addresses:
+            self._addresses.extend(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+        return self._addresses
+
+
+def target_of(
+    base_url: str, *, api_key: str | None = None, verify_tls: bool = True, ca_path: str | None = None
+) -> Target:
+    """A target from a base URL (a path prefix is kept, a trailing /v1 dropped); ValueError says what is wrong."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"The target {base_url!r} is not a URL: {error}.") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"The target {base_url!r} is not an http:// or https:// URL, e.g. http://127.0.0.1:8000.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"The target of {parts.hostname} has a user, query or fragment; only a path is allowed.")
+    if api_key is not None and (not api_key.isascii() or not api_key.isprintable() or not api_key.strip()):
+        raise ValueError("The API key is empty or has characters that cannot stand in an HTTP header.")
+    tls = None
+    if parts.scheme == "https":
+        try:
+            tls = ssl.create_default_context(cafile=ca_path)
+        except OSError as error:
+            raise ValueError(f"The CA file {ca_path!r} cannot be used: {error}.") from error
+        if not verify_tls:
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Target(
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        authority=name if port is None else f"{name}:{port}",
+        prefix=parts.path.rstrip("/").removesuffix("/v1"),
+        tls=tls,
+        api_key=api_key,
+    )
+
+
+def wire(to: Target, method: str, path: str, body: bytes = b"", request_id: str | None = None) -> bytes:
+    """An HTTP/1.1 request on the wire, with the target's key; a body is JSON."""
+    lines = [f"{method} {to.prefix}{path} HTTP/1.1", f"Host: {to.authority}", "User-Agent: neural-bridge"]
+    if method == "POST":
+        lines += ["Accept: text/event-stream", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    if request_id is not None:
+        lines.append(f"X-Request-Id: {request_id}")
+    if to.api_key is not None:
+        lines.append(f"Authorization: Bearer {to.api_key}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@dataclass
+class Exchange:
+    """One request on the wire: when it was sent, when each read returned, and how it failed, if it did.
+
+    Times are absolute seconds of `time.perf_counter()`. `connect_s` is the time spent on a new connection before
+    `sent_s`, None when an open one was used. `failure` is (outcome, error_kind, message).
+    """
+
+    framing: sse.Framing = field(default_factory=sse.Framing)
+    times_s: list[float] = field(default_factory=list)
+    connect_s: float | None = None
+    sent_s: float | None = None
+    ended_s: float = 0.0
+    failure: tuple[str, str, str] | None = None
+
+
+class Deadlines:
+    """Ends the requests whose time is up: one thread (under Locust a greenlet) looks at all of them now and then.
+
+    A timeout on every read would do it exactly, and would make each read half as expensive again.
+    """
+
+    LOOK_S = 0.05
+
+    def __init__(self) -> None:
+        self._due_s: dict[Connection, float] = {}
+        self._lock = threading.Lock()
+        self._looking = False
+
+    def add(self, connection: Connection, due_s: float) -> None:
+        """From `due_s` (absolute) on, at most LOOK_S later, the connection is expired, unless it is removed."""
+        with self._lock:
+            self._due_s[connection] = due_s
+            if not self._looking:
+                self._looking = True
+                threading.Thread(target=self._look, daemon=True).start()
+
+    def remove(self, connection: Connection) -> None:
+        """The connection's request has ended."""
+        with self._lock:
+            del self._due_s[connection]
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self.LOOK_S)
+            with self._lock:
+                for connection in [each for each, due_s in self._due_s.items() if due_s <= now()]:
+                    connection.expire()
+                if not self._due_s:
+                    self._looking = False
+                    return
+
+
+DEADLINES = Deadlines()
+
+
+class Connection:
+    """One keep-alive connection to a target, used by one request at a time; opened when it is first needed."""
+
+    def __init__(self, to: Target) -> None:
+        self.target = to
+        self._socket: socket.socket | None = None
+        self._aborted = self._expired = False
+
+    def open(self, timeout_s: float) -> None:
+        """Connects ahead of the first request, so that connecting is not part of it; a failure waits for that one."""
+        if self._socket is None:
+            with suppress(OSError):
+                self._connect(now() + timeout_s)
+
+    def close(self) -> None:
+        """Closes the connection; the next request opens a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def abort(self) -> None:
+        """Ends the request in flight from another greenlet or thread; its outcome becomes "aborted"."""
+        self._aborted = True
+        self._shut()
+
+    def expire(self) -> None:
+        """Ends the request in flight from beside because its time is up; its outcome becomes "timeout"."""
+        self._expired = True
+        self._shut()
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):
+                # The plain socket's method: TLS's own would take its state away from under the waiting reader.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def exchange(self, wire: bytes, timeout_s: float) -> Exchange:
+        """Sends a request and reads until its response ends, fails, or `timeout_s` after the start have passed.
+
+        A kept connection that the server had closed meanwhile is replaced once and the request sent (and stamped)
+        anew: nothing of a response had arrived.
+        """
+        deadline_s = now() + timeout_s
+        kept = self._still_open()
+        result = self._attempt(wire, deadline_s)
+        if kept and not result.times_s and result.failure is not None and result.failure[1] in _STALE:
+            result = self._attempt(wire, deadline_s)
+        return result
+
+    def _attempt(self, wire: bytes, deadline_s: float) -> Exchange:
+        result = Exchange()
+        connecting = self._expired = False
+        try:
+            if self._socket is None:
+                connecting, start_s = True, now()
+                self._connect(deadline_s)
+                connecting, result.connect_s = False, now() - start_s
+            self._talk(wire, deadline_s, result)
+        except OSError as error:
+            result.failure = _failure(error, connecting=connecting)
+        result.ended_s = result.times_s[-1] if result.framing.complete else now()
+        if self._aborted:
+            result.failure = ("aborted", "aborted", "The run was stopped while this request was in flight.")
+        elif self._expired and not result.framing.complete:
+            result.failure = _failure(TimeoutError(), connecting=False)
+        elif result.failure is None and not result.times_s:
+            result.failure = ("connection_error", "no_response", "The server closed the connection without an answer.")
+        ended_well = result.framing.complete and result.failure is None and not result.framing.extra
+        if not (ended_well and result.framing.reusable):
+            self.close()
+        return result
+
+    def _talk(self, wire: bytes, deadline_s: float, result: Exchange) -> None:
+        sock = self._socket
+        if sock is None or self._aborted:
+            return
+        sock.settimeout(_left_s(deadline_s, now()))
+        result.sent_s = now()
+        # A server may refuse a body before it has read it all and close; what it said is still there to be read.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(wire)
+        sock.settimeout(None)
+        DEADLINES.add(self, deadline_s)
+        try:
+            self._read(sock, result.framing, result.times_s)
+        finally:
+            DEADLINES.remove(self)
+
+    def _read(self, sock: socket.socket, framing: sse.Framing, times_s: list[float]) -> None:
+        while True:
+            data = sock.recv(READ_BYTES)
+            time_s = now()
+            if not data:
+                if not self._expired and not self._aborted:
+                    framing.end()
+                if framing.complete:
+                    # A body that ends with the connection ends at this read.
+                    times_s.append(time_s)
+                return
+            times_s.append(time_s)
+            if framing.feed(data):
+                return
+
+    def _connect(self, deadline_s: float) -> None:
+        failure: OSError = OSError(f"the name {self.target.host} has no address")
+        for family, kind, protocol, _, address in self.target.addresses():
+            self._socket = socket.socket(family, kind, protocol)
+            try:
+                self._socket.settimeout(_left_s(deadline_s, now()))
+                self._socket.connect(address)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.target.tls is not None:
+                    self._socket = self.target.tls.wrap_socket(self._socket, server_hostname=self.target.host)
+            except OSError as error:
+                self.close()
+                failure = error
+            else:
+                return
+        raise failure
+
+    def _still_open(self) -> bool:
+        """Whether a kept connection can be used again: the server neither closed it nor sent what nobody asked for."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.settimeout(0.0)
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            pass
+        self.close()
+        return False
+
+
+def _left_s(deadline_s: float, time_s: float) -> float:
+    left_s = deadline_s - time_s
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+def _failure(error: OSError, *, connecting: bool) -> tuple[str, str, str]:
+    if isinstance(error, TimeoutError):
+        what = "connected" if connecting else "answered completely"
+        return ("timeout", "connect" if connecting else "deadline", f"The server had not {what} when the time was up.")
+    if isinstance(error, socket.gaierror):
+        kind = "dns"
+    elif isinstance(error, ConnectionRefusedError):
+        kind = "refused"
+    elif isinstance(error, ConnectionError):
+        kind = "reset"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        kind = "tls_verify"
+    elif isinstance(error, ssl.SSLError):
+        kind = "tls"
+    else:
+        kind = "network"
+    return ("connection_error", kind, str(error) or type(error).__name__)

@@ -1,0 +1,118 @@
+"""What the sweep hands to Locust: the load file and the prompts file, and what goes back: the records file.
+
+The load file is the JSON document named by the environment variable NBRIDGE_LOAD; the prompts file holds one JSON
+object per line in sending order, warm-up prompts (`"warmup": true`) first.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.load import stream
+from bench.load.connection import Target, target_of
+
+
+@dataclass(frozen=True)
+class Load:
+    """The load file; its fields are explained in the sweep that writes it."""
+
+    target: str
+    model: str
+    endpoint: Literal["completions", "chat", "hidden_states"]
+    records_path: str
+    phase_path: str
+    prompts_path: str
+    kind: Literal["closed", "open"]
+    concurrency: int | None = None
+    rate_rps: float | None = None
+    arrival: Literal["poisson", "constant"] = "poisson"
+    seconds: float | None = None
+    requests: int | None = None
+    warmup_requests: int = 0
+    timeout_s: float = 300.0
+    max_in_flight: int = 512
+    seed: int = 0
+    ignore_eos: bool = True
+    temperature: float = 0.0
+    verify_tls: bool = True
+    ca_path: str | None = None
+    api_key_env: str | None = None
+
+
+def read_load(path: str) -> Load:
+    """The load file at `path`; raises ValueError that says what is wrong with it."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        load = Load(**document)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"The load file {path} (NBRIDGE_LOAD) is not usable: {error}") from error
+    needed = load.concurrency if load.kind == "closed" else load.rate_rps
+    if load.kind not in ("closed", "open") or not needed or needed <= 0:
+        raise ValueError(f"{path}: a closed load needs `concurrency`, an open one `rate_rps`, above 0.")
+    if load.seconds is None and load.requests is None:
+        raise ValueError(f"{path}: set `seconds` or `requests`, so that the load ends.")
+    return load
+
+
+def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[stream.Request]]:
+    """The warm-up and the measured requests of a load, encoded: nothing is left to encode while the load runs."""
+    warm: list[stream.Request] = []
+    measured: list[stream.Request] = []
+    run = secrets.token_hex(4)
+    with Path(load.prompts_path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                prompt = json.loads(line)
+                goal = warm if prompt.get("warmup") else measured
+                goal.append(
+                    stream.request(
+                        to,
+                        prompt,
+                        request_id=f"{run}-{'w' if goal is warm else ''}{len(goal)}",
+                        model=load.model,
+                        endpoint=prompt.get("endpoint") or load.endpoint,
+                        temperature=load.temperature,
+                        ignore_eos=load.ignore_eos,
+                    )
+                )
+            except (ValueError, KeyError, AttributeError) as error:
+                raise ValueError(f"{load.prompts_path}: line {number} is not a prompt: {error!r}") from error
+    if not measured:
+        raise ValueError(f"{load.prompts_path} has no prompt to measure.")
+    return warm, measured
+
+
+def open_target(url: str, api_key_env: str | None, **tls: Any) -> Target:
+    """The target with the key from the environment variable named `api_key_env`; ValueError when it is not set."""
+    key = os.environ.get(api_key_env) if api_key_env else None
+    if api_key_env and key is None:
+        raise ValueError(
+            f"The environment variable {api_key_env} (api_key_env) is not set; it should hold the API key."
+        )
+    return target_of(url, api_key=key, **tls)
+
+
+class Records:
+    """The records file: one line per request, written in one piece when it ends, never a part of one."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Appends one line; raises OSError (disk full) with all earlier lines intact."""
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise

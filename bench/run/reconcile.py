@@ -1,0 +1,162 @@
+"""Does the server's own account of a cell agree with the client's? Compared on sums and counts, never on buckets.
+
+`before` and `after` are the `/metrics` pages at the measured phase's start (all warm-up requests have ended) and after
+its last request has ended, so a counter's difference covers the measured requests and nothing else. An aborted or
+failed request's tokens are known to the server alone: with one of those, the counts cannot be compared exactly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bench.run.stats import Floats, column, latencies, ok_only
+
+# The server's clock starts when its API process has taken the request up, which is at the latest when it sends the
+# response head, and stops when a token leaves the engine. Many requests at once wait some milliseconds each for being
+# taken up (25 to 40 ms for 16 on two cores): the client sees that time, the server's histogram does not. So the
+# difference may be as large as the time to the head; what goes beyond, either way, is a disagreement.
+TTFT_TOLERANCE_S = 0.005
+TTFT_TOLERANCE_SHARE = 0.03
+
+Total = Callable[[str], float | None]
+
+
+def delta(before: Total, after: Total, name: str) -> float | None:
+    """How much a counter grew; None when the server does not have it or it was reset in between."""
+    start, end = before(name), after(name)
+    if end is None:
+        return None
+    grown = end - (start or 0.0)
+    return grown if grown >= 0 else None
+
+
+def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:
+    """The `reconciliation` of a cell. `before(name)` and `after(name)` give a series' sum on the two pages.
+
+    `exact` is True when the token counts are equal, False when they are not, None when they cannot be compared.
+    """
+    if before is None or after is None:
+        return {"exact": None, "notes": ["The server shows no /metrics page: client and server were not compared."]}
+
+    def grown(name: str) -> float | None:
+        return delta(before, after, name)
+
+    ok = ok_only(requests)
+    unfinished = (
+        len(requests) - len(ok) - pc.sum(pc.equal(requests["outcome"], "dropped")).as_py() if len(requests) else 0
+    )
+    notes = []
+    if grown("vllm:generation_tokens_total") is None:
+        notes.append("The server's /metrics page has no vLLM counters: tokens were not compared.")
+    result: dict[str, Any] = {
+        "output_tokens": _count(pc.sum(ok["output_tokens"]).as_py(), grown("vllm:generation_tokens_total")),
+        "prompt_tokens": _count(pc.sum(ok["prompt_tokens"]).as_py(), grown("vllm:prompt_tokens_total")),
+        "requests": _count(len(ok), grown("vllm:e2e_request_latency_seconds_count")),
+    }
+    exact = result["output_tokens"]["equal"]
+    if unfinished:
+        notes.append(
+            f"{unfinished} requests did not end well; what the server generated for them is unknown to the client, "
+            "so the counts cannot be compared exactly."
+        )
+        exact = None
+    values = latencies(ok)
+    for name, series in (("ttft", "time_to_first_token"), ("e2e", "e2e_request_latency")):
+        server = _mean(grown(f"vllm:{series}_seconds_sum"), grown(f"vllm:{series}_seconds_count"))
+        result[f"{name}_mean_s"] = _means(values[f"{name}_s"], server, column(ok, "headers_s") - column(ok, "sent_s"))
+    queries, hits = grown("vllm:prefix_cache_queries_total"), grown("vllm:prefix_cache_hits_total")
+    return {
+        "exact": exact,
+        **result,
+        "unfinished_requests": unfinished,
+        "preemptions": _whole(grown("vllm:num_preemptions_total")),
+        "server_queue_mean_s": _mean(
+            grown("vllm:request_queue_time_seconds_sum"), grown("vllm:request_queue_time_seconds_count")
+        ),
+        "prefix_cache_hit_share": None if hits is None else _mean(hits, queries),
+        "notes": notes,
+    }
+
+
+def reconcile_states(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:
+    """The `reconciliation` of a cell of hidden-state requests, by the plugin's own counters; shaped as `reconcile`'s.
+
+    `exact` compares prompt tokens: there are no output tokens, though the engine generates one per prompt. The
+    server's clock runs from a request's arrival in its handler to its answer.
+    """
+    if before is None or after is None:
+        return {"exact": None, "notes": ["The server shows no /metrics page: client and server were not compared."]}
+
+    def grown(name: str) -> float | None:
+        return delta(before, after, f"nbridge_hidden_states_{name}")
+
+    ok = ok_only(requests)
+    dropped = pc.sum(pc.equal(requests["outcome"], "dropped")).as_py() if len(requests) else 0
+    unfinished = len(requests) - len(ok) - dropped
+    tokens = _count(pc.sum(ok["prompt_tokens"]).as_py(), grown("prompt_tokens_total"))
+    answered = _count(len(ok), grown("request_latency_seconds_count"))
+    exact, notes = tokens["equal"], []
+    if exact is None:
+        notes.append("The server's /metrics page has no nbridge_hidden_states_ counters: tokens were not compared.")
+    elif unfinished:
+        notes.append(f"{unfinished} requests did not end well, so the counts cannot be compared exactly.")
+        exact = None
+    else:
+        exact = bool(exact and answered["equal"])
+    server = _mean(grown("request_latency_seconds_sum"), grown("request_latency_seconds_count"))
+    return {
+        "exact": exact,
+        "prompt_tokens": tokens,
+        "requests": answered,
+        "e2e_mean_s": _means(latencies(ok)["e2e_s"], server, column(ok, "headers_s") - column(ok, "sent_s")),
+        "unfinished_requests": unfinished,
+        "preemptions": _whole(delta(before, after, "vllm:num_preemptions_total")),
+        "notes": notes,
+    }
+
+
+def coalesced_share(requests: pa.Table) -> float | None:
+    """Share of socket reads that held more than one content chunk: all but one of those have no arrival time."""
+    reads = np.nansum(column(requests, "reads"))
+    return float(np.nansum(column(requests, "coalesced_reads")) / reads) if reads else None
+
+
+def _count(client: int | None, server: float | None) -> dict[str, Any]:
+    client = client or 0
+    return {"client": client, "server": _whole(server), "equal": None if server is None else client == round(server)}
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _mean(total: float | None, count: float | None) -> float | None:
+    return None if total is None or not count else total / count
+
+
+def _means(client_values: Floats, server: float | None, to_head: Floats) -> dict[str, Any]:
+    client = _nanmean(client_values)
+    head = _nanmean(to_head)
+    if client is None or server is None:
+        absent = dict.fromkeys(("difference", "to_head", "unexplained", "tolerance", "agree"))
+        return {"client": client, "server": server, **absent}
+    tolerance = max(TTFT_TOLERANCE_S, TTFT_TOLERANCE_SHARE * server)
+    difference = client - server
+    unexplained = max(0.0, -difference, difference - (head or 0.0))
+    return {
+        "client": client,
+        "server": server,
+        "difference": difference,
+        "to_head": head,
+        "unexplained": unexplained,
+        "tolerance": tolerance,
+        "agree": unexplained <= tolerance,
+    }
+
+
+def _nanmean(values: Floats) -> float | None:
+    seconds = values[~np.isnan(values)]
+    return float(seconds.mean()) if seconds.size else None

@@ -1,0 +1,136 @@
+"""The run folder: `runs/<run_id>/run.json` and one folder per cell. Reading never changes anything.
+
+Format history (`run.json` → `format`):
+  1  first version
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.errors import NewerFormatError, RunFolderError, StorageError
+from bench.run.records import SCHEMA
+
+FORMAT = 1
+_CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def slug(text: str) -> str:
+    """`text` as a file name's part: letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "x"
+
+
+def new_run_id(name: str, now: datetime) -> str:
+    """A run's name that sorts by time: 20261122T101500Z-<name>-<4 random hex digits>."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{slug(name)[:40]}-{os.urandom(2).hex()}"
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{path}: the disk is full ({error.strerror}). Everything recorded before is kept; free some space and "
+                "go on with `nbridge bench --resume`."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}). Choose another folder with --out."
+            ) from error
+        raise
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace `path` by `document` as JSON, atomically: a reader sees the old or the new file, never a part."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump(document, out, indent=1, ensure_ascii=False, allow_nan=False)
+                out.write("\n")
+                out.flush()
+                os.fsync(out.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def cell_dir(run_dir: Path, cell_id: str) -> Path:
+    """The folder of one cell; refuses an id that would leave the run folder."""
+    if not _CELL_ID.fullmatch(cell_id):
+        raise RunFolderError(
+            f"{run_dir}: cell id {cell_id!r} is not a plain name; the run.json was changed by hand or damaged."
+        )
+    return run_dir / "cells" / cell_id
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened for reading. `document` is its run.json."""
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        return list(self.document["cells"])
+
+    def requests(self, cell_id: str) -> pa.Table:
+        """One row per measured request of the cell (columns: records.SCHEMA); no rows if nothing was recorded."""
+        return self._parquet(cell_id, "requests.parquet") or SCHEMA.empty_table()
+
+    def samples(self, cell_id: str) -> pa.Table | None:
+        """Timed samples beside the load: t_s, source, name, labels (JSON), value; None if none were taken."""
+        return self._parquet(cell_id, "samples.parquet")
+
+    def _parquet(self, cell_id: str, name: str) -> pa.Table | None:
+        path = cell_dir(self.path, cell_id) / name
+        if not path.exists():
+            return None
+        try:
+            return pq.read_table(path, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise RunFolderError(f"{path}: not a readable Parquet file ({error}). Measure the cell again.") from error
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder (or its run.json).
+
+    Raises RunFolderError when it is none or damaged, NewerFormatError when a newer Neural Bridge wrote it.
+    """
+    folder = path.parent if path.name == "run.json" else path
+    source = folder / "run.json"
+    try:
+        document = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{folder}: no run.json here, so this is not a run folder. `nbridge bench` writes runs to runs/<run_id>/."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{source}: cannot be read ({error}).") from error
+    found = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(found, int) or not isinstance(document.get("cells"), list):
+        raise RunFolderError(f"{source}: is not a Neural Bridge run (no `format` number and list of `cells`).")
+    if found > FORMAT:
+        raise NewerFormatError(
+            f"{source}: written in format {found} by a newer Neural Bridge; this one reads up to format {FORMAT}. "
+            "Update it to read this run."
+        )
+    return Run(folder, document)

@@ -1,0 +1,145 @@
+"""Is a cell's measurement worth believing? Each check has a value, a limit and a reason; one that fails invalidates.
+
+A check that could not be made is `ok: null`: it is said, and does not count against the cell.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bench.run.reconcile import coalesced_share
+from bench.run.stats import column
+
+LATENESS_P99_S = 0.020
+LATENESS_SHARE_OF_GAP = 0.05
+COALESCED_SHARE = 0.01
+ERROR_SHARE = 0.01
+CONCURRENCY_SHARE = 0.95
+RATE_SHARE = 0.02
+
+
+def dispatch_lateness(requests: pa.Table) -> float | None:
+    """99th percentile of sent − scheduled over all requests that were sent, in seconds: the client's own delay.
+
+    Opening a connection is the network's and the server's time, so it does not count.
+    """
+    late = column(requests, "sent_s") - column(requests, "scheduled_s") - np.nan_to_num(column(requests, "connect_s"))
+    late = late[~np.isnan(late)]
+    return float(np.quantile(late, 0.99)) if late.size else None
+
+
+def validity(
+    requests: pa.Table, load: dict[str, Any], metrics: dict[str, Any], agreement: dict[str, Any]
+) -> dict[str, Any]:
+    """The `validity` of a cell: `valid`, the `reasons` it is not, and every check."""
+    checks = [
+        *_client_checks(requests, load, metrics),
+        _delivery_check(load, metrics),
+        *_server_checks(agreement),
+    ]
+    reasons = [check["detail"] for check in checks if check["ok"] is False]
+    return {"valid": not reasons, "reasons": reasons, "checks": checks}
+
+
+def _check(
+    name: str, value: float | None, limit: float, unit: str, detail: str, *, at_least: bool = False
+) -> dict[str, Any]:
+    """One check; `detail` is the sentence that a reader gets when it fails."""
+    ok = None if value is None else bool(value >= limit if at_least else value <= limit)
+    return {
+        "name": name,
+        "ok": ok,
+        "value": value,
+        "limit": limit,
+        "unit": unit,
+        "at_least": at_least,
+        "detail": detail,
+    }
+
+
+def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    counts = metrics["requests"]
+    errors = counts["failed"] / counts["total"] if counts["total"] else 1.0
+    lateness = dispatch_lateness(requests)
+    limit = LATENESS_P99_S
+    if load["kind"] == "open":
+        limit = min(limit, LATENESS_SHARE_OF_GAP / float(load["rate_rps"]))
+    coalesced = coalesced_share(requests)
+    return [
+        _check(
+            "requests failed", errors, ERROR_SHARE, "share", f"{counts['failed']} of {counts['total']} requests failed."
+        ),
+        _check(
+            "dispatch lateness p99",
+            lateness,
+            limit,
+            "s",
+            "The client was saturated: requests left it "
+            f"{(lateness or 0) * 1000:.1f} ms late (p99; limit {limit * 1000:.1f} ms).",
+        ),
+        _check(
+            "coalesced reads",
+            coalesced,
+            COALESCED_SHARE,
+            "share",
+            f"The client was saturated: {(coalesced or 0):.1%} of its reads held several chunks (limit 1 %), so their "
+            "arrival times are not known.",
+        ),
+    ]
+
+
+def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Was the load that the cell is named after really there?"""
+    if load["kind"] == "closed":
+        wanted = int(load["concurrency"])
+        held = metrics["mean_in_flight"] or 0.0  # no time at which all users were busy counts as none held
+        share = held / wanted
+        return _check(
+            "concurrency held",
+            share,
+            CONCURRENCY_SHARE,
+            "share",
+            f"Only {held:.2f} requests were in flight on average instead of {wanted}.",
+            at_least=True,
+        )
+    counts = metrics["requests"]
+    missed = counts["dropped"] / counts["total"] if counts["total"] else 1.0
+    return _check(
+        "arrivals not sent",
+        missed,
+        RATE_SHARE,
+        "share",
+        f"{counts['dropped']} of {counts['total']} arrivals were not sent: more than max_in_flight = "
+        f"{load.get('max_in_flight')} requests were under way. The server cannot carry {load['rate_rps']} requests/s.",
+    )
+
+
+def _server_checks(agreement: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tokens and mean latency by the client and by the server: of the output, or of hidden states, which have none."""
+    has_output = "output_tokens" in agreement or "prompt_tokens" not in agreement
+    what, latency = ("output", "ttft") if has_output else ("prompt", "e2e")
+    tokens = agreement.get(f"{what}_tokens") or {}
+    means = agreement.get(f"{latency}_mean_s") or {}
+    apart = None
+    if agreement.get("exact") is not None:
+        apart = abs(tokens["client"] - tokens["server"])
+    unexplained, tolerance = means.get("unexplained"), means.get("tolerance") or 0.0
+    return [
+        _check(
+            f"{what} tokens, client − server",
+            apart,
+            0,
+            "tokens",
+            f"Client and server disagree on {what} tokens: {tokens.get('client')} against {tokens.get('server')}. "
+            "Did the server have other traffic?",
+        ),
+        _check(
+            f"mean {latency.upper()}, client − server, unexplained",
+            unexplained,
+            tolerance,
+            "s",
+            f"Client and server disagree on the mean {latency.upper()} by {(unexplained or 0) * 1000:.1f} ms more than "
+            f"the time to the response head explains (limit {tolerance * 1000:.1f} ms).",
+        ),
+    ]

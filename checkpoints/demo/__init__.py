@@ -1,0 +1,1 @@
+"""The embedded demo models: trained here, cached."""

@@ -1,0 +1,1 @@
+"""LoRA adapters: trained on a user's text, judged, served."""

@@ -1,0 +1,1 @@
+"""Alert rules and their thresholds, Prometheus, Alertmanager, and the stack that runs them."""

@@ -1,0 +1,1 @@
+"""Is a server well? Observed from outside, put into figures, judged with reasons."""

@@ -1,0 +1,1 @@
+"""Which model to take: candidates, requirements, and the reason for every rejection."""

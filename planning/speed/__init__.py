@@ -1,0 +1,1 @@
+"""Bounds from bandwidth and compute, and servers needed for a demand."""

@@ -1,0 +1,351 @@
+"""The figures of a report as SVG. The only module that imports matplotlib.
+
+Colour is never the only carrier: engines also differ by marker and dash, parts of a bar by hatching and place. Text
+stays text. The same report gives the same bytes.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from reports.figures.captions import (
+    distribution_caption,
+    distribution_words,
+    memory_caption,
+    memory_words,
+    pareto_caption,
+    pareto_words,
+)
+from reports.figures.labels import Box, along, columns_that_fit, place
+from reports.figures.memory_bars import stacks
+from reports.figures.pareto import Point, efficient, points
+from reports.figures.svg import accessible
+from reports.measured.cells import Cell, Report
+from reports.measured.curves import Curve, steps
+from reports.measured.repeats import CENTRAL_WORD, central
+from reports.units import byte_size, short_names, shortened
+
+INK, MUTED, GRID, PAPER, SHADE = "#1b2430", "#566170", "#d5dae1", "#ffffff", "#dfeee4"
+ENGINES = ("#0b62a4", "#b8480a", "#0e7a4e", "#7b3fa0", "#8a5a00", "#b0245e", "#0b7385", "#4b5563")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h", "<", ">")
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2, 2, 2, 2, 2)))
+VARIABLES = {
+    INK: "--fig-ink",
+    MUTED: "--fig-muted",
+    GRID: "--fig-grid",
+    PAPER: "--fig-paper",
+    SHADE: "--fig-shade",
+    **{colour: f"--fig-{index}" for index, colour in enumerate(ENGINES)},
+}
+MAX_PANELS = 12
+MAX_VERTICES = 4000  # points on all lines of one figure: keeps the file small
+PARTS = ((ENGINES[0], "", "weights"), (ENGINES[1], "////", "KV cache"), (ENGINES[7], "\\\\", "rest of the peak"))
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "neural-bridge",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "text.parse_math": False,
+    "hatch.linewidth": 0.7,
+    "hatch.color": PAPER,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+}
+_RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.9}
+_DIAMOND: dict[str, Any] = {"marker": "D", "color": INK, "markeredgecolor": PAPER}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name without suffix, what it shows in words, the SVG, and its width in points."""
+
+    name: str
+    title: str
+    description: str
+    caption: str
+    svg: str
+    width_pt: float
+
+    @property
+    def wide(self) -> bool:
+        """Too wide to stand beside another one."""
+        return self.width_pt > 420
+
+
+def pictures(report: Report) -> list[Picture]:
+    """Every figure that the measured cells allow: throughput against latency, distributions, memory."""
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        found = [_pareto(report, metric) for metric in ("ttft_s", "e2e_s")]
+        found += [_distribution(report, which) for which in ("ttft", "itl")]
+        found.append(_memory(report))
+    return [picture for picture in found if picture is not None]
+
+
+def _style(report: Report, engine: str) -> dict[str, Any]:
+    index = report.engines.index(engine)
+    return {
+        "color": ENGINES[index % len(ENGINES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
+
+
+def _figure(width_in: float, plot_in: float, handles: list[Artist]) -> tuple[Figure, float]:
+    """A figure with a legend on top of a plot `plot_in` high, and its height in inches."""
+    lengths = [0.7 + 0.075 * len(str(handle.get_label())) for handle in handles]
+    columns = columns_that_fit(lengths, width_in)
+    height_in = plot_in + 0.12 + 0.19 * -(-len(handles) // columns)
+    figure = Figure(figsize=(width_in, height_in))
+    FigureCanvasSVG(figure)
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=columns,
+        handlelength=2.8,
+        columnspacing=1.6,
+        labelspacing=0.35,
+        borderaxespad=0.3,
+    )
+    return figure, height_in
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place given in inches from the lower left corner."""
+    total_w, total_h = figure.get_size_inches()
+    return figure.add_axes((left / total_w, bottom / total_h, width / total_w, height / total_h))
+
+
+def _saved(figure: Figure, name: str, title: str, description: str, caption: str) -> Picture:
+    buffer = io.StringIO()
+    with warnings.catch_warnings():  # text stays text: a glyph that the measuring font lacks is the reader's to draw
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = accessible(buffer.getvalue(), name, title, description)
+    return Picture(name, title, description, caption, svg, float(figure.get_size_inches()[0]) * 72)
+
+
+def _line(label: str, **style: Any) -> Line2D:
+    handle = Line2D([], [], markersize=style.pop("markersize", 5.5), linewidth=1.4, **style)
+    handle.set_label(label.lstrip("_") or "engine")  # matplotlib hides labels that begin with an underscore
+    return handle
+
+
+def _time_axis(axes: Axes, low_s: float, high_s: float) -> None:
+    """A time axis from `low_s` to `high_s` with ticks that name their unit; logarithmic when it spans more than 1:8."""
+    if low_s > 0 and high_s / low_s > 8:
+        axes.set_xscale("log")
+        span = high_s / low_s
+        subs = (1.0,) if span > 2000 else (1.0, 3.0) if span > 60 else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.set_xlim(low_s, high_s)
+
+
+def _tick(value_s: float) -> str:
+    if value_s <= 0:
+        return "0"
+    for factor, unit in ((1.0, "s"), (1e3, "ms")):
+        if value_s * factor >= 0.9999:
+            return f"{value_s * factor:,.4g} {unit}"
+    return f"{value_s * 1e6:,.3g} µs"
+
+
+def _pareto(report: Report, metric: str) -> Picture | None:
+    """Output throughput against latency; one point per engine and load, repeats as small points around it."""
+    statistic = central(report, metric)
+    found = points(report, f"{metric}.{statistic}")
+    if not found:
+        return None
+    label, word = {"ttft_s": "TTFT", "e2e_s": "E2E latency"}[metric], CENTRAL_WORD[statistic]
+    spoken = {"ttft_s": "Time to first token (TTFT)", "e2e_s": "Whole answer, end to end (E2E)"}[metric]
+    names = short_names(report.engines, 30)
+    engines = list(dict.fromkeys(point.engine for point in found))
+    handles: list[Artist] = [_line(names[engine], **_style(report, engine)) for engine in engines]
+    handles.append(_line("best trade-off", linestyle="none", markersize=9, **_RING))
+    figure, _ = _figure(5.2, 3.55, handles)
+    axes = _axes(figure, 0.6, 0.48, 4.5, 2.95)
+    everything = [pair for point in found for pair in (*point.repeats, (point.latency_s, point.tok_s))]
+    low, high = min(x for x, _ in everything), max(x for x, _ in everything)
+    _time_axis(axes, max(low / 1.45, 0), high * 1.4)
+    axes.set_ylim(0, 1.14 * max(y for _, y in everything) or 1)
+    limit = _slo_limit(report, metric)
+    if limit is not None:
+        left, right = axes.get_xlim()
+        axes.axvspan(left, min(max(limit, left), right), color=SHADE, zorder=0.1)
+        if left < limit < right:
+            axes.axvline(limit, color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
+    for engine in engines:
+        _draw_engine(axes, [p for p in found if p.engine == engine], _style(report, engine))
+    best = efficient(found)
+    axes.plot([p.latency_s for p in best], [p.tok_s for p in best], linestyle="none", markersize=13, **_RING)
+    _label_points(axes, found)
+    axes.set_xlabel(f"{spoken}, {word} – further left is better")
+    axes.set_ylabel("Output tokens/s – higher is better")
+    title = f"Output throughput against {word} {label}"
+    caption = pareto_caption(report, found, title, label, limit)
+    return _saved(figure, f"throughput-{metric[:-2]}", title, pareto_words(found, word, label), caption)
+
+
+def _slo_limit(report: Report, metric: str) -> float | None:
+    limits = (((cell.metrics or {}).get("slo") or {}).get(metric) for cell in report.measured)
+    return next((float(limit) for limit in limits if limit is not None), None)
+
+
+def _lines(found: list[Point]) -> list[list[Point]]:
+    """The points that a line connects: one engine's under loads of one kind and scenario."""
+    keys = dict.fromkeys((p.engine, p.load.kind, p.load.scenario) for p in found)
+    return [[p for p in found if (p.engine, p.load.kind, p.load.scenario) == key] for key in keys]
+
+
+def _draw_engine(axes: Axes, found: list[Point], style: dict[str, Any]) -> None:
+    edge: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
+    for line in _lines(found):
+        axes.plot([p.latency_s for p in line], [p.tok_s for p in line], markersize=6.5, linewidth=1.3, **edge, **style)
+    for point in found:
+        if len(point.repeats) > 1:
+            xs, ys = [x for x, _ in point.repeats], [y for _, y in point.repeats]
+            axes.plot(xs, ys, **{**style, "linestyle": "none"}, markersize=2.6)
+            axes.plot([min(xs), max(xs)], [point.tok_s] * 2, color=style["color"], linewidth=0.9)
+            axes.plot([point.latency_s] * 2, [min(ys), max(ys)], color=style["color"], linewidth=0.9)
+
+
+def _label_points(axes: Axes, found: list[Point]) -> None:
+    """Write each point's load beside it, clear of markers, lines and each other."""
+
+    def pixel(point: Point) -> tuple[float, float]:
+        x, y = axes.transData.transform((point.latency_s, point.tok_s))
+        return float(x), float(y)
+
+    scale = Figure().dpi / 72.0
+    frame = Box(axes.bbox.x0, axes.bbox.y0, axes.bbox.x1, axes.bbox.y1)
+    obstacles = [box for line in _lines(found) for box in along([pixel(p) for p in line])]
+    texts = [p.load.short for p in found]
+    centres = place([pixel(p) for p in found], texts, frame, obstacles=obstacles, size=8.0 * scale, radius=8.5 * scale)
+    for text, centre in zip(texts, centres, strict=True):
+        x, y = axes.transData.inverted().transform(centre)
+        axes.text(x, y, text, fontsize=8, ha="center", va="center_baseline")
+
+
+def _curve(cell: Cell, which: str) -> Curve | None:
+    return cell.ttft if which == "ttft" else cell.itl if which == "itl" else cell.chunk_gap
+
+
+def _distribution(report: Report, which: str) -> Picture | None:
+    """Small multiples of ECDFs: one panel per load, one line per engine and repeat."""
+    if which == "itl" and any(cell.itl is None and cell.chunk_gap is not None for cell in report.measured):
+        which = "chunk_gap"  # where one server does not count tokens per chunk, ITLs would compare unlike things
+    curves = [(cell, curve) for cell in report.measured if (curve := _curve(cell, which))]
+    panels = [load for load in report.loads if any(cell.load == load for cell, _ in curves)]
+    if not panels:
+        return None
+    left_out, panels = len(panels) - MAX_PANELS, panels[:MAX_PANELS]
+    curves = [(cell, curve) for cell, curve in curves if cell.load in panels]
+    names = short_names(report.engines, 30)
+    engines = [engine for engine in report.engines if any(cell.engine == engine for cell, _ in curves)]
+    handles: list[Artist] = [_line(names[e], **{**_style(report, e), "marker": "None"}) for e in engines]
+    label = {"ttft": "TTFT", "itl": "ITL", "chunk_gap": "chunk gap"}[which]
+    spoken = {"ttft": "Time to first token", "itl": "Inter-token latency", "chunk_gap": "Chunk gap"}[which]
+    columns = min(3, len(panels))
+    panel_w, panel_h = (3.0, 2.0) if columns > 1 else (4.5, 2.6)
+    rows = -(-len(panels) // columns)
+    figure, _ = _figure(0.6 + columns * (panel_w + 0.2), rows * (panel_h + 0.55) + 0.2, handles)
+    low = min(curve.quantile(0.01) for _, curve in curves) * 0.85
+    high = max(max(curve.values_s[-1] for _, curve in curves) * 1.1, low * 1.5, 1e-9)
+    for index, load in enumerate(panels):
+        row, column = divmod(index, columns)
+        bottom = 0.48 + (rows - 1 - row) * (panel_h + 0.55)
+        axes = _axes(figure, 0.6 + column * (panel_w + 0.2), bottom, panel_w, panel_h)
+        _time_axis(axes, low, high)
+        for cell, curve in curves:
+            if cell.load == load:
+                xs, ys = steps(curve, max(24, MAX_VERTICES // (2 * len(curves))))
+                axes.plot(xs, ys, linewidth=1.4, **{**_style(report, cell.engine), "marker": "None"})
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_title(shortened(load.label, 44), loc="left")
+        axes.tick_params(labelleft=not column)
+        if index + columns >= len(panels):
+            axes.set_xlabel(spoken)
+    return _saved(
+        figure,
+        f"distribution-{which.replace('_', '-')}",
+        f"Distribution of {label}",
+        distribution_words(curves, label),
+        distribution_caption(report, which, label, left_out),
+    )
+
+
+def _memory(report: Report) -> Picture | None:
+    """Stacked bars: weights, KV cache and the rest of the server's peak memory."""
+    found = stacks(report)
+    if not found:
+        return None
+    names = short_names(report.engines, 30)
+    handles: list[Artist] = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor=PAPER, label=label)
+        for index, (colour, hatch, label) in enumerate(PARTS)
+        if any(stack.parts[index] is not None for stack in found)
+    ]
+    if any(stack.peak_bytes is not None for stack in found):
+        handles.append(_line("largest sample", linestyle="none", **_DIAMOND))
+    left = 0.25 + 0.078 * max(len(names[stack.engine]) for stack in found)
+    figure, _ = _figure(7.6, 0.72 + 0.42 * len(found), handles)
+    axes = _axes(figure, left, 0.48, 7.6 - left - 0.75, 0.1 + 0.42 * len(found))
+    highest = max(stack.extent_bytes for stack in found)
+    for row, stack in enumerate(found):
+        start = 0.0
+        for size, (colour, hatch, _) in zip(stack.parts, PARTS, strict=True):
+            if size is not None:
+                axes.barh(row, size, left=start, height=0.56, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0.8)
+                start += size
+        if stack.peak_bytes is not None:
+            axes.plot([stack.peak_bytes], [row], linestyle="none", markersize=6, **_DIAMOND)
+        axes.text(stack.extent_bytes + highest * 0.015, row, byte_size(stack.extent_bytes), va="center", fontsize=8)
+    axes.set_yticks(range(len(found)), [names[stack.engine] for stack in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, highest * 1.02)
+    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(highest)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_size(value) if value else "0"))
+    axes.set_xlabel(f"{found[0].kind} – shorter is better")
+    return _saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(report, found))
+
+
+def _byte_ticks(highest_bytes: float) -> list[float]:
+    step = 2.0**10
+    while highest_bytes / step > 7:
+        step *= 2
+    return [index * step for index in range(int(highest_bytes / step) + 1)]
