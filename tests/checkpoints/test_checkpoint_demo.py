@@ -72,7 +72,8 @@ def test_failed_training_leaves_nothing_and_says_why(own_cache, monkeypatch):
 SHORT = """
 import sys
 from pathlib import Path
-from checkpoints import tokenizer, training
+from checkpoints import tokenizer
+from checkpoints.demo import training
 training.RECIPE |= {"steps": 3, "evaluated_windows": 4}
 texts = [f"def f{i}(x):\\n    return x + {i}\\n" * 40 for i in range(120)]
 tokenizer.standard_library_split = lambda: (texts, texts[:20])
