@@ -1,6 +1,5 @@
 """The house's rules that a machine can check: who imports whom, what is heavy, what a module may be called."""
 
-import ast
 import graphlib
 import subprocess
 import sys
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tools.imports import MODULES, ROOT, floor, imported
+
 # CONTRIBUTING.md explains this table. A package's cli.py is a door: it may call any room, and nothing imports it but
 # nbridge.py.
 MAY_IMPORT = {
@@ -44,37 +44,7 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 MODULES_A_FLOOR = 13
 
 
-def modules() -> list[Path]:
-    return [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
-
-
-def dotted(path: Path) -> str:
-    """bench/run/store.py → "bench.run.store", bench/run/__init__.py → "bench.run"."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {dotted(path): path for path in modules()}
-
-
-def imported(path: Path) -> set[str]:
-    """Every module of ours, and every package of others, that a file imports at any depth."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
-            found |= submodules or {node.module}
-    return found
-
-
-def floor(module: str) -> str:
-    """Where a module stands for its neighbours: "bench.run" for all in that sub-room, else itself."""
-    return ".".join(module.split(".")[:2])
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms_call_only_whom_they_may(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     names = imported(path)
@@ -108,13 +78,13 @@ def test_no_floor_is_crowded() -> None:
 
 
 def test_no_room_is_a_lumber_room() -> None:
-    assert not {path.stem for path in modules()} & FORBIDDEN_NAMES
+    assert not {path.stem for path in MODULES.values()} & FORBIDDEN_NAMES
 
 
 def test_every_room_is_packaged() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages == set(MAY_IMPORT)
-    rooms = {path.parent for path in modules()}
+    rooms = {path.parent for path in MODULES.values()}
     assert not [path for path in rooms if not (path / "__init__.py").exists()]
 
 
