@@ -1,6 +1,7 @@
 """The front door: the `nbridge` command. Each sub-command is imported only when it runs."""
 
 import importlib
+import math
 import os
 import signal
 import sys
@@ -37,6 +38,13 @@ COMMANDS = {
 }
 
 
+def _finite(ctx: Any, param: Any, value: Any) -> Any:
+    """No option takes NaN or infinity: neither is a time, a share or a price, and bounds do not stop NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.", ctx=ctx, param=param)
+    return value
+
+
 class LazyGroup(TyperGroup):
     """Knows its commands by name and loads one when it is asked for."""
 
@@ -49,7 +57,10 @@ class LazyGroup(TyperGroup):
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
         one.command(name=cmd_name)(getattr(importlib.import_module(module), function))
-        return typer.main.get_command(one)
+        command = typer.main.get_command(one)
+        for parameter in command.params:
+            parameter.callback = parameter.callback or _finite
+        return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -81,9 +92,24 @@ def _end(_: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
 
+def _on_hang_up() -> None:
+    """End on SIGHUP (a closed terminal) as on SIGTERM, unless it is ignored, as nohup does."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
+        return
+    terminals = [number for number in (1, 2) if os.isatty(number)]  # known now: a terminal that is gone is none
+
+    def end(number: int, frame: Any) -> None:
+        for terminal in terminals:  # words for it would be errors of their own, and what is to be saved would be lost
+            os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+        _end(number, frame)
+
+    signal.signal(signal.SIGHUP, end)
+
+
 def main() -> None:
     """Run the command line. An error that carries an `exit_code` is a message for the user, not a traceback."""
     signal.signal(signal.SIGTERM, _end)
+    _on_hang_up()
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import BadInput
+from inputs import files
+
+PROMPTS_BYTES = 1 << 30
 
 DEFAULT_COUNT = 3000
 _LEFT_OUT = ("site-packages", "/test", "encodings", "idlelib", "pydoc_data")
@@ -29,7 +32,7 @@ def read_prompts(path: Path) -> list[str]:
     Empty lines are left out. Raises BadInput naming file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(path, limit_bytes=PROMPTS_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"Prompts cannot be read from {path}: {error}.") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

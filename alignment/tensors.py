@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ SUFFIXES = (".npz", ".safetensors")
 _TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}
 _KEY = "metadata"
 _LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own bound
+_LARGEST_EXPANSION = 20  # states are floats: even compressed elsewhere they do not shrink to a twentieth
 
 
 def check_writable(path: Path, *, force: bool) -> None:
@@ -62,7 +63,9 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         arrays, text = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
         metadata = json.loads(text)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except RecursionError:
+        raise BadInput(f"{path} cannot be read: its metadata is nested too deeply.") from None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
         raise BadInput(f"{path} cannot be read as a file of `nbridge hidden` or `nbridge align`: {error}.") from error
     if not isinstance(metadata, dict):
         raise BadInput(f"{path}: its metadata is no JSON object.")
@@ -89,23 +92,46 @@ def _write_safetensors(file: Any, arrays: Arrays, text: str) -> None:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_LARGEST_HEADER_BYTES, path.stat().st_size):
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if not 2 <= length <= min(_LARGEST_HEADER_BYTES, size - 8):
             raise ValueError("it has no safetensors header")
         header = json.loads(file.read(length))
-        body = file.read()
-    text = header.pop("__metadata__")[_KEY]
-    arrays = {}
-    for name, place in header.items():
-        start, end = place["data_offsets"]
-        dtype, shape = np.dtype(_TYPES[place["dtype"]]), [int(one) for one in place["shape"]]
-        if end > len(body) or end - start != dtype.itemsize * math.prod(shape):
-            raise ValueError(f"the bytes of {name} are not all there")
-        arrays[name] = np.frombuffer(body[start:end], dtype=dtype).reshape(shape).copy()
+        text = header.pop("__metadata__")[_KEY]
+        arrays = {}
+        for name, place in header.items():
+            start, end = (int(one) for one in place["data_offsets"])
+            dtype, shape = np.dtype(_TYPES[place["dtype"]]), [int(one) for one in place["shape"]]
+            if not 0 <= start <= end <= size - 8 - length or end - start != _bytes(dtype, shape):
+                raise ValueError(f"the bytes of {name} are not all there")
+            file.seek(8 + length + start)
+            arrays[name] = np.frombuffer(file.read(end - start), dtype=dtype).reshape(shape).copy()
     return arrays, str(text)
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    with zipfile.ZipFile(path) as archive:
+        _check_sizes(archive, path.stat().st_size)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     return arrays, str(arrays.pop(_KEY))
+
+
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError, before anything is unpacked, when an archive or a header in it claims more than is there."""
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _LARGEST_EXPANSION * size:
+        raise ValueError(f"its {size:,} bytes unpack to {unpacked:,}, more than such a file ever does")
+    for entry in archive.infolist():
+        with archive.open(entry) as member:
+            formats: Any = np.lib.format  # without types
+            is_first = formats.read_magic(member) == (1, 0)
+            shape, _, dtype = (formats.read_array_header_1_0 if is_first else formats.read_array_header_2_0)(member)
+            claimed, there = _bytes(dtype, shape), entry.file_size - member.tell()
+        if not dtype.hasobject and claimed != there:
+            raise ValueError(f"the header of {entry.filename} claims {claimed:,} bytes, and {there:,} are there")
+
+
+def _bytes(dtype: "np.dtype[Any]", shape: Sequence[int]) -> int:
+    if any(length < 0 for length in shape):
+        raise ValueError(f"a shape of {list(shape)} is none")
+    return int(dtype.itemsize) * math.prod(int(length) for length in shape)

@@ -98,6 +98,7 @@ def measure(
     disk, and the interrupt goes on.
     """
     folder = store.cell_dir(run_dir, cell["id"])
+    store.require_room(folder)
     with store.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     load_path = write_inputs(folder, target, load, cell["repeat"])
@@ -135,6 +136,9 @@ def _drive(
     log_path = folder / "locust.log"
     with sampler, OwnedProcess(argv, environment=environment, log_path=log_path) as locust:
         while locust.exit_status() is None:
+            if store.free_bytes(folder) < store.FULL_BYTES:  # what cannot be written may also keep it from ending
+                locust.stop(_STOP_GRACE_S)
+                store.require_room(folder)
             if stop := _reason_to_stop(target, load, progress, deadline, timeout_s):
                 locust.stop(_STOP_GRACE_S)
                 return stop
@@ -149,7 +153,9 @@ def _drive(
     if death := target.failure():
         return "failed", death
     if status == _DISK_FULL_STATUS:
-        raise StorageError(f"{folder}: the load generator could not write its records: {_last_words(log_path)}")
+        raise StorageError(
+            f"{folder}: the load generator could not write its records: {_not_written(folder, log_path)}"
+        )
     if status != 0:
         return "failed", f"The load generator ended with status {status}: {_last_words(log_path)}"
     return None
@@ -196,6 +202,19 @@ class _Tail:
 def record_files(folder: Path) -> list[Path]:
     """The JSONL files of a cell: one per Locust worker."""
     return sorted(folder.glob("requests*.jsonl"))
+
+
+def _not_written(folder: Path, log_path: Path) -> str:
+    """Why the load generator could not write: by its own line among all that Locust prints, else by the disk."""
+    said = [
+        line.strip()
+        for line in log_path.read_text(errors="replace").splitlines()
+        if "cannot be written" in line or "cannot be opened" in line
+    ]
+    if not said:
+        store.require_room(folder)
+        return _last_words(log_path)
+    return f"{said[0]} Everything recorded before is kept; go on with `nbridge bench --resume` once it can be written."
 
 
 def _last_words(log_path: Path) -> str:
@@ -261,17 +280,12 @@ def _judge(
     summary = stats.summarise(table, described, slo)
     compare = reconcile_states if load.scenario == "hidden_states" else reconcile
     agreement = compare(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
-    verdict = validity(table, described, summary, agreement)
-    duration = (phase.get("ended") or 0) - (phase.get("zero") or 0)
     summary["memory"] = {
         "server_peak_bytes": _peak(readings, "process", "memory_bytes"),
         "gpu_used_peak_bytes": _peak(readings, "gpu", "memory_used_bytes"),
     }
-    cpu_s = phase.get("client_cpu_s")
-    summary["client"] = {
-        "cpu_share": cpu_s / duration / phase.get("workers", 1) if cpu_s is not None and duration > 0 else None,
-        "dispatch_lateness_p99_s": dispatch_lateness(table),
-    }
+    summary["client"] = _client(table, phase)
+    verdict = validity(table, described, summary, agreement)
     cell.update(metrics=summary, reconciliation=agreement, validity=verdict)
     if summary["requests"]["ok"] == 0:
         cell["outcome"], cell["reason"] = "failed", _why_none(table)
@@ -279,6 +293,18 @@ def _judge(
         cell["outcome"], cell["reason"] = "ok", None
     else:
         cell["outcome"], cell["reason"] = "invalid", " ".join(verdict["reasons"])
+
+
+def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
+    """What the load generator says of itself: its share of a core, how late it sent, how long it stood still."""
+    duration_s = (phase.get("ended") or 0) - (phase.get("zero") or 0)
+    cpu_s, paused_s = phase.get("client_cpu_s"), phase.get("paused_s")
+    return {
+        "cpu_share": cpu_s / duration_s / phase.get("workers", 1) if cpu_s is not None and duration_s > 0 else None,
+        "dispatch_lateness_p99_s": dispatch_lateness(table),
+        "longest_pause_s": phase.get("longest_pause_s"),
+        "paused_share": paused_s / duration_s if paused_s is not None and duration_s > 0 else None,
+    }
 
 
 def _peak(readings: list[Reading], source: str, name: str) -> int | None:
@@ -305,16 +331,16 @@ def _totals(page: str | None) -> Total | None:
         samples = metrics_page.parse(page)
     except metrics_page.MetricsError:
         return None
-    return lambda name: metrics_page.total(samples, name)
+    return lambda name, **labels: metrics_page.total(samples, name, **labels)
 
 
 def set_aside(run_dir: Path, cell_id: str) -> Path | None:
-    """Move what an interrupted measurement of a cell left behind aside, keeping it; None if nothing is there."""
+    """Move what an earlier attempt at a cell left behind aside, keeping it; None if nothing is there."""
     folder = store.cell_dir(run_dir, cell_id)
     if not folder.exists():
         return None
     number = 1
-    while (kept := folder.with_name(f"{cell_id}.interrupted-{number}")).exists():
+    while (kept := folder.with_name(f"{cell_id}{store.SET_ASIDE}{number}")).exists():
         number += 1
     shutil.move(folder, kept)
     return kept

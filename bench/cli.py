@@ -4,8 +4,10 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from bench import sweep as sweeps
 from bench.errors import PlanError
 from bench.plans.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
+from bench.run.outcome import exit_code
 from bench.target import find_target
 
 console = Console(stderr=True, highlight=False)
@@ -35,6 +38,9 @@ def bench(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: measure cells that failed or timed out again.")
+    ] = False,
     repeats: Annotated[int | None, typer.Option(min=1, max=100, help="How often to measure every cell.")] = None,
     out: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
     report: Annotated[bool, typer.Option(help="Write report.html, report.md and figures at the end.")] = True,
@@ -43,21 +49,18 @@ def bench(
     """Measure: for each engine of the plan start a vLLM server, drive the loads, write a run folder and its report.
 
     Without PLAN: three quantizations × three concurrency levels of a model with random weights.
+
+    Exit codes: 0 every cell is ok; 1 some are invalid, failed, or missed the SLO; 4 nothing was measured.
     """
     display = Display(console)
     if resume is not None:
         if plan is not None or target is not None or repeats is not None:
             raise PlanError("--resume takes plan, target and repeats from the run; give only the run folder.")
-        sweep = sweeps.resume(resume, display)
+        sweep = sweeps.resume(resume, display, retry_failed=retry_failed)
+    elif retry_failed:
+        raise PlanError("--retry-failed goes with --resume RUN.")
     else:
-        chosen = load_plan(find_plan(plan))
-        if repeats is not None:
-            chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
-        remote = None
-        if target is not None:
-            remote = {"base_url": target, "api_key_env": api_key_env}
-            chosen = _for_target(chosen, target, api_key_env)
-        sweep = sweeps.start(chosen, out, display, command_line=shlex.join(["nbridge", *sys.argv[1:]]), remote=remote)
+        sweep = _start(plan, target, api_key_env, repeats, out, display)
     total, pending = len(sweep.document["cells"]), len(sweep.pending)
     display.say(f"run {sweep.run_dir}: {pending} of {total} cells to measure")
     interrupted = False
@@ -67,16 +70,54 @@ def bench(
     except KeyboardInterrupt:
         interrupted = True
     written = _write_report(sweep.run_dir) if report else None
-    if interrupted:
-        left = len(sweep.pending)
-        console.print(f"interrupted; {left} cells are left. Go on with: nbridge bench --resume {sweep.run_dir}")
-        raise typer.Exit(130)
+    code, reasons = (130, ["interrupted"]) if interrupted else exit_code(sweep.document)
     if as_json:
-        print(json.dumps({**sweep.document, "path": str(sweep.run_dir)}, ensure_ascii=False))
+        said = {"path": str(sweep.run_dir), "exit_code": code, "exit_reasons": reasons}
+        print(json.dumps({**sweep.document, **said}, ensure_ascii=False))
     if written is not None:
-        console.print(f"report: {written}")
-    if not any(cell["metrics"] for cell in sweep.document["cells"]):
-        raise typer.Exit(4)
+        display.say(f"report: {written}")
+    for line in _last_lines(sweep, reasons, interrupted=interrupted):
+        display.say(line)
+    if code:
+        raise typer.Exit(code)
+
+
+def _last_lines(sweep: sweeps.Sweep, reasons: list[str], *, interrupted: bool) -> Iterator[str]:
+    """Why the exit code is what it is, and how to go on."""
+    resume_with = f"nbridge bench --resume {shlex.quote(str(sweep.run_dir))}"
+    if interrupted:
+        yield f"interrupted; {len(sweep.pending)} cells are left. Go on with: {resume_with}"
+        return
+    yield from reasons
+    if any(cell["outcome"] in sweeps.RETRIED for cell in sweep.document["cells"]):
+        yield f"Measure failed cells again with: {resume_with} --retry-failed"
+
+
+def _start(
+    plan: str | None, target: str | None, api_key_env: str | None, repeats: int | None, out: Path, display: "Display"
+) -> sweeps.Sweep:
+    """A new run's folder, with every cell pending; nothing is written when anything is wrong with what was asked."""
+    if target is not None:
+        _refuse_secrets(target)
+    chosen = load_plan(find_plan(plan))
+    if repeats is not None:
+        chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
+    remote = None
+    if target is not None:
+        remote = {"base_url": target, "api_key_env": api_key_env}
+        chosen = _for_target(chosen, target, api_key_env)
+    return sweeps.start(chosen, out, display, command_line=shlex.join(["nbridge", *sys.argv[1:]]), remote=remote)
+
+
+def _refuse_secrets(target: str) -> None:
+    """An address goes into run.json, its reports and the load's files as it stands, so it must hold no secret."""
+    parts = urlsplit(target if "://" in target else f"//{target}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise PlanError(
+            "--target: the address has a user, a password, a query or a fragment, and would be written into the run "
+            "and its reports with it. Give the address alone; put a key into an environment variable and name that "
+            "with --api-key-env."
+        )
 
 
 def _for_target(plan: Plan, url: str, api_key_env: str | None) -> Plan:

@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench import resumption
 from bench.cell import measure, set_aside
 from bench.errors import RunFolderError
 from bench.plans.plan import Engine, Load, Plan, cell_id, validate
 from bench.run import store
-from bench.target import CannotServe, Served, Target, own_server, running_server
+from bench.target import CannotServe, Served, Target, find_target, own_server, running_server
 from monitoring.machine import describe
+
+RETRIED = ("failed", "timeout")  # outcomes that may have been the server's passing trouble
+_RESULTS = ("reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity", "quality")
 
 
 class Watcher(Protocol):
@@ -59,7 +63,8 @@ def start(
         "finished": None,
         "command": command_line,
         "target": remote,
-        "plan": plan.model_dump(mode="json"),
+        "plan": (planned := plan.model_dump(mode="json")),
+        "plan_sha256": resumption.plan_sha256(planned),
         "environment": describe(),
         "cells": [
             _pending_cell(engine, load, repeat)
@@ -73,20 +78,36 @@ def start(
     return sweep
 
 
-def resume(run_dir: Path, watcher: Watcher) -> Sweep:
-    """Take up an interrupted run: its finished cells stay as they are, the pending ones are measured."""
+def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sweep:
+    """Take up a run: its pending cells are measured, with `retry_failed` the failed ones too; all others stay.
+
+    Raises RunFolderError when it is not the same run any more (see bench.resumption), TargetError when its server does
+    not answer. Nothing is written here.
+    """
     run = store.open_run(run_dir)
     document = copy.deepcopy(run.document)
+    if not isinstance(document.get("plan"), dict):
+        raise RunFolderError(f"{run.path / 'run.json'}: has no plan, so it cannot be gone on with.")
     plan = validate(document["plan"], source=f"{run.path / 'run.json'}: plan")
-    environment = describe()
-    before = document.get("environment", {})
-    for fact in ("cpu", "gpus", "memory_bytes"):
-        if before.get(fact) != environment[fact]:
-            raise RunFolderError(
-                f"{run.path}: was measured elsewhere ({fact}: {before.get(fact)} then, {environment[fact]} now). "
-                "Cells of one run must be comparable: start a new run here."
-            )
-    return Sweep(run.path, document, plan, watcher, document.get("target"))
+    resumption.require_same(run, plan, describe())
+    sweep = Sweep(run.path, document, plan, watcher, document.get("target"))
+    if retry_failed:
+        for cell in document["cells"]:
+            if cell["outcome"] in RETRIED:
+                cell.update(outcome="pending", **dict.fromkeys(_RESULTS))
+        document["finished"] = None
+    if sweep.remote is not None and sweep.pending:
+        target = find_target(sweep.remote["base_url"], sweep.remote.get("api_key_env"))
+        if other := _other_model(plan.engines[0], target):
+            raise RunFolderError(f"{run.path}: {other} Start a new run.")
+    return sweep
+
+
+def _other_model(engine: Engine, target: Target) -> str | None:
+    """That a server serves another model than the one its cells are named after, in a sentence; None if it does not."""
+    if target.model == engine.model:
+        return None
+    return f"The server at {target.base_url} serves {target.model} now, and {engine.model} when the run was started."
 
 
 def _pending_cell(engine: Engine, load: Load, repeat: int) -> dict[str, Any]:
@@ -96,7 +117,7 @@ def _pending_cell(engine: Engine, load: Load, repeat: int) -> dict[str, Any]:
         "load": load.model_dump(mode="json"),
         "repeat": repeat,
         "outcome": "pending",
-        **dict.fromkeys(("reason", "startup", "metrics", "reconciliation", "validity", "quality")),
+        **dict.fromkeys(_RESULTS),
     }
 
 
@@ -116,7 +137,9 @@ def run(sweep: Sweep) -> None:
 @contextlib.contextmanager
 def _only_one(run_dir: Path) -> Iterator[None]:
     """Hold the run folder for this process: two sweeps in one folder would overwrite each other's cells."""
-    with (run_dir / ".lock").open("w") as lock:
+    with store.explained(run_dir):
+        lock = (run_dir / ".lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,10 +165,12 @@ def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
             sweep.watcher.say(f"{names}: {problem.outcome}: {problem}")
             for cell in cells:
                 cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
+                cell["known_beforehand"] = problem.beforehand
                 if problem.log_path and problem.log_path.exists():
                     folder = store.cell_dir(sweep.run_dir, cell["id"])
-                    folder.mkdir(parents=True, exist_ok=True)
-                    (folder / "server.log").write_bytes(problem.log_path.read_bytes())
+                    with store.explained(folder):
+                        folder.mkdir(parents=True, exist_ok=True)
+                        (folder / "server.log").write_bytes(problem.log_path.read_bytes())
             sweep.save()
             return
 
@@ -153,7 +178,7 @@ def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
 def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, log_path: Path | None) -> None:
     cells = sweep.document["cells"]
     if kept := set_aside(sweep.run_dir, cell["id"]):
-        sweep.watcher.say(f"{cell['id']}: records of the interrupted attempt are kept in {kept.name}")
+        sweep.watcher.say(f"{cell['id']}: records of the earlier attempt are kept in {kept.name}")
     sweep.watcher.cell_started(cell, cells.index(cell) + 1, len(cells))
     log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
     result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
@@ -169,7 +194,7 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
         )
     finally:
         if log_path and log_path.exists():
-            with log_path.open("rb") as log:
+            with store.explained(log_path), log_path.open("rb") as log:
                 log.seek(log_start)
                 store.cell_dir(sweep.run_dir, cell["id"]).joinpath("server.log").write_bytes(log.read())
     cell.update(result)
@@ -179,6 +204,14 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
 
 def _server(sweep: Sweep, engine: Engine, repeat: int) -> AbstractContextManager[Served]:
     if sweep.remote is not None:
-        return running_server(sweep.remote["base_url"], sweep.remote.get("api_key_env"))
+        return _remote(sweep.remote, engine)
     log_path = sweep.run_dir / "logs" / f"{store.slug(engine.name)}-r{repeat}.log"
     return own_server(engine, log_path, start_timeout_s=sweep.plan.start_timeout_s, say=sweep.watcher.say)
+
+
+@contextlib.contextmanager
+def _remote(remote: dict[str, Any], engine: Engine) -> Iterator[Served]:
+    with running_server(remote["base_url"], remote.get("api_key_env")) as served:
+        if other := _other_model(engine, served.target):
+            raise CannotServe("failed", other)
+        yield served

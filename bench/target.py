@@ -44,12 +44,16 @@ class Target:
 
 
 class CannotServe(Exception):
-    """Why an engine cannot be measured at all: the outcome of its cells and the paragraph for the reader."""
+    """Why an engine cannot be measured at all: the outcome of its cells and the paragraph for the reader.
 
-    def __init__(self, outcome: str, reason: str, log_path: Path | None = None) -> None:
+    `beforehand`: it was known without starting a server.
+    """
+
+    def __init__(self, outcome: str, reason: str, log_path: Path | None = None, *, beforehand: bool = False) -> None:
         super().__init__(reason)
         self.outcome = outcome
         self.log_path = log_path
+        self.beforehand = beforehand
 
 
 class Served(NamedTuple):
@@ -72,13 +76,19 @@ def own_server(
         raise CannotServe("failed", str(error)) from error
     device = command.detect_device()
     if too_big := exceeds_memory(engine, checkpoint, device):
-        raise CannotServe("oom", too_big)
+        raise CannotServe("oom", too_big, beforehand=True)
+    store.require_room(log_path)
     with store.explained(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
     say(f"{engine.name}: starting vLLM on the {device.upper()} …")
+
+    def is_full() -> bool:  # an engine that cannot write its log may wait for ever
+        return store.free_bytes(log_path) < store.FULL_BYTES
+
     try:
-        running = server.start(settings, log_path=log_path, timeout_s=start_timeout_s)
+        running = server.start(settings, log_path=log_path, timeout_s=start_timeout_s, should_stop=is_full)
     except ServeError as error:
+        store.require_room(log_path, store.FULL_BYTES)
         raise CannotServe(_OUTCOMES.get(error.kind, "failed"), error_paragraph(error), log_path) from error
     with running:
         facts = running.startup.as_dict()

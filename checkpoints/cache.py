@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import OutputExists
+from inputs import files
 
 MANIFEST = "nbridge.json"
 MANIFEST_FORMAT = 1
@@ -104,7 +105,7 @@ def write_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return nbridge.json of a directory, or an empty dictionary when it has none that can be read."""
     with suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
-        document = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        document = files.read_json(directory / MANIFEST)
         if isinstance(document, dict):
             return document
     return {}

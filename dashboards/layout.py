@@ -235,10 +235,15 @@ def entry_label(entry: Entry) -> str:
 
 
 def choose(shelf: Shelf, key: str, label: str, *, index: int = 0) -> Entry:
-    """The run that the visitor picks; its id stands in the URL under `key`."""
+    """The run that the visitor picks; its id stands in the URL under `key`.
+
+    At first it is the newest that recorded a request, with `index` = 1 the one before.
+    """
     known = {entry.id: entry for entry in entries(shelf)}
     ids = list(known)
-    return known[pick(ids, key, label, {one: entry_label(known[one]) for one in ids}, index=min(index, len(ids) - 1))]
+    filled = [entry.id for entry in known.values() if entry.requests]  # the sample run is one
+    first = ids.index(filled[min(index, len(filled) - 1)])
+    return known[pick(ids, key, label, {one: entry_label(known[one]) for one in ids}, index=first)]
 
 
 def pick(ids: Sequence[str], key: str, label: str, labels: Mapping[str, str], *, index: int = 0) -> str:

@@ -65,6 +65,11 @@ class Shelf:
     runs: tuple[Entry, ...]
     broken: tuple[Broken, ...]
 
+    @property
+    def newest(self) -> Entry | None:
+        """The newest run that recorded a request; of runs without any, the newest."""
+        return next((entry for entry in self.runs if entry.requests), next(iter(self.runs), None))
+
     def find(self, run_id: str) -> Entry | None:
         return next((entry for entry in self.runs if entry.id == run_id), None)
 
@@ -109,7 +114,7 @@ def read_entry(path: Path, stamp: Stamp) -> Entry | Broken:
         return entry_of(stored(run), run, stamp)
     except (RunFolderError, ReportError) as error:
         return Broken(path, stamp, str(error))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         kind = type(error).__name__
         return Broken(
             path, stamp, f"{path / 'run.json'}: its parts are not of the kinds they should be ({kind}: {error})."
@@ -148,9 +153,11 @@ def entry_of(report: Report, run: Run, stamp: Stamp) -> Entry:
 def _instant(text: Any) -> datetime | None:
     try:
         found = datetime.fromisoformat(str(text))
-    except ValueError:
+        found = found if found.tzinfo else found.astimezone()
+        found.timestamp()
+    except (ValueError, OverflowError, OSError):  # also dates that no clock shows, such as in the year 1
         return None
-    return found if found.tzinfo else found.astimezone()
+    return found
 
 
 def hardware(environment: dict[str, Any]) -> str:

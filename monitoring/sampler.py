@@ -30,6 +30,8 @@ SERVER_SERIES = frozenset(
 )
 
 
+_WANTED = tuple(SERVER_SERIES)
+
 # Reading a large process's PSS makes the kernel walk its pages: not at every round, lest it slows what it measures.
 MEMORY_EVERY = 5
 
@@ -100,7 +102,9 @@ class Sampler:
         with contextlib.suppress(MetricsError):
             page = fetch(self.base_url, timeout_s=self.interval_s * 2, headers=self.headers)
             now = self.clock()
-            for sample in parse(page):
+            # Only the lines that are wanted: reading a whole page takes 10 ms of a core that the load needs.
+            wanted = "\n".join(line for line in page.splitlines() if line.startswith(_WANTED))
+            for sample in parse(f"{wanted}\n"):
                 if sample.name in SERVER_SERIES:
                     self._add(now, "server", sample.name, sample.labels, sample.value)
 

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inputs import files
 from planning.errors import BadCatalog, unknown
 
 GIB = 1 << 30
@@ -310,7 +311,7 @@ def _plain(name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return files.read_toml(path)
     except FileNotFoundError as error:
         raise BadCatalog(
             f"There is no catalog file {path}. Name one that exists, or unset {OWN_FILE_VARIABLE}."

@@ -123,8 +123,8 @@ def select(
     requests_per_month: Annotated[
         float | None, typer.Option(help="The same from a month's requests and --peak-to-mean.")
     ] = None,
-    peak_to_mean: Annotated[float, typer.Option(help="How many times the mean the peak is.")] = 4.0,
-    headroom: Annotated[float, typer.Option(help="Share of a server's goodput to plan with.")] = 0.7,
+    peak_to_mean: Annotated[float, typer.Option(min=1, help="How many times the mean the peak is.")] = 4.0,
+    headroom: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a server's goodput to plan with.")] = 0.7,
     spares: Annotated[int, typer.Option(help="Servers beyond those needed (1: N+1).")] = 1,
     catalog: _Own = None,
     as_json: _Json = False,

@@ -9,8 +9,13 @@ import typer
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="The run folder, runs/<run_id>, or its run.json.", metavar="RUN", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(
+            help="The run folder, runs/<run_id>, or its run.json. [default: runs/' newest that measured anything]",
+            metavar="RUN",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON document: the files written, the verdict, every cell's numbers."),
@@ -22,10 +27,14 @@ def report(
     """
     from rich.console import Console
 
+    from bench.errors import RunFolderError
+    from bench.run.store import newest_run
     from reports.content import content
     from reports.report import read_report, write
 
     errors = Console(stderr=True)
+    if run is None and (run := newest_run(Path("runs"))) is None:
+        raise RunFolderError("runs/ holds no run that measured anything: name a run folder, or run `nbridge bench`.")
     with errors.status("Reading the records and drawing the figures …"):
         made = content(read_report(run))
         paths = write(run.parent if run.name == "run.json" else run, made)

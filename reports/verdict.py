@@ -111,6 +111,8 @@ def best_throughput(report: Report) -> str:
         alone = f"Only {_name(winner)} gave a valid measurement, so there is nothing to compare it with: it"
         subject = alone if len(report.engines) > 1 else _name(winner)
         return f"{subject} delivered up to {amount}{_ttft(report, winner, load)}."
+    if unknown := [engine for engine in _invalid(report, loads) if engine != winner]:
+        return _not_crowned("Which engine delivers the most", unknown, f"{_name(winner)}'s, {amount}")
     rivals = [pair for pair in _ranked(report, load, THROUGHPUT, highest=True) if pair[0] != winner]
     absent = [_name(engine) for engine in engines if engine != winner and engine not in dict(rivals)]
     tail = f"; {listing(absent)} {_has(absent)} no valid measurement at that load" if absent else ""
@@ -122,6 +124,25 @@ def best_throughput(report: Report) -> str:
         f"Of the {in_words(len(engines))} measured engines, {_name(winner)} delivered the most: {amount}{against}"
         f"{_ttft(report, winner, load)}{tail}."
     )
+
+
+def _invalid(report: Report, loads: list[Load]) -> list[str]:
+    """The engines that were measured under one of `loads` and have nothing valid there: they may be the best."""
+    return [
+        engine
+        for engine in report.engines
+        if any(
+            not report.repeats(engine, load)
+            and any(cell.load == load and cell.shown for cell in report.of_engine(engine))
+            for load in loads
+        )
+    ]
+
+
+def _not_crowned(what: str, unknown: list[str], best: str) -> str:
+    names = listing([_name(engine) for engine in unknown])
+    measurement = "measurement is" if len(unknown) == 1 else "measurements are"
+    return f"{what} is not established, because {names}'s {measurement} invalid; the best valid one is {best}."
 
 
 def _has(names: list[str]) -> str:
@@ -162,6 +183,9 @@ def best_latency_open(report: Report) -> str:
     winner, best = ranked[0]
     word = CENTRAL_WORD[statistic]
     head = f"At {load.label}, the highest rate offered, "
+    if unknown := _invalid(report, [load]):
+        measured = f"{_name(winner)}'s, a {word} E2E latency of {seconds(best.median)}"
+        return _not_crowned(f"{head}which engine answers soonest", unknown, measured)
     if len(ranked) == 1:
         return f"{head}{_name(winner)} answered with a {word} E2E latency of {seconds(best.median)}."
     return (
@@ -188,6 +212,10 @@ def shortest_ttft(report: Report) -> str:
     else:
         return ""
     winner, best = ranked[0]
+    if unknown := _invalid(report, [load]):
+        measured = f"{_name(winner)}'s, a {CENTRAL_WORD[statistic]} TTFT of {seconds(best.median)}"
+        what = f"Under the lightest load, {load.label}, which engine shows its first token soonest"
+        return _not_crowned(what, unknown, measured)
     return (
         f"Under the lightest load, {load.label}, the shortest {CENTRAL_WORD[statistic]} TTFT was {_name(winner)}'s, "
         f"{seconds(best.median)}{_beside(ranked[1], best)}."
@@ -210,6 +238,9 @@ def slo_met(report: Report) -> str:
     if best is None or not slo:
         return ""
     limits = slo_words(slo)
+    if unknown := [engine for engine in _invalid(report, list(report.loads)) if engine != best[1]]:
+        answered = f"{_name(best[1])}'s, {number(best[0])} per second {_at(best[2])}"
+        return _not_crowned(f"Which engine answers the most requests within the SLO ({limits})", unknown, answered)
     if best[0] == 0:
         return f"No engine answered a single request within the SLO ({limits})."
     most = f"{number(best[0])} per second {_at(best[2])}"

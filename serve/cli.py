@@ -71,8 +71,10 @@ def serve(
     speculative_model: Annotated[str | None, typer.Option(help="Draft model, or ngram.")] = None,
     num_speculative_tokens: Annotated[int, typer.Option(help="Tokens the draft proposes at a time.")] = 5,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    start_timeout_s: Annotated[float, typer.Option(help="Give up when not ready after this many seconds.")] = 1800.0,
-    drain_s: Annotated[float, typer.Option(help="On Ctrl-C, let running requests end for this long.")] = 30.0,
+    start_timeout_s: Annotated[
+        float, typer.Option(min=1, help="Give up when not ready after so many seconds.")
+    ] = 1800.0,
+    drain_s: Annotated[float, typer.Option(min=0, help="On Ctrl-C, let running requests end for this long.")] = 30.0,
     log_file: Annotated[Path | None, typer.Option(help="vLLM's log. [default: runs/serve-<time>.log]")] = None,
     log_format: Annotated[str | None, typer.Option(help="Request log: json, text or none. [default: json]")] = None,
     log_prompts: Annotated[

@@ -13,14 +13,15 @@ from tools.imports import MODULES, ROOT, floor, imported
 # CONTRIBUTING.md explains this table. A package's cli.py is a door: it may call any room, and nothing imports it but
 # nbridge.py.
 MAY_IMPORT = {
-    "checkpoints": set(),
-    "monitoring": set(),
-    "serve": {"monitoring"},
-    "bench": {"serve", "checkpoints", "monitoring"},
-    "planning": {"checkpoints"},
-    "reports": {"bench", "planning"},
-    "alignment": {"serve"},
-    "dashboards": {"reports", "bench", "planning", "monitoring"},
+    "inputs": set(),
+    "checkpoints": {"inputs"},
+    "monitoring": {"inputs"},
+    "serve": {"inputs", "monitoring"},
+    "bench": {"inputs", "serve", "checkpoints", "monitoring"},
+    "planning": {"inputs", "checkpoints"},
+    "reports": {"inputs", "bench", "planning"},
+    "alignment": {"inputs", "serve"},
+    "dashboards": {"inputs", "reports", "bench", "planning", "monitoring"},
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {

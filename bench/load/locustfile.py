@@ -260,6 +260,11 @@ class Conductor:
             "dropped": totals["dropped"],
             "warmup_failed": self.crew.warmup_failed,
             "client_cpu_s": sum(report["cpu_s"] for report in self.reports.values()),
+            # of the process that stood still most: its part of the load is late, whatever the others did
+            **{
+                key: max((r[key] for r in self.reports.values() if r[key] is not None), default=None)
+                for key in ("longest_pause_s", "paused_s")
+            },
             "exhausted": stopped is None,
             "stopped": stopped,
             "issued": totals["issued"],

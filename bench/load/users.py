@@ -20,6 +20,7 @@ from typing import Any
 from bench.load import stream
 from bench.load.connection import Connection, Exchange, Target
 from bench.load.loadfile import Load, Records
+from bench.load.pulse import Pulse
 from bench.plans import arrivals
 
 log = logging.getLogger("nbridge.load")
@@ -60,6 +61,7 @@ class Crew:
         self.gate, self.quiet, self.halt = Event(), Event(), Event()
         self.zero_s: float | None = None
         self.ended_s: float | None = None
+        self.pulse = Pulse(now)
         self.slots, self.of = range(0), 1
         self.at_gate = self.in_flight = 0
         self.issued = self.reused = self.dropped = self.warmup_failed = 0
@@ -89,6 +91,7 @@ class Crew:
             return
         self.zero_s = zero_s
         self._cpu_start_s = time.process_time()
+        self.spawn(self.pulse.run)
         self.gate.set()
         if not self._users:
             self._ended.put(None)
@@ -163,7 +166,8 @@ class Crew:
         """What the phase file takes from this process."""
         cpu_s = 0.0 if self._cpu_start_s is None else time.process_time() - self._cpu_start_s
         names = ("zero_s", "ended_s", "issued", "reused", "dropped", "stopped", "exit_code")
-        return {"cpu_s": cpu_s, **{name: getattr(self, name) for name in names}}
+        paused = {name: getattr(self.pulse, name) for name in ("longest_pause_s", "paused_s")}
+        return {"cpu_s": cpu_s, **paused, **{name: getattr(self, name) for name in names}}
 
     def _watch(self, exchange: Exchange) -> None:
         if exchange.failure is None or exchange.times_s:
@@ -180,6 +184,7 @@ class Crew:
             item = self._ended.get()
             if item is None:
                 self.ended_s = self.ended_s or now()
+                self.pulse.end()
                 self.quiet.set()
             elif isinstance(item, Event):
                 item.set()

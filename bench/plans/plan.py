@@ -33,13 +33,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bench.errors import PlanError
 from bench.run.store import slug
+from inputs import files
 
 PLANS = Path(__file__).parent
 Positive = Annotated[int, Field(gt=0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Lengths(_Table):
@@ -155,14 +156,15 @@ class Load(_Table):
 
 
 class Slo(_Table):
-    """Limits that a request has to meet to count as goodput, in seconds."""
+    """Limits that a request has to meet to count as goodput, in seconds; `share` of all requests shall meet them."""
 
     ttft_s: Annotated[float, Field(gt=0)] | None = None
     tpot_s: Annotated[float, Field(gt=0)] | None = None
     e2e_s: Annotated[float, Field(gt=0)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     def limits(self) -> dict[str, float] | None:
-        return self.model_dump(exclude_none=True) or None
+        return self.model_dump(exclude_none=True, exclude={"share"}) or None
 
 
 class Cost(_Table):
@@ -206,7 +208,7 @@ def cell_id(engine: Engine, load: Load, repeat: int) -> str:
 def load_plan(path: Path) -> Plan:
     """Read, check and expand a plan. Raises PlanError that names the file, the key, its value and what was expected."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = files.read_toml(path)
     except FileNotFoundError:
         bundled = sorted(p.stem for p in PLANS.glob("*.toml"))
         raise PlanError(f"{path}: no such plan. Give a TOML file or a bundled plan: {', '.join(bundled)}.") from None

@@ -1,8 +1,9 @@
 """Does the server's own account of a cell agree with the client's? Compared on sums and counts, never on buckets.
 
 `before` and `after` are the `/metrics` pages at the measured phase's start (all warm-up requests have ended) and after
-its last request has ended, so a counter's difference covers the measured requests and nothing else. An aborted or
-failed request's tokens are known to the server alone: with one of those, the counts cannot be compared exactly.
+its last request has ended, so a counter's difference covers the measured requests and what others asked of the server
+meanwhile. An aborted or failed request's tokens are known to the server alone: with one of those, the counts cannot be
+compared exactly. Other traffic is a disagreement, but for requests of one token each (canaries): see `beside`.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,16 @@ from bench.run.stats import Floats, column, latencies, ok_only
 # difference may be as large as the time to the head; what goes beyond, either way, is a disagreement.
 TTFT_TOLERANCE_S = 0.005
 TTFT_TOLERANCE_SHARE = 0.03
+# Canaries may take so much of the server's tokens: what they ask disturbs the load no more than that.
+BESIDE_SHARE = 0.01
 
-Total = Callable[[str], float | None]
+Total = Callable[..., float | None]  # (name, **labels) → the sum of the series with that name and those labels
+Grown = Callable[..., float | None]
 
 
-def delta(before: Total, after: Total, name: str) -> float | None:
+def delta(before: Total, after: Total, name: str, **labels: str) -> float | None:
     """How much a counter grew; None when the server does not have it or it was reset in between."""
-    start, end = before(name), after(name)
+    start, end = before(name, **labels), after(name, **labels)
     if end is None:
         return None
     grown = end - (start or 0.0)
@@ -41,8 +45,8 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
     if before is None or after is None:
         return {"exact": None, "notes": ["The server shows no /metrics page: client and server were not compared."]}
 
-    def grown(name: str) -> float | None:
-        return delta(before, after, name)
+    def grown(name: str, **labels: str) -> float | None:
+        return delta(before, after, name, **labels)
 
     ok = ok_only(requests)
     unfinished = (
@@ -51,10 +55,17 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
     notes = []
     if grown("vllm:generation_tokens_total") is None:
         notes.append("The server's /metrics page has no vLLM counters: tokens were not compared.")
+    others = None if unfinished else beside(ok, grown)
+    if others:
+        notes.append(_told(others))
+    less = others or dict.fromkeys(("requests", "output_tokens", "prompt_tokens"), 0)
     result: dict[str, Any] = {
-        "output_tokens": _count(pc.sum(ok["output_tokens"]).as_py(), grown("vllm:generation_tokens_total")),
-        "prompt_tokens": _count(pc.sum(ok["prompt_tokens"]).as_py(), grown("vllm:prompt_tokens_total")),
-        "requests": _count(len(ok), grown("vllm:e2e_request_latency_seconds_count")),
+        name: _count(client, grown(series), less[name])
+        for name, client, series in (
+            ("output_tokens", pc.sum(ok["output_tokens"]).as_py(), "vllm:generation_tokens_total"),
+            ("prompt_tokens", pc.sum(ok["prompt_tokens"]).as_py(), "vllm:prompt_tokens_total"),
+            ("requests", len(ok), "vllm:e2e_request_latency_seconds_count"),
+        )
     }
     exact = result["output_tokens"]["equal"]
     if unfinished:
@@ -63,14 +74,17 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
             "so the counts cannot be compared exactly."
         )
         exact = None
-    values = latencies(ok)
+    values, to_head = latencies(ok), column(ok, "headers_s") - column(ok, "sent_s")
     for name, series in (("ttft", "time_to_first_token"), ("e2e", "e2e_request_latency")):
-        server = _mean(grown(f"vllm:{series}_seconds_sum"), grown(f"vllm:{series}_seconds_count"))
-        result[f"{name}_mean_s"] = _means(values[f"{name}_s"], server, column(ok, "headers_s") - column(ok, "sent_s"))
+        total, count = grown(f"vllm:{series}_seconds_sum"), grown(f"vllm:{series}_seconds_count")
+        result[f"{name}_mean_s"] = _means(
+            values[f"{name}_s"], _without(total, count, less["requests"], values["ttft_s"]), to_head
+        )
     queries, hits = grown("vllm:prefix_cache_queries_total"), grown("vllm:prefix_cache_hits_total")
     return {
         "exact": exact,
         **result,
+        "beside": others,
         "unfinished_requests": unfinished,
         "preemptions": _whole(grown("vllm:num_preemptions_total")),
         "server_queue_mean_s": _mean(
@@ -79,6 +93,38 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
         "prefix_cache_hit_share": None if hits is None else _mean(hits, queries),
         "notes": notes,
     }
+
+
+def beside(ok: pa.Table, grown: Grown) -> dict[str, int] | None:
+    """What others asked of the server during the load, when all of it was requests of one token: canaries, probes.
+
+    By the server's own account (its histogram of output tokens per request), so it holds for any vLLM, whoever asked.
+    None when there were no such requests, when anything else is unaccounted for, or when they took more than
+    BESIDE_SHARE of the server's tokens: that is other traffic, and the counts are left to disagree.
+    """
+    answered = grown("vllm:e2e_request_latency_seconds_count")
+    output, prompt = grown("vllm:generation_tokens_total"), grown("vllm:prompt_tokens_total")
+    short = grown("vllm:request_generation_tokens_bucket", le="1.0")
+    if answered is None or output is None or prompt is None or short is None:
+        return None
+    own_short = pc.sum(pc.equal(ok["output_tokens"], 1)).as_py() or 0
+    requests = round(answered) - len(ok)
+    more_output = round(output) - (pc.sum(ok["output_tokens"]).as_py() or 0)
+    more_prompt = round(prompt) - (pc.sum(ok["prompt_tokens"]).as_py() or 0)
+    of_one_token = round(short) - own_short == more_output == requests > 0
+    few = requests <= more_prompt and more_output + more_prompt <= BESIDE_SHARE * (output + prompt)
+    if not (of_one_token and few):
+        return None
+    return {"requests": requests, "output_tokens": more_output, "prompt_tokens": more_prompt}
+
+
+def _told(others: dict[str, int]) -> str:
+    many = others["requests"] > 1
+    return (
+        f"The server also answered {others['requests']} {'requests' if many else 'request'} of one token"
+        f"{' each' if many else ''} ({others['prompt_tokens']} prompt tokens), as canaries ask them; "
+        f"{'they are' if many else 'it is'} left out."
+    )
 
 
 def reconcile_states(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:
@@ -106,7 +152,8 @@ def reconcile_states(requests: pa.Table, before: Total | None, after: Total | No
         exact = None
     else:
         exact = bool(exact and answered["equal"])
-    server = _mean(grown("request_latency_seconds_sum"), grown("request_latency_seconds_count"))
+    mean = _mean(grown("request_latency_seconds_sum"), grown("request_latency_seconds_count"))
+    server = None if mean is None else (mean, mean)
     return {
         "exact": exact,
         "prompt_tokens": tokens,
@@ -124,9 +171,11 @@ def coalesced_share(requests: pa.Table) -> float | None:
     return float(np.nansum(column(requests, "coalesced_reads")) / reads) if reads else None
 
 
-def _count(client: int | None, server: float | None) -> dict[str, Any]:
-    client = client or 0
-    return {"client": client, "server": _whole(server), "equal": None if server is None else client == round(server)}
+def _count(client: int | None, server: float | None, less: int = 0) -> dict[str, Any]:
+    """A count by the client and by the server; `less` of the server's are not the load's."""
+    client, said = client or 0, _whole(server)
+    said = None if said is None else said - less
+    return {"client": client, "server": said, "equal": None if said is None else client == said}
 
 
 def _whole(value: float | None) -> int | None:
@@ -137,19 +186,34 @@ def _mean(total: float | None, count: float | None) -> float | None:
     return None if total is None or not count else total / count
 
 
-def _means(client_values: Floats, server: float | None, to_head: Floats) -> dict[str, Any]:
+def _without(total: float | None, count: float | None, others: int, longest: Floats) -> tuple[float, float] | None:
+    """The lowest and the highest mean that the server's sum leaves for the load's own requests.
+
+    How long each of `others` took is not known: from nothing to the longest time that the load's own waited for one
+    token. Without others both are the server's mean.
+    """
+    if total is None or count is None or count <= others:
+        return None
+    own, known = count - others, longest[~np.isnan(longest)]
+    least = total - others * float(known.max()) if others and known.size else total
+    return max(0.0, least) / own, total / own
+
+
+def _means(client_values: Floats, server: tuple[float, float] | None, to_head: Floats) -> dict[str, Any]:
     client = _nanmean(client_values)
     head = _nanmean(to_head)
     if client is None or server is None:
+        said = None if server is None else sum(server) / 2
         absent = dict.fromkeys(("difference", "to_head", "unexplained", "tolerance", "agree"))
-        return {"client": client, "server": server, **absent}
-    tolerance = max(TTFT_TOLERANCE_S, TTFT_TOLERANCE_SHARE * server)
-    difference = client - server
-    unexplained = max(0.0, -difference, difference - (head or 0.0))
+        return {"client": client, "server": said, **absent}
+    low, high = server
+    middle = (low + high) / 2
+    tolerance = max(TTFT_TOLERANCE_S, TTFT_TOLERANCE_SHARE * middle)
+    unexplained = max(0.0, low - client, client - high - (head or 0.0))
     return {
         "client": client,
-        "server": server,
-        "difference": difference,
+        "server": middle,
+        "difference": client - middle,
         "to_head": head,
         "unexplained": unexplained,
         "tolerance": tolerance,

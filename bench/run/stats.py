@@ -216,6 +216,13 @@ def _window_rates(
     }
 
 
+def slo_share(requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None) -> float | None:
+    """Share of all requests that met every limit of `slo`; one that failed or was dropped met none."""
+    if not slo or not len(requests):
+        return None
+    return float(meets_slo(ok, slo, from_schedule=load["kind"] == "open").sum() / len(requests))
+
+
 def _total(ok: pa.Table, name: str) -> int | None:
     value = pc.sum(ok[name]).as_py()
     return None if value is None else int(value)
@@ -238,6 +245,7 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         },
         **_window_rates(requests, ok, load, slo),
         "slo": slo,
+        "slo_share": slo_share(requests, ok, load, slo),
         "prompt_tokens": _total(ok, "prompt_tokens"),
         "output_tokens": _total(ok, "output_tokens"),
         "cached_tokens": _total(ok, "cached_tokens"),

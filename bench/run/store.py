@@ -21,8 +21,14 @@ import pyarrow.parquet as pq
 
 from bench.errors import NewerFormatError, RunFolderError, StorageError
 from bench.run.records import SCHEMA
+from inputs import files
 
 FORMAT = 1
+LEAST_FREE_BYTES = 1 << 20  # a cell is not begun with less: its prompts and its log alone take some of it
+FULL_BYTES = 64 << 10  # below this, a cell's next records or the engine's next lines do not fit
+SET_ASIDE = ".interrupted-"  # between a cell's id and a number: the folder of an earlier attempt
+_RUN_BYTES = 256 << 20  # of a run.json; a cell takes some 5 kB in it
+_DEPTH = 64  # of tables in a run.json; ours have eight
 _CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -52,6 +58,23 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: cannot be written ({error.strerror}). Choose another folder with --out."
             ) from error
         raise
+
+
+def free_bytes(path: Path) -> int:
+    """How much this process may still write where `path` lies (or will lie)."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    usage = os.statvfs(path)
+    return (usage.f_bfree if os.geteuid() == 0 else usage.f_bavail) * usage.f_frsize
+
+
+def require_room(path: Path, least_bytes: int = LEAST_FREE_BYTES) -> None:
+    """Raise StorageError when the disk under `path` has less than `least_bytes` left."""
+    if (free := free_bytes(path)) < least_bytes:
+        raise StorageError(
+            f"{path}: the disk is full ({free >> 10:,} KiB left). Everything recorded before is kept; free some space "
+            "and go on with `nbridge bench --resume`."
+        )
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -118,7 +141,7 @@ def open_run(path: Path) -> Run:
     folder = path.parent if path.name == "run.json" else path
     source = folder / "run.json"
     try:
-        document = json.loads(source.read_text(encoding="utf-8"))
+        document = files.read_json(source, limit_bytes=_RUN_BYTES)
     except FileNotFoundError:
         raise RunFolderError(
             f"{folder}: no run.json here, so this is not a run folder. `nbridge bench` writes runs to runs/<run_id>/."
@@ -133,4 +156,42 @@ def open_run(path: Path) -> Run:
             f"{source}: written in format {found} by a newer Neural Bridge; this one reads up to format {FORMAT}. "
             "Update it to read this run."
         )
+    if _is_deep(document):
+        raise RunFolderError(f"{source}: cannot be read (its tables are nested more than {_DEPTH} deep).")
+    ids = [cell["id"] for cell in document["cells"] if isinstance(cell, dict) and isinstance(cell.get("id"), str)]
+    for cell_id in ids:
+        cell_dir(folder, cell_id)
+    if len(set(ids)) < len(ids):
+        twice = next(cell_id for cell_id in ids if ids.count(cell_id) > 1)
+        raise RunFolderError(f"{source}: two cells are called {twice!r}; it was changed by hand or damaged.")
     return Run(folder, document)
+
+
+def newest_run(runs: Path) -> Path | None:
+    """The newest run folder below `runs` that recorded a request; None when there is none."""
+    try:
+        folders = sorted((path for path in runs.iterdir() if (path / "run.json").is_file()), reverse=True)
+    except OSError:
+        return None
+    for folder in folders:
+        with contextlib.suppress(RunFolderError):
+            cells = [cell for cell in open_run(folder).cells if isinstance(cell, dict)]
+            if any(isinstance(cell.get("metrics"), dict) for cell in cells):
+                return folder
+    return None
+
+
+def _is_deep(document: Any) -> bool:
+    """Whether tables are nested deeper than what walks through them can follow."""
+    level = [document]
+    for _ in range(_DEPTH):
+        level = [
+            below
+            for tree in level
+            if isinstance(tree, dict | list)
+            for below in (tree.values() if isinstance(tree, dict) else tree)
+            if isinstance(below, dict | list)
+        ]
+        if not level:
+            return False
+    return True

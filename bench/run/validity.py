@@ -17,6 +17,8 @@ COALESCED_SHARE = 0.01
 ERROR_SHARE = 0.01
 CONCURRENCY_SHARE = 0.95
 RATE_SHARE = 0.02
+LONGEST_PAUSE_S = 0.5
+PAUSED_SHARE = 0.02
 
 
 def dispatch_lateness(requests: pa.Table) -> float | None:
@@ -35,6 +37,7 @@ def validity(
     """The `validity` of a cell: `valid`, the `reasons` it is not, and every check."""
     checks = [
         *_client_checks(requests, load, metrics),
+        *_pulse_checks(metrics.get("client") or {}),
         _delivery_check(load, metrics),
         *_server_checks(agreement),
     ]
@@ -45,7 +48,7 @@ def validity(
 def _check(
     name: str, value: float | None, limit: float, unit: str, detail: str, *, at_least: bool = False
 ) -> dict[str, Any]:
-    """One check; `detail` is the sentence that a reader gets when it fails."""
+    """One check; `detail` is the sentence that a reader gets when it fails, and is kept only then."""
     ok = None if value is None else bool(value >= limit if at_least else value <= limit)
     return {
         "name": name,
@@ -54,7 +57,7 @@ def _check(
         "limit": limit,
         "unit": unit,
         "at_least": at_least,
-        "detail": detail,
+        "detail": detail if ok is False else None,
     }
 
 
@@ -89,6 +92,28 @@ def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, 
     ]
 
 
+def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
+    """Did the client stand still? What arrived or fell due meanwhile has a wrong time, which no record shows."""
+    longest, share = client.get("longest_pause_s"), client.get("paused_share")
+    return [
+        _check(
+            "client's longest pause",
+            longest,
+            LONGEST_PAUSE_S,
+            "s",
+            f"The client stood still for {(longest or 0):.1f} s (stopped, starved or swapped out), so the times of "
+            "what arrived or fell due meanwhile are wrong.",
+        ),
+        _check(
+            "client paused",
+            share,
+            PAUSED_SHARE,
+            "share",
+            f"The client stood still for {(share or 0):.1%} of the time: it was starved by what else the machine does.",
+        ),
+    ]
+
+
 def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """Was the load that the cell is named after really there?"""
     if load["kind"] == "closed":
@@ -116,30 +141,31 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
 
 
 def _server_checks(agreement: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tokens and mean latency by the client and by the server: of the output, or of hidden states, which have none."""
+    """Tokens and mean latencies by client and server: of the output, or of hidden states, which have none."""
     has_output = "output_tokens" in agreement or "prompt_tokens" not in agreement
-    what, latency = ("output", "ttft") if has_output else ("prompt", "e2e")
+    what, latencies = ("output", ("ttft", "e2e")) if has_output else ("prompt", ("e2e",))
     tokens = agreement.get(f"{what}_tokens") or {}
-    means = agreement.get(f"{latency}_mean_s") or {}
     apart = None
     if agreement.get("exact") is not None:
         apart = abs(tokens["client"] - tokens["server"])
+    counts = _check(
+        f"{what} tokens, client − server",
+        apart,
+        0,
+        "tokens",
+        f"Client and server disagree on {what} tokens: {tokens.get('client')} against {tokens.get('server')}. "
+        "Did the server have other traffic?",
+    )
+    return [counts, *(_mean_check(name, agreement.get(f"{name}_mean_s") or {}) for name in latencies)]
+
+
+def _mean_check(name: str, means: dict[str, Any]) -> dict[str, Any]:
     unexplained, tolerance = means.get("unexplained"), means.get("tolerance") or 0.0
-    return [
-        _check(
-            f"{what} tokens, client − server",
-            apart,
-            0,
-            "tokens",
-            f"Client and server disagree on {what} tokens: {tokens.get('client')} against {tokens.get('server')}. "
-            "Did the server have other traffic?",
-        ),
-        _check(
-            f"mean {latency.upper()}, client − server, unexplained",
-            unexplained,
-            tolerance,
-            "s",
-            f"Client and server disagree on the mean {latency.upper()} by {(unexplained or 0) * 1000:.1f} ms more than "
-            f"the time to the response head explains (limit {tolerance * 1000:.1f} ms).",
-        ),
-    ]
+    return _check(
+        f"mean {name.upper()}, client − server, unexplained",
+        unexplained,
+        tolerance,
+        "s",
+        f"Client and server disagree on the mean {name.upper()} by {(unexplained or 0) * 1000:.1f} ms more than "
+        f"the time to the response head explains (limit {tolerance * 1000:.1f} ms).",
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import BadText
+from inputs import files
 
 HELD_OUT_ONE_IN = 10
 LEAST_WINDOWS = 20  # two of them held out: with fewer, before and after cannot be told apart
@@ -33,7 +34,7 @@ def read(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise BadText(f"--text {path} is larger than 2 GiB, which is read in one piece. Train on a part of it.")
-        raw = path.read_bytes()
+        raw = files.read_bytes(path, limit_bytes=_LARGEST_BYTES)
     except OSError as error:
         raise BadText(f"--text {path} cannot be read: {error.strerror}. Name a text file in UTF-8.") from None
     if not raw.strip():

@@ -13,10 +13,12 @@ from typing import Any
 
 from checkpoints.errors import BadCheckpoint
 from checkpoints.tensors.schemes import DTYPE_BYTES, Stored
+from inputs import files
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _LONGEST_HEADER_BYTES = 100_000_000
+_JSON_BYTES = 256 << 20  # of a configuration or an index of shards
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,11 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises BadCheckpoint when it is missing or is not one."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = files.read_json(path, limit_bytes=_JSON_BYTES)
     except FileNotFoundError as error:
         raise BadCheckpoint(f"{path.parent} is not a model directory: it has no {path.name}.") from error
+    except files.NotReadable as error:
+        raise BadCheckpoint(f"{path} cannot be read: {error}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadCheckpoint(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(document, dict):

@@ -1,12 +1,14 @@
 """Overview: the newest run's verdict, the runs there are, and where to go on."""
 
+import itertools
+
 import streamlit as st
 
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import SAMPLE_ID, Entry, Shelf, sample
 from reports.tables import key_figures
-from reports.units import MISSING, count, number, plural
+from reports.units import MISSING, count, listing, number, plural
 from reports.verdict import verdict
 
 FIRST = 20
@@ -18,8 +20,8 @@ def show() -> None:
         "Should you run an open LLM on your own hardware instead of paying an API? What was measured, what it means.",
     )
     shelf = layout.runs()
-    if shelf.runs:
-        newest(shelf.runs[0], shelf)
+    if (latest := shelf.newest) is not None:
+        newest(latest, shelf)
     else:
         layout.no_runs(shelf)
         layout.named_broken(shelf.broken)
@@ -36,6 +38,8 @@ def show() -> None:
 
 def newest(entry: Entry, shelf: Shelf) -> None:
     st.subheader(f"The newest run: {entry.name}", anchor=False)
+    if empty := list(itertools.takewhile(lambda run: run.id != entry.id, shelf.runs)):
+        note(f"{plural(len(empty), 'newer run')} recorded no request: {listing([run.id for run in empty], 3)}.")
     when = f"{entry.created:%Y-%m-%d %H:%M %Z}" if entry.created else "at an unknown time"
     note(f"Started {when} on {entry.hardware}; {entry.requests:,} requests in {plural(entry.cells, 'cell')}.")
     layout.guarded(lambda: figures(entry))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from inputs import files
 from monitoring.alerting.recording import duration
 from monitoring.alerting.thresholds import Thresholds
 from monitoring.errors import SettingsError
@@ -95,7 +96,7 @@ def read_targets(path: Path) -> list[str]:
     if path.suffix not in (".json", ".yml", ".yaml"):
         raise SettingsError(f"The target file {path} must end in .json, .yml or .yaml, or Prometheus does not read it.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"The target file {path} cannot be read: {error.strerror}.") from None

@@ -8,7 +8,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from inputs import files
 from monitoring.errors import SettingsError
+
+SECRET_BYTES = 64 << 10
 
 Severity = Literal["critical", "warning", "info"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -128,7 +131,7 @@ def secret(receiver: Receiver, what: str, environ: Mapping[str, str] = os.enviro
     path, variable = getattr(receiver, f"{what}_file"), getattr(receiver, f"{what}_env")
     if path is not None:
         try:
-            value = Path(path).expanduser().read_text(encoding="utf-8").strip()
+            value = files.read_text(Path(path).expanduser(), limit_bytes=SECRET_BYTES).strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise SettingsError(f"Receiver {receiver.name}: {what}_file = {path!r} cannot be read: {reason}.") from None

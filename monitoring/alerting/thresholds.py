@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inputs import files
 from monitoring.alerting.receivers import Chat, Email, Heartbeat, Receiver, Webhook
 from monitoring.errors import SettingsError
 
@@ -247,7 +248,7 @@ def load(path: Path | None = None, *, derived: Mapping[str, Any] | None = None) 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return files.read_toml(path)
     except OSError as error:
         raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from inputs import files
 from planning.errors import BadCatalog, BadInput
 
 GUIDE_PATH = Path(__file__).parents[1] / "catalog" / "guide.toml"
@@ -222,7 +223,7 @@ def guide() -> ClaimFile:
 def load_claims(path: Path) -> ClaimFile:
     """Return the claims of a TOML file. Raises BadCatalog when it cannot be read, BadInput when it is not valid."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = files.read_toml(path)
     except FileNotFoundError:
         raise BadCatalog(
             f"{path}: no such file. Give a TOML file of claims (docs/cost.md shows one), or nothing for the guide's."

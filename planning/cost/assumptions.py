@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inputs import files
 from planning.cost.uncertainty import Quantity
 from planning.errors import BadCatalog, BadInput, MissingMeasurement
 
@@ -217,7 +218,7 @@ def read_document(path: Path | None) -> dict[str, Any]:
     if path is None:
         return copy.deepcopy(_defaults())
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return files.read_toml(path)
     except FileNotFoundError:
         raise BadCatalog(f"{path}: no such file. docs/cost.md shows a case to start from.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

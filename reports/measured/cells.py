@@ -185,9 +185,9 @@ def differences(stored: Json | None, recomputed: Json | None) -> tuple[Differenc
     """
     if not stored or not recomputed:
         return ()
-    parts = set(recomputed)
+    parts = set(recomputed) & set(stored)  # an earlier version stored fewer
     old = {name: value for name, value in _flat(stored) if name.split(".")[0] in parts and value is not None}
-    new = {name: value for name, value in _flat(recomputed) if value is not None}
+    new = {name: value for name, value in _flat(recomputed) if name.split(".")[0] in parts and value is not None}
     return tuple(
         Difference(name, old.get(name), new.get(name))
         for name in dict.fromkeys([*new, *old])

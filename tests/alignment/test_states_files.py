@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -61,6 +62,61 @@ def test_damaged_and_foreign_files(tmp_path, suffix):
         load(path)
     with pytest.raises(BadInput, match=r"\.npz or \.safetensors"):
         load(tmp_path / "s.bin")
+
+
+def npz(path, *members, compression=zipfile.ZIP_STORED):
+    """An archive of (name, header of an .npy, bytes after it)."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, header, data in members:
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in data:
+                    member.write(part)
+
+
+def test_a_header_that_claims_more_than_is_there_is_refused_before_anything_is_read(tmp_path):
+    path = tmp_path / "s.npz"
+    npz(path, ("states", {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}, [b"1234"]))
+    with pytest.raises(BadInput, match=r"states.npy claims 4,000,000,000,000 bytes, and 4 are there"):
+        load(path)
+    npz(path, ("states", {"descr": "<f4", "fortran_order": False, "shape": (-(10**12), -1)}, [b"1234"]))
+    with pytest.raises(BadInput, match="cannot be read"):
+        load(path)
+    path = tmp_path / "s.safetensors"
+    for shape, offsets in (([10**12], [0, 4 * 10**12]), ([10**12], [0, 4]), ([-1, -1], [0, 4]), ([1], [-4, 0])):
+        header = json.dumps(
+            {"__metadata__": {"metadata": "{}"}, "states": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+        ).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+        with pytest.raises(BadInput, match=r"the bytes of states are not all there|a shape of"):
+            load(path)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    path, count = tmp_path / "s.npz", 1 << 26
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count,)}
+    npz(path, ("states", header, [bytes(1 << 20)] * (count >> 18)), compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 19  # 256 MiB of zeros
+    with pytest.raises(BadInput, match="unpack to 268,435"):
+        load(path)
+
+
+def test_states_compressed_elsewhere_are_read(tmp_path):
+    save(states(normal(64, 32)), tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as given:
+        np.savez_compressed(tmp_path / "c.npz", **given)
+    assert np.array_equal(load(tmp_path / "c.npz").values, load(tmp_path / "s.npz").values)
+
+
+def test_metadata_nested_without_end_is_refused(tmp_path):
+    deep = "[" * 100_000
+    with (tmp_path / "s.npz").open("wb") as file:
+        np.savez(file, metadata=np.array(deep))
+    header = f'{{"a": {deep}'.encode()
+    (tmp_path / "s.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for name in ("s.npz", "s.safetensors"):
+        with pytest.raises(BadInput, match="nested too deeply"):
+            load(tmp_path / name)
 
 
 def test_states_that_are_not_finite_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from test_stats import request, rows
 
+from bench.load.pulse import Pulse
 from bench.run import stats
 from bench.run.reconcile import Total, reconcile
 from bench.run.validity import validity
@@ -15,7 +16,13 @@ OPEN = {"kind": "open", "concurrency": None, "rate_rps": 10.0, "seconds": 1.0, "
 
 
 def page(**values: float) -> Total:
-    return lambda name: values.get(name.removeprefix("vllm:"))
+    """A /metrics page: series by name, a bucket by name and its bound (`…_bucket_1`)."""
+
+    def total(name: str, le: str | None = None) -> float | None:
+        bound = "" if le is None else f"_{float(le):g}"
+        return values.get(name.removeprefix("vllm:") + bound)
+
+    return total
 
 
 def two_requests(**more: Any) -> pa.Table:
@@ -27,6 +34,7 @@ def two_requests(**more: Any) -> pa.Table:
 BEFORE = page(
     generation_tokens_total=100, prompt_tokens_total=50, time_to_first_token_seconds_sum=9.0,
     time_to_first_token_seconds_count=90, e2e_request_latency_seconds_sum=1.0, e2e_request_latency_seconds_count=90,
+    request_generation_tokens_bucket_1=7,
 )  # fmt: skip
 
 
@@ -35,7 +43,7 @@ def after(**changes: float) -> Total:
     return page(**{
         "generation_tokens_total": 106, "prompt_tokens_total": 70, "time_to_first_token_seconds_sum": 9.212,
         "time_to_first_token_seconds_count": 92, "e2e_request_latency_seconds_sum": 1.59,
-        "e2e_request_latency_seconds_count": 92, **changes,
+        "e2e_request_latency_seconds_count": 92, "request_generation_tokens_bucket_1": 7, **changes,
     })  # fmt: skip
 
 
@@ -63,6 +71,8 @@ def test_counters_that_agree_make_a_valid_cell() -> None:
         (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.2), "mean TTFT by 8.0 ms more"),
         # the server cannot have seen the token later than the client: here it says 0.12 s
         (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.24), "mean TTFT by 10.0 ms more"),
+        # the client's mean E2E is 0.3 s, the server's 0.28 s: 20 ms, of which the response head explains 2, limit 8.4
+        (two_requests(), CLOSED, after(e2e_request_latency_seconds_sum=1.56), "mean E2E by 18.0 ms more"),
         (two_requests(coalesced_reads=2), CLOSED, after(), "2.0% of its reads"),
         (two_requests(scheduled_s=-0.05), CLOSED, after(), "left it"),
         (two_requests(), {**CLOSED, "concurrency": 2}, after(), "instead of 2"),
@@ -92,7 +102,7 @@ def test_a_reset_counter_or_a_silent_server_is_said_not_compared() -> None:
     assert restarted["output_tokens"]["server"] is None
     verdict = judged(two_requests(), CLOSED, None, None)
     assert verdict["valid"]
-    assert [check["ok"] for check in verdict["checks"] if "server" in check["name"]] == [None, None]
+    assert [check["ok"] for check in verdict["checks"] if "server" in check["name"]] == [None] * 3
 
 
 def test_an_open_load_that_dropped_arrivals_is_invalid() -> None:
@@ -105,3 +115,108 @@ def test_lateness_of_an_open_load_is_held_against_its_gap() -> None:
     # 10 requests/s: a mean gap of 100 ms, of which 5 % are 5 ms; 8 ms late is too late, though under 20 ms
     late = rows(request(0.008, [0.1], scheduled_s=0.0), request(0.508, [0.6], scheduled_s=0.5))
     assert any("8.0 ms late" in reason for reason in judged(late, OPEN, None, None)["reasons"])
+
+
+def with_canaries(requests: int, prompt_tokens: int, **changes: float) -> Total:
+    """The page after two requests of the load and some of one token, each answered in 50 ms."""
+    more = {
+        "generation_tokens_total": 106 + requests, "prompt_tokens_total": 70 + prompt_tokens,
+        "time_to_first_token_seconds_sum": 9.212 + 0.05 * requests, "time_to_first_token_seconds_count": 92 + requests,
+        "e2e_request_latency_seconds_sum": 1.59 + 0.05 * requests, "e2e_request_latency_seconds_count": 92 + requests,
+        "request_generation_tokens_bucket_1": 7 + requests,
+    }  # fmt: skip
+    return after(**{**more, **changes})
+
+
+def long_requests() -> pa.Table:
+    """As `two_requests`, with prompts of 500 tokens: what a canary asks is little beside them."""
+    return two_requests(prompt_tokens=500)
+
+
+def test_canaries_beside_the_load_are_left_out() -> None:
+    later = with_canaries(2, 4, prompt_tokens_total=1054)  # 50 before, 2 × 500 of the load, 2 × 2 of the canaries
+    found = reconcile(long_requests(), BEFORE, later)
+    assert found["beside"] == {"requests": 2, "output_tokens": 2, "prompt_tokens": 4}
+    assert found["exact"] is True
+    assert found["output_tokens"] == {"client": 6, "server": 6, "equal": True}
+    assert found["prompt_tokens"] == {"client": 1000, "server": 1000, "equal": True}
+    assert found["requests"] == {"client": 2, "server": 2, "equal": True}
+    assert "2 requests of one token each (4 prompt tokens)" in found["notes"][0]
+    # The server's TTFTs add up to 0.312 s. Each canary took between nothing and the load's longest TTFT, 0.12 s, so the
+    # load's two took 0.072 to 0.312 s, 0.036 to 0.156 s each; the client's 0.11 s lies between.
+    assert found["ttft_mean_s"]["server"] == pytest.approx((0.036 + 0.156) / 2)
+    assert found["ttft_mean_s"]["unexplained"] == 0
+    assert judged(long_requests(), CLOSED, BEFORE, later)["valid"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation_tokens_total": 118},  # ten tokens more: somebody asked for more than one
+        {"request_generation_tokens_bucket_1": 8},  # two requests more, of which one had one token
+        {"request_generation_tokens_bucket_1": 7 + 4},  # more of them than there are requests
+        {"e2e_request_latency_seconds_count": 92},  # two tokens more, and no request that had them
+        {"prompt_tokens_total": 1150},  # 100 prompt tokens more: a tenth of the load
+    ],
+)
+def test_other_traffic_is_no_canary(changes: dict[str, float]) -> None:
+    later = with_canaries(2, 4, **{"prompt_tokens_total": 1054, **changes})
+    found = reconcile(long_requests(), BEFORE, later)
+    assert found["beside"] is None
+    assert found["exact"] is False
+    assert not judged(long_requests(), CLOSED, BEFORE, later)["valid"]
+
+
+def test_a_token_that_the_client_lost_is_no_canary() -> None:
+    # One request more by the server, of one token: the client's own table says that it sent such a one.
+    table = rows(*long_requests().to_pylist(), request(0.6, [0.7], prompt_tokens=1))
+    found = reconcile(table, BEFORE, with_canaries(1, 1, prompt_tokens_total=1051, generation_tokens_total=108))
+    assert found["beside"] is None
+    assert found["exact"] is False
+
+
+def test_a_client_that_stood_still_is_not_valid() -> None:
+    table, metrics = two_requests(), stats.summarise(two_requests(), CLOSED)
+    agreement = reconcile(table, BEFORE, after())
+    for client, words in (
+        ({"longest_pause_s": 4.0, "paused_share": 0.01}, "stood still for 4.0 s"),
+        ({"longest_pause_s": 0.2, "paused_share": 0.03}, "stood still for 3.0% of the time"),
+    ):
+        verdict = validity(table, CLOSED, {**metrics, "client": client}, agreement)
+        assert [reason for reason in verdict["reasons"] if words in reason]
+    calm = {"longest_pause_s": 0.2, "paused_share": 0.01}
+    assert validity(table, CLOSED, {**metrics, "client": calm}, agreement)["valid"]
+
+
+def test_a_check_says_something_only_when_it_fails() -> None:
+    verdict = judged(two_requests(coalesced_reads=2), CLOSED, BEFORE, after())
+    assert [check["name"] for check in verdict["checks"] if check["detail"]] == ["coalesced reads"]
+
+
+class Clock:
+    """A clock that stands where it is put, and a sleep that moves it on by the times given, one after the other."""
+
+    def __init__(self, *slept: float) -> None:
+        self.now_s, self.slept = 10.0, list(slept)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, _: float) -> None:
+        self.now_s += self.slept.pop(0)
+        if not self.slept:
+            self.at_end()
+
+    def at_end(self) -> None:
+        raise NotImplementedError
+
+
+def test_the_pulse_counts_what_it_wakes_late() -> None:
+    # due every 20 ms; 10 ms late does not count, 80 ms and 4 s do
+    clock = Clock(0.02, 0.03, 0.1, 4.02, 0.02)
+    pulse = Pulse(clock, clock.sleep)
+    clock.at_end = pulse.end  # type: ignore[method-assign]
+    assert pulse.longest_pause_s is None  # nothing is known before it began
+    pulse.run()
+    assert pulse.longest_pause_s == pytest.approx(4.0)
+    assert pulse.paused_s == pytest.approx(4.08)

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from made_shelf import add_run
 
 from bench.errors import RunFolderError
 from bench.run.records import SCHEMA
-from bench.run.store import open_run
+from bench.run.store import newest_run, open_run
 from dashboards import library
 from dashboards.library import Broken, Entry
 from reports.measured.cells import read, stored
@@ -34,6 +35,63 @@ def test_the_newest_run_comes_first_and_broken_folders_are_named(tmp_path: Path)
     assert [entry.id for entry in found.runs] == ["new", "old"]
     assert {entry.path.name for entry in found.broken} == {"torn", "empty", "odd", "kinds"}
     assert all(str(tmp_path) in entry.reason for entry in found.broken)
+
+
+def test_no_run_takes_the_list_down(tmp_path: Path) -> None:
+    good = add_run(tmp_path, "good", created="2026-01-01T10:00:00+00:00")
+    whole = (good / "run.json").read_text(encoding="utf-8")
+    document = json.loads(whole)
+    deep: dict[str, object] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+
+    def changed(**more: object) -> str:
+        return json.dumps({**document, **more})
+
+    hostile = {
+        "nested": "[" * 100_000,
+        "nested-well-formed": json.dumps({"format": 1, "cells": [], "more": deep}),
+        "nested-in-a-cell": changed(cells=[{**document["cells"][0], "more": deep}]),
+        "outside": changed(cells=[{**document["cells"][0], "id": "../../x"}]),
+        "twice": changed(cells=[document["cells"][0]] * 2),
+        "number": changed(cells=[{**document["cells"][0], "load": {"kind": "open", "rate_rps": 10**400}}]),
+        "digits": '{"format": 1, "cells": [' + "9" * 100_000 + "]}",
+        "bytes": "\ud800",
+    }
+    for name, text in hostile.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "run.json").symlink_to("/dev/zero")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "run.json")
+    for name, created in (
+        ("year-1", "0001-01-01T00:00:00"),
+        ("number-for-date", 7),
+        ("odd-date", "9999-12-31T23:59:59-23:59"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(changed(created=created), encoding="utf-8")
+    found = library.shelf(tmp_path, {})
+    assert {entry.id for entry in found.runs} == {"good", "year-1", "number-for-date", "odd-date"}
+    assert {entry.path.name for entry in found.broken} == {*hostile, "device", "pipe"}
+
+
+def test_the_newest_run_is_one_that_recorded_something(tmp_path: Path) -> None:
+    add_run(tmp_path, "old", created="2026-01-01T10:00:00+00:00")
+    path = add_run(tmp_path, "ended-early", created="2026-03-01T10:00:00+00:00")
+    document = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    for cell in document["cells"]:
+        cell.update(outcome="pending", metrics=None)
+    (path / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    found = library.shelf(tmp_path, {})
+    assert [entry.id for entry in found.runs] == ["ended-early", "old"]
+    assert found.newest is not None and found.newest.id == "old"
+    assert newest_run(tmp_path) == tmp_path / "old"
+    (tmp_path / "old" / "run.json").unlink()
+    found = library.shelf(tmp_path, {})
+    assert found.newest is not None and found.newest.id == "ended-early"
+    assert newest_run(tmp_path) is None
 
 
 def test_a_folder_that_is_not_there_has_no_runs(tmp_path: Path) -> None:

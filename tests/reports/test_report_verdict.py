@@ -48,8 +48,37 @@ def test_every_failure_is_named(failing) -> None:
     assert "not run yet: 1 cell (int4-closed-c16-r1)" in text
     assert "Invalid cells are left out of every comparison." in text
     assert "In 1 valid cell, 2 of 24 requests were not answered in full" in text
-    assert "Of the two measured engines, int8 delivered the most" in text
+    assert "Of the two measured engines, int8 delivered the most" in text  # only its own cell at 16 is invalid
     assert "at 16 concurrent" not in text  # the invalid cell was the fastest
+
+
+def test_nobody_is_crowned_where_a_better_one_may_be_missing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for users in (1, 4):
+        add_measured(run, "bf16", users)
+        add_measured(run, "int4", users)
+        invalid = {"outcome": "invalid", "validity": valid(0.05), "reason": "saturated"} if users == 1 else {}
+        add_measured(run, "int8", users, **invalid)
+    text = said(run.write())
+    assert (
+        "Under the lightest load, 1 concurrent request, which engine shows its first token soonest is not established"
+        in text
+    )
+    assert "because int8's measurement is invalid; the best valid one is " in text
+    assert "the shortest" not in text
+    # int8 delivers the most at four users, and that cell is valid: it is named
+    assert "int8 delivered the most" in text
+
+
+def test_throughput_is_not_crowned_past_an_invalid_rival(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for users in (1, 4):
+        add_measured(run, "bf16", users)
+        add_measured(run, "int4", users)
+        add_measured(run, "int8", users, outcome="invalid", validity=valid(0.05), reason="saturated")
+    text = said(run.write())
+    assert "Which engine delivers the most is not established, because int8's measurement is invalid" in text
+    assert "delivered the most" not in text
 
 
 def test_only_one_engine_worked(tmp_path: Path) -> None:

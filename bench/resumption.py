@@ -1,0 +1,139 @@
+"""Is a run that is taken up again still the same run? Its plan, cells, files and machine are held against each other.
+
+Cells of one run are compared with each other, so they must have been measured alike. What differs is named, and
+nothing is changed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import RunFolderError
+from bench.plans.plan import Engine, Load, Plan, cell_id
+from bench.run import store
+from bench.run.store import Run
+
+OUTCOMES = ("pending", "ok", "invalid", "failed", "oom", "timeout", "unsupported")
+MEMORY_SHARE = 0.01  # a kernel of another version keeps some MiB more or less for itself
+_SHOWN = 4
+
+
+def plan_sha256(plan: dict[str, Any]) -> str:
+    """The SHA-256 of a plan as run.json holds it."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def require_same(run: Run, plan: Plan, environment: dict[str, Any]) -> None:
+    """Raise RunFolderError that names what differs between a run's parts, or between its machine and this one."""
+    found = [*_plan(run, plan), *_cells(run, plan)]
+    if found:
+        raise RunFolderError(
+            f"{run.path / 'run.json'}: its parts do not belong together, so it was changed by hand or damaged: "
+            f"{_listed(found)} Restore it, or start a new run."
+        )
+    if found := list(_files(run)):
+        raise RunFolderError(
+            f"{run.path}: its files are not those that run.json tells of: {_listed(found)} Restore them, or start a "
+            "new run."
+        )
+    if found := list(_machine(run.document.get("environment") or {}, environment)):
+        raise RunFolderError(
+            f"{run.path}: was measured elsewhere or with other software: {_listed(found)} Cells of one run must be "
+            "comparable: start a new run here."
+        )
+
+
+def _listed(found: list[str]) -> str:
+    more = len(found) - _SHOWN
+    return "; ".join(found[:_SHOWN]) + (f"; and {more} more." if more > 0 else ".")
+
+
+def _plan(run: Run, plan: Plan) -> Iterator[str]:
+    known = run.document.get("plan_sha256")  # runs of earlier versions have none
+    if known is not None and known != plan_sha256(run.document["plan"]):
+        yield f"the plan is not the one that the run was started with (its hash was {str(known)[:12]}…)"
+    remote = run.document.get("target")
+    if remote is not None and (not isinstance(remote, dict) or not isinstance(remote.get("base_url"), str)):
+        yield "target has no base_url"
+    if remote is not None and len(plan.engines) != 1:
+        yield f"one server was measured, and the plan has {len(plan.engines)} engines"
+
+
+def _cells(run: Run, plan: Plan) -> Iterator[str]:
+    planned = {
+        cell_id(engine, load, repeat): (engine, load, repeat)
+        for repeat in range(1, plan.repeats + 1)
+        for engine in plan.engines
+        for load in plan.loads
+    }
+    there = [cell.get("id") if isinstance(cell, dict) else None for cell in run.cells]
+    for missing in sorted(planned.keys() - set(there)):
+        yield f"the plan has a cell {missing}, run.json has none"
+    for cell in run.cells:
+        name = cell.get("id") if isinstance(cell, dict) else None
+        if name not in planned:
+            yield f"run.json has a cell {name!r}, the plan has none"
+            continue
+        engine, load, repeat = planned[name]
+        yield from _differs(name, "engine", Engine, cell.get("engine"), engine)
+        yield from _differs(name, "load", Load, cell.get("load"), load)
+        if cell.get("repeat") != repeat:
+            yield f"cell {name}: repeat is {cell.get('repeat')!r}, by its id {repeat}"
+        if cell.get("outcome") not in OUTCOMES:
+            yield f"cell {name}: outcome is {cell.get('outcome')!r}, which is none of {', '.join(OUTCOMES)}"
+        elif cell["outcome"] in ("ok", "invalid") and not isinstance(cell.get("metrics"), dict):
+            yield f"cell {name}: is {cell['outcome']} and has no metrics"
+
+
+def _differs(name: str, part: str, model: type[BaseModel], said: Any, planned: BaseModel) -> Iterator[str]:
+    try:
+        found = model.model_validate(said)
+    except ValidationError:
+        yield f"cell {name}: its {part} is not one"
+        return
+    for key in model.model_fields:
+        here, there = getattr(found, key), getattr(planned, key)
+        if here != there:
+            yield f"cell {name}: {part}.{key} is {here!r}, the plan says {there!r}"
+
+
+def _files(run: Run) -> Iterator[str]:
+    folder = run.path / "cells"
+    names = {cell["id"] for cell in run.cells}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and path.name.partition(store.SET_ASIDE)[0] not in names:
+            yield f"{path.name} is the folder of no cell"
+    for cell in run.cells:
+        total = ((cell.get("metrics") or {}).get("requests") or {}).get("total")
+        if total is None:
+            continue
+        rows = _rows(store.cell_dir(run.path, cell["id"]) / "requests.parquet")
+        if rows != total:
+            said = "cannot be read" if rows is None else f"has {rows} requests"
+            yield f"cell {cell['id']}: run.json tells of {total} requests, its requests.parquet {said}"
+
+
+def _rows(path: Path) -> int | None:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _machine(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for fact in ("cpu", "gpus", "python"):
+        if fact in before and before[fact] != now[fact]:
+            yield f"{fact}: {before[fact]} then, {now[fact]} now"
+    memory = before.get("memory_bytes")
+    if isinstance(memory, int) and abs(memory - now["memory_bytes"]) > MEMORY_SHARE * memory:
+        yield f"memory_bytes: {memory:,} then, {now['memory_bytes']:,} now"
+    packages = before.get("packages")
+    for name, version in sorted(packages.items() if isinstance(packages, dict) else ()):
+        if (installed := now["packages"].get(name)) != version:
+            yield f"package {name}: {version} then, {installed or 'not installed'} now"

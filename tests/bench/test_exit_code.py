@@ -1,0 +1,39 @@
+"""The number that `nbridge bench` ends with, from what became of the cells."""
+
+from typing import Any
+
+import pytest
+
+from bench.run.outcome import exit_code
+
+
+def cell(outcome: str, **more: Any) -> dict[str, Any]:
+    name = f"{outcome}-{more.pop('n', 1)}"
+    return {"id": name, "outcome": outcome, "metrics": {} if outcome in ("ok", "invalid") else None, **more}
+
+
+@pytest.mark.parametrize(
+    ("cells", "code", "reasons"),
+    [
+        ([cell("ok"), cell("ok", n=2)], 0, []),
+        ([cell("ok"), cell("oom", known_beforehand=True)], 0, []),  # by arithmetic, before a server was started
+        ([cell("ok"), cell("oom", known_beforehand=False)], 1, ["oom: oom-1"]),
+        ([cell("ok"), cell("unsupported")], 1, ["unsupported: unsupported-1"]),
+        ([cell("ok"), cell("invalid")], 1, ["invalid: invalid-1"]),
+        ([cell("invalid")], 1, ["invalid: invalid-1"]),
+        ([cell("ok"), cell("failed"), cell("failed", n=2)], 1, ["failed: failed-1, failed-2"]),
+        ([cell("ok"), *(cell("failed", n=n) for n in range(6))], 1,
+         ["failed: failed-0, failed-1, failed-2, failed-3 and 2 more"]),
+        ([cell("failed"), cell("timeout")], 4, ["failed: failed-1", "timeout: timeout-1"]),
+        ([cell("oom", known_beforehand=True)], 4, ["no cell could be measured on this machine"]),
+        ([cell("ok", metrics={"slo_share": 0.94})], 1, ["SLO missed: ok-1"]),
+        ([cell("ok", metrics={"slo_share": 0.95})], 0, []),
+        ([cell("ok", metrics={"slo_share": None})], 0, []),
+    ],
+)  # fmt: skip
+def test_exit_code(cells: list[dict[str, Any]], code: int, reasons: list[str]) -> None:
+    assert exit_code({"plan": {"slo": {"ttft_s": 1.0, "share": 0.95}}, "cells": cells}) == (code, reasons)
+
+
+def test_a_run_of_an_earlier_version_has_no_share_to_miss() -> None:
+    assert exit_code({"plan": {"slo": {"ttft_s": 1.0}}, "cells": [cell("ok", metrics={"slo_share": 0.1})]}) == (0, [])
