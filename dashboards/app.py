@@ -10,7 +10,10 @@ st.set_page_config(page_title="Neural Bridge", page_icon="🌉", layout="wide")
 page = st.navigation(
     [
         st.Page(
-            f"screens/{name}.py", title=title, url_path=None if name == "overview" else name, default=name == "overview"
+            f"screens/{name}/page.py",
+            title=title,
+            url_path=None if name == "overview" else name,
+            default=name == "overview",
         )
         for name, title in PAGES
     ],

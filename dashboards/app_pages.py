@@ -1,4 +1,4 @@
-"""The pages of the app, in the order of its navigation: (script in `screens/`, title)."""
+"""The pages of the app, in the order of its navigation: (room in `screens/`, title)."""
 
 PAGES = (
     ("overview", "Overview"),

@@ -1,1 +1,1 @@
-"""The pages of the app: scripts that Streamlit runs, thin over dashboards.views."""
+"""The pages of the app, one room each: `page` is the script that Streamlit runs, `view` is pure, `charts` draws."""

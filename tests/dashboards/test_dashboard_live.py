@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from made_shelf import gpu_page, page
 
-from dashboards import sources
 from dashboards.errors import SourceError
-from dashboards.sources import Seen, Watch
-from dashboards.views import live
+from dashboards.screens.live import sources
+from dashboards.screens.live import view as live
+from dashboards.screens.live.sources import Seen, Watch
 from monitoring.scrape.metrics import MetricsError, parse
 from monitoring.scrape.window import scrape
 

@@ -30,7 +30,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
         for name, value in query.items():
             test.query_params[name] = value
         if page != "overview":
-            test.switch_page(f"screens/{page}.py")
+            test.switch_page(f"screens/{page}/page.py")
         return test.run()
 
     return visited

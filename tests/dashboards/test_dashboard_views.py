@@ -7,9 +7,18 @@ import pytest
 from made_shelf import add_run
 
 from bench.run.store import open_run
-from dashboards import charts, charts_planning, library
+from dashboards import drawing, library
+from dashboards.screens.benchmarks import charts as benchmarks_charts
+from dashboards.screens.benchmarks import view as benchmarks
+from dashboards.screens.capacity import charts as capacity_charts
+from dashboards.screens.capacity import view as capacity
+from dashboards.screens.claims import charts as claims_charts
+from dashboards.screens.claims import view as claims
+from dashboards.screens.compare import charts as compare_charts
+from dashboards.screens.compare import view as compare
+from dashboards.screens.cost import charts as cost_charts
+from dashboards.screens.cost import view as cost
 from dashboards.theme import DARK, LIGHT
-from dashboards.views import benchmarks, capacity, claims, compare, cost
 from planning import catalogs
 from planning.catalogs import Spread
 from planning.claims.audit import audit, roi_table
@@ -34,9 +43,9 @@ def reference() -> Report:
 
 
 def test_throughput_against_latency_has_a_row_per_engine_and_load(reference: Report) -> None:
-    drawing = benchmarks.pareto(reference, "ttft_s")
+    drawn = benchmarks.pareto(reference, "ttft_s")
     assert drawing is not None
-    rows = {(row["engine"], row["at"]): row for row in drawing.rows}
+    rows = {(row["engine"], row["at"]): row for row in drawn.rows}
     assert len(rows) == 9
     best = rows["int8", "16"]
     assert (best["output_tok_s"], best["latency_s"]) == (
@@ -45,7 +54,7 @@ def test_throughput_against_latency_has_a_row_per_engine_and_load(reference: Rep
     )
     # Nothing is faster and higher than int8 anywhere on this machine.
     assert {key for key, row in rows.items() if row["best_trade_off"]} == {("int8", "1"), ("int8", "4"), ("int8", "16")}
-    assert "304 tokens/s at 745 ms" in drawing.words
+    assert "304 tokens/s at 745 ms" in drawn.words
     assert benchmarks.slo_limit(reference, "ttft_s") is None
 
 
@@ -57,12 +66,12 @@ def test_p95_can_be_drawn_where_it_was_measured(reference: Report, tmp_path) -> 
         cell.metrics["ttft_s"]["p95"] = 2 * cell.metrics["ttft_s"]["p50"]
         cell.metrics["slo"] = {"ttft_s": 0.5}
     assert list(benchmarks.statistics(report, "ttft_s")) == ["p50", "p95"]
-    drawing = benchmarks.pareto(report, "ttft_s", "p95")
+    drawn = benchmarks.pareto(report, "ttft_s", "p95")
     assert drawing is not None
-    rows = {(row["engine"], row["at"]): row for row in drawing.rows}
+    rows = {(row["engine"], row["at"]): row for row in drawn.rows}
     assert rows["int8", "16"]["latency_s"] == pytest.approx(2 * 0.745, abs=0.002)
-    assert drawing.title == "Output throughput against 95th percentile TTFT"
-    assert "Shaded: within the SLO, TTFT ≤ 500 ms." in drawing.caption
+    assert drawn.title == "Output throughput against 95th percentile TTFT"
+    assert "Shaded: within the SLO, TTFT ≤ 500 ms." in drawn.caption
     assert benchmarks.slo_limit(report, "ttft_s") == 0.5
 
 
@@ -70,13 +79,13 @@ def test_distributions_are_stairs_of_the_records(reference: Report) -> None:
     load = reference.loads[-1]
     cells = [cell for engine in reference.engines for cell in reference.repeats(engine, load)]
     pairs = [(cell, library.latency_curves(library.SAMPLE, cell.id)["ttft_s"]) for cell in cells]
-    drawing = benchmarks.distribution(reference, load, "ttft_s", pairs)
+    drawn = benchmarks.distribution(reference, load, "ttft_s", pairs)
     assert drawing is not None
     for engine in reference.engines:
-        shares = [row["share"] for row in drawing.rows if row["engine"] == engine]
+        shares = [row["share"] for row in drawn.rows if row["engine"] == engine]
         assert (shares[0], shares[-1]) == (0.0, 1.0)
         assert shares == sorted(shares)
-    assert "int8: half within 745 ms, all 112 within 776 ms" in drawing.words
+    assert "int8: half within 745 ms, all 112 within 776 ms" in drawn.words
     assert benchmarks.distribution(reference, load, "ttft_s", [(cells[0], None)]) is None
 
 
@@ -306,38 +315,40 @@ def test_the_guides_claims_are_judged() -> None:
 
 
 def test_ticks_are_few_and_inside() -> None:
-    assert charts.decades([1, 1e5]) == [1, 10, 100, 1e3, 1e4, 1e5]
-    assert charts.decades([0.2, 4]) == [0.2, 0.5, 1, 2]
-    assert charts.byte_ticks(3 * 2**30) == [index * 2**29 for index in range(7)]
+    assert drawing.decades([1, 1e5]) == [1, 10, 100, 1e3, 1e4, 1e5]
+    assert drawing.decades([0.2, 4]) == [0.2, 0.5, 1, 2]
+    assert drawing.byte_ticks(3 * 2**30) == [index * 2**29 for index in range(7)]
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])
 def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, palette) -> None:
-    drawing = benchmarks.pareto(reference, "e2e_s")
+    drawn = benchmarks.pareto(reference, "e2e_s")
     assert drawing is not None
     case = load_case()
     found = estimate(case, draws=500)
     axis = [1e6, 1e8, 1e10]
     gpu = on_4090.gpu
     made = [
-        charts.pareto(drawing.rows, reference.engines, palette, axis="E2E", limit_s=2.0),
-        charts.memory(benchmarks.memory_rows(stacks(reference)), palette, kind="Memory"),
-        charts.quality([{"engine": "int8", "quality": 0.1, "output_tok_s": 3}], reference.engines, palette, axis="KL"),
-        charts.changes([{"engine": "a", "load": "b", "figure": "c", "change": 2.0, "says": "better"}], palette),
-        charts_planning.stack(
+        benchmarks_charts.pareto(drawn.rows, reference.engines, palette, axis="E2E", limit_s=2.0),
+        benchmarks_charts.memory(benchmarks.memory_rows(stacks(reference)), palette, kind="Memory"),
+        benchmarks_charts.quality(
+            [{"engine": "int8", "quality": 0.1, "output_tok_s": 3}], reference.engines, palette, axis="KL"
+        ),
+        compare_charts.changes([{"engine": "a", "load": "b", "figure": "c", "change": 2.0, "says": "better"}], palette),
+        capacity_charts.stack(
             capacity.memory_rows(on_4090), palette, budget_bytes=on_4090.budget.mode, total_bytes=on_4090.total.mode
         ),
-        charts_planning.trade(capacity.trade_rows(on_4090), palette, context_tokens=8192, concurrency=8),
-        charts_planning.bounds(capacity.bound_rows(on_4090.shape, gpu, 1, 8192), palette),
-        charts_planning.steps(capacity.replica_rows(1, 4, headroom=0.7, spares=1), palette, peak_rps=4),
-        charts_planning.demand(
+        capacity_charts.trade(capacity.trade_rows(on_4090), palette, context_tokens=8192, concurrency=8),
+        capacity_charts.bounds(capacity.bound_rows(on_4090.shape, gpu, 1, 8192), palette),
+        capacity_charts.steps(capacity.replica_rows(1, 4, headroom=0.7, spares=1), palette, peak_rps=4),
+        cost_charts.demand(
             cost.demand_rows(demand_curve(case, axis, draws=50)), palette, asked_tokens=1e7, even_tokens=None
         ),
-        charts_planning.tornado(cost.tornado_rows(found), palette, centre_usd=-500.0),
-        charts_planning.utilization(
+        cost_charts.tornado(cost.tornado_rows(found), palette, centre_usd=-500.0),
+        cost_charts.utilization(
             [{"utilization": 0.1, "usd_per_mtok": 2.0}], palette, api=[{"name": "x", "usd_per_mtok": 4.0}], actual=0.5
         ),
-        charts_planning.walk([{"order": 0, "step": "1.", "ratio": 860.0, "what": "as stated"}], palette),
+        claims_charts.walk([{"order": 0, "step": "1.", "ratio": 860.0, "what": "as stated"}], palette),
     ]
     for chart in made:
         document = chart.to_dict()

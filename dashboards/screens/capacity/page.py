@@ -5,10 +5,9 @@ import datetime
 
 import streamlit as st
 
-from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
-from dashboards.views import capacity as view
+from dashboards.screens.capacity import charts, view
 from planning import catalogs
 from planning.catalogs import Catalog
 from planning.errors import PlanningError

@@ -27,7 +27,7 @@ def show() -> None:
         layout.named_broken(shelf.broken)
         reference = sample()
         st.page_link(
-            "screens/benchmarks.py",
+            "screens/benchmarks/page.py",
             label="Open the sample run",
             icon=":material/bar_chart:",
             query_params={"run": SAMPLE_ID},
@@ -44,7 +44,10 @@ def newest(entry: Entry, shelf: Shelf) -> None:
     note(f"Started {when} on {entry.hardware}; {entry.requests:,} requests in {plural(entry.cells, 'cell')}.")
     layout.guarded(lambda: figures(entry))
     st.page_link(
-        "screens/benchmarks.py", label="All its figures", icon=":material/bar_chart:", query_params={"run": entry.id}
+        "screens/benchmarks/page.py",
+        label="All its figures",
+        icon=":material/bar_chart:",
+        query_params={"run": entry.id},
     )
     st.subheader(f"{plural(len(shelf.runs), 'run')} in `{layout.place(shelf.folder)}`", anchor=False)
     layout.named_broken(shelf.broken)
@@ -89,7 +92,7 @@ def onward() -> None:
         ("claims", "Claims", "check what others say about cost and speed"),
     )
     for name, label, says in links:
-        st.page_link(f"screens/{name}.py", label=f"{label}: {says}")
+        st.page_link(f"screens/{name}/page.py", label=f"{label}: {says}")
 
 
 show()

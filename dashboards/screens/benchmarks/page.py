@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from dashboards import charts, layout
+from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import Entry
-from dashboards.views import benchmarks as view
+from dashboards.screens.benchmarks import charts, view
 from reports.figures.captions import memory_caption, memory_words
 from reports.figures.memory_bars import stacks
 from reports.measured.cells import Load, Report

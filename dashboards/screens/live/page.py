@@ -4,11 +4,11 @@ import time
 
 import streamlit as st
 
-from dashboards import charts, layout, sources
+from dashboards import layout
 from dashboards.errors import SourceError
 from dashboards.layout import note
-from dashboards.sources import Seen, Watch
-from dashboards.views import live as view
+from dashboards.screens.live import charts, sources, view
+from dashboards.screens.live.sources import Seen, Watch
 from reports.units import plural
 
 settings = layout.settings()

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from dashboards import charts, layout
+from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import Entry
-from dashboards.views import compare as view
+from dashboards.screens.compare import charts, view
 from reports.units import plural
 
 

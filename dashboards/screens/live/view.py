@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from dashboards.sources import Seen
+from dashboards.screens.live.sources import Seen
 from monitoring.health.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
 from monitoring.health.figures import latency as latencies
 from monitoring.health.progress import RUNNING, WAITING

@@ -2,10 +2,9 @@
 
 import streamlit as st
 
-from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
-from dashboards.views import cost as view
+from dashboards.screens.cost import charts, view
 from planning.claims.audit import roi_table
 from planning.cost import api_prices, measured
 from planning.cost.assumptions import EXAMPLE, PERFORMANCE, Case, label, load_case, parse_case, quantities, rule

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboards import charts_planning as charts
 from dashboards import layout
 from dashboards.layout import note
-from dashboards.views import claims as view
+from dashboards.screens.claims import charts, view
 from planning.claims.audit import Audit, Finding, audit
 from planning.claims.claimfile import CODES, guide, load_claims
 

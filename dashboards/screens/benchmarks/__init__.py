@@ -1,0 +1,1 @@
+"""The Benchmarks page: `page` is run by Streamlit, `view` is pure, `charts` draws."""

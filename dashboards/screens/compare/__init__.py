@@ -1,0 +1,1 @@
+"""The Compare page: `page` is run by Streamlit, `view` is pure, `charts` draws."""

@@ -1,0 +1,1 @@
+"""The Live page: `page` is run by Streamlit, `view` is pure, `charts` draws."""
