@@ -74,13 +74,11 @@ def _serve(port: int, *, open_browser: bool) -> None:
     from dashboards.theme import OPTIONS
 
     for module in (
-        "layout",
-        "charts_planning",
-        "sources",
-        "views.benchmarks",
-        "views.capacity",
-        "views.cost",
-        "views.live",
+        "screens.benchmarks.charts",
+        "screens.benchmarks.view",
+        "screens.capacity.view",
+        "screens.cost.view",
+        "screens.live.view",
     ):
         importlib.import_module(f"dashboards.{module}")
     logging.getLogger("streamlit").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What all figures share. Vega draws in the browser from what Streamlit brings along: nothing is fetched from elsewhere.
+"""What all figures share. Vega draws in the browser with what Streamlit brings along: nothing is fetched elsewhere.
 
 Engines differ by colour, marker and dash, in the order of the plan. Every axis names its unit.
 """
