@@ -7,15 +7,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.errors import StorageError
+from bench.errors import PlanError, StorageError
 from bench.plans.plan import Load
 from bench.plans.workload import prompts
+from bench.prompts.requests import Requests, refusal, requests
 from bench.run import records, stats, store
 from bench.run.reconcile import Total, reconcile, reconcile_states
 from bench.run.validity import dispatch_lateness, validity
@@ -48,17 +50,26 @@ def warmup_count(load: Load) -> int:
     return min(load.concurrency or 2, 8) if load.warmup_requests is None else load.warmup_requests
 
 
-def write_inputs(folder: Path, target: Target, load: Load, repeat: int) -> Path:
+def make_requests(target: Target, load: Load, repeat: int) -> Requests:
+    """What a cell sends. Raises PlanError when a prompts file has nothing that the target can take."""
+    warm, count = warmup_count(load), request_count(load)
+    if load.scenario != "file":
+        made = prompts(load, warm + count, target.vocabulary, repeat=repeat, max_model_len=target.max_model_len)
+        return Requests(list(islice(made, warm)), made)
+    found = requests(load, warm, count, target.vocabulary, repeat=repeat, max_model_len=target.max_model_len)
+    if found.media is not None and (why := refusal(found.media, target.base_url, target.model, target.headers())):
+        raise PlanError(f"{load.prompts_file} has pictures, sound or files, which this server does not take: {why}")
+    return found
+
+
+def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Requests) -> Path:
     """Write prompts.jsonl and load.json, what the Locust process reads; returns the latter's path."""
-    warm = warmup_count(load)
-    bodies = prompts(
-        load, warm + request_count(load), target.vocabulary, repeat=repeat, max_model_len=target.max_model_len
-    )
     with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
-        for index, body in enumerate(bodies):
-            if index < warm and "max_tokens" in body:
-                body["max_tokens"] = min(body["max_tokens"], _WARMUP_TOKENS)
-            out.write(json.dumps({**body, "warmup": index < warm}, separators=(",", ":")) + "\n")
+        for body in made.warm:
+            short = {"max_tokens": min(body["max_tokens"], _WARMUP_TOKENS)} if "max_tokens" in body else {}
+            out.write(json.dumps({**body, **short, "warmup": True}, separators=(",", ":")) + "\n")
+        for body in made.measured:
+            out.write(json.dumps({**body, "warmup": False}, separators=(",", ":")) + "\n")
     document = {
         "target": target.base_url,
         "model": target.model,
@@ -67,7 +78,7 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int) -> Path:
         "records_path": str(folder / "requests.jsonl"),
         "phase_path": str(folder / "phase.json"),
         "prompts_path": str(folder / "prompts.jsonl"),
-        "warmup_requests": warm,
+        "warmup_requests": len(made.warm),
         "verify_tls": True,
         "ca_path": None,
         **load.model_dump(
@@ -77,6 +88,7 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int) -> Path:
             }
         ),
         "seed": load.seed + repeat,
+        **({} if made.due_s is None else {"due_s": made.due_s, "requests": len(made.due_s)}),
     }  # fmt: skip
     store.write_json(folder / "load.json", document)
     return folder / "load.json"
@@ -101,7 +113,15 @@ def measure(
     store.require_room(folder)
     with store.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    load_path = write_inputs(folder, target, load, cell["repeat"])
+    try:
+        made = make_requests(target, load, cell["repeat"])
+    except PlanError as error:
+        cell["outcome"], cell["reason"] = "unsupported", str(error)
+        return
+    if made.said and made.said not in (cell.get("prompts") or ""):
+        cell["prompts"] = f"{cell['prompts']}; {made.said}" if cell.get("prompts") else made.said
+    load_path = write_inputs(folder, target, load, cell["repeat"], made)
+    del made  # the load generator has its own; a long trace's prompts would stay in memory beside it
     sampler = Sampler(target.base_url, target.pids, headers=target.headers())
     stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick)
     phase = _read_phase(folder / "phase.json")

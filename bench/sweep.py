@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import resumption
-from bench.cell import measure, set_aside
+from bench.cell import measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
 from bench.plans.plan import Engine, Load, Plan, cell_id, validate
+from bench.prompts.requests import check
 from bench.run import store
 from bench.target import CannotServe, Served, Target, find_target, own_server, running_server
 from monitoring.machine import describe
@@ -53,7 +54,11 @@ class Sweep:
 def start(
     plan: Plan, runs: Path, watcher: Watcher, *, command_line: str, remote: dict[str, Any] | None = None
 ) -> Sweep:
-    """Make the run folder with every cell `pending`. `remote`: base_url and api_key_env of a server already running."""
+    """Make the run folder with every cell `pending`. `remote`: base_url and api_key_env of a server already running.
+
+    Raises PlanError for a prompts file that is not usable, before there is a run folder.
+    """
+    plan, files = _with_files(plan, watcher)
     now = datetime.now(UTC)
     run_id = store.new_run_id(plan.name, now)
     document = {
@@ -67,7 +72,7 @@ def start(
         "plan_sha256": resumption.plan_sha256(planned),
         "environment": describe(),
         "cells": [
-            _pending_cell(engine, load, repeat)
+            _pending_cell(engine, load, repeat) | {"prompts": files.get(load.name)}
             for repeat in range(1, plan.repeats + 1)
             for engine in plan.engines
             for load in plan.loads
@@ -96,6 +101,8 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
             if cell["outcome"] in RETRIED:
                 cell.update(outcome="pending", **dict.fromkeys(_RESULTS))
         document["finished"] = None
+    if sweep.pending:
+        _with_files(plan, watcher)
     if sweep.remote is not None and sweep.pending:
         target = find_target(sweep.remote["base_url"], sweep.remote.get("api_key_env"))
         if other := _other_model(plan.engines[0], target):
@@ -108,6 +115,20 @@ def _other_model(engine: Engine, target: Target) -> str | None:
     if target.model == engine.model:
         return None
     return f"The server at {target.base_url} serves {target.model} now, and {engine.model} when the run was started."
+
+
+def _with_files(plan: Plan, watcher: Watcher) -> tuple[Plan, dict[str, str]]:
+    """The plan with its prompts files read (a trace's number of requests and rate are in its load), and a line for each
+    load with a file, by its name."""
+    loads: list[Load] = []
+    files: dict[str, str] = {}
+    for load in plan.loads:
+        checked = load
+        if load.prompts_file is not None:
+            checked, files[load.name] = check(load, warmup_count(load) + request_count(load))
+            watcher.say(files[load.name])
+        loads.append(checked)
+    return plan.model_copy(update={"loads": tuple(loads)}), files
 
 
 def _pending_cell(engine: Engine, load: Load, repeat: int) -> dict[str, Any]:

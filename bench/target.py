@@ -109,7 +109,7 @@ def own_server(
             base_url=running.base_url,
             model=running.model_name,
             api_key_env=None,
-            vocabulary=_vocabulary(checkpoint),
+            vocabulary=vocabulary_of(checkpoint),
             max_model_len=engine.max_model_len or checkpoint.max_model_len,
             pids=running.pids,
             failure=failure,
@@ -184,7 +184,7 @@ def exceeds_memory(engine: Engine, checkpoint: Checkpoint, device: str) -> str |
     )
 
 
-def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | None:
+def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary | None:
     """The model's tokenizer, for a hub model from the cache that vLLM has just filled; None without one."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -32,7 +32,8 @@ class Load:
     kind: Literal["closed", "open"]
     concurrency: int | None = None
     rate_rps: float | None = None
-    arrival: Literal["poisson", "constant"] = "poisson"
+    arrival: Literal["poisson", "constant", "trace"] = "poisson"
+    due_s: list[float] | None = None
     seconds: float | None = None
     requests: int | None = None
     warmup_requests: int = 0
@@ -54,6 +55,8 @@ def read_load(path: str) -> Load:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"The load file {path} (NBRIDGE_LOAD) is not usable: {error}") from error
     needed = load.concurrency if load.kind == "closed" else load.rate_rps
+    if (load.arrival == "trace") != (load.due_s is not None):
+        raise ValueError(f'{path}: `due_s` and arrival = "trace" go together.')
     if load.kind not in ("closed", "open") or not needed or needed <= 0:
         raise ValueError(f"{path}: a closed load needs `concurrency`, an open one `rate_rps`, above 0.")
     if load.seconds is None and load.requests is None:

@@ -70,6 +70,7 @@ def request(
         raise ValueError("A completion request needs a `prompt`: a text or a list of token ids.")
     body["max_tokens"] = prompt["max_tokens"]
     body["temperature"] = temperature
+    body |= prompt.get("parameters") or {}  # a file's own: tools, sampling
     if ignore_eos:
         body["ignore_eos"] = True
     body["stream"] = True

@@ -263,15 +263,18 @@ def open_dispatcher(crew: Crew) -> None:
     free = _connect_ahead(crew, min(load.max_in_flight, SPARE_CONNECTIONS))
     zero_s = crew.arrive()
     if zero_s is not None and load.rate_rps is not None:
-        due_s = arrivals.schedule(
-            load.arrival,
-            load.rate_rps,
-            seconds=load.seconds,
-            requests=load.requests,
-            seed=load.seed,
-            worker=crew.slots.start,
-            workers=crew.of,
-        )
+        if load.arrival == "trace":
+            due_s = arrivals.traced(load.due_s or (), worker=crew.slots.start, workers=crew.of)
+        else:
+            due_s = arrivals.schedule(
+                load.arrival,
+                load.rate_rps,
+                seconds=load.seconds,
+                requests=load.requests,
+                seed=load.seed,
+                worker=crew.slots.start,
+                workers=crew.of,
+            )
         _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], load.rate_rps)
     for connection in free:
         connection.close()

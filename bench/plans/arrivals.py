@@ -1,14 +1,14 @@
 """When the requests of an open-loop load are due: seeded offsets from the phase's zero, known before the first is sent.
 
 Every worker has its own part of the load. Poisson: each draws from an independent stream at rate / workers, and the
-superposition of independent Poisson streams is Poisson at the full rate. Constant: worker w of W takes the arrivals
-w, w + W, w + 2 W … of one evenly spaced train.
+superposition of independent Poisson streams is Poisson at the full rate. Constant, and a trace: worker w of W takes the
+arrivals w, w + W, w + 2 W … of one train.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
 from typing import Literal
 
@@ -44,6 +44,11 @@ def schedule(
     if requests is not None:
         due_s = (offset_s for offset_s, _ in zip(due_s, range(worker, requests, workers), strict=False))
     return tuple(due_s)
+
+
+def traced(due_s: Sequence[float], *, worker: int = 0, workers: int = 1) -> tuple[float, ...]:
+    """This worker's share of a trace's arrivals: the ones of the requests that are its own."""
+    return tuple(due_s[worker::workers])
 
 
 def _poisson(rate_rps: float, seed: int, worker: int, workers: int) -> Iterator[float]:

@@ -99,20 +99,26 @@ class Engine(_Table):
 
 class Load(_Table):
     """One load. Closed: `concurrency` users, each sends its next request when the last has ended. Open: requests
-    arrive at `rate_rps` whether or not the server keeps up."""
+    arrive at `rate_rps` whether or not the server keeps up, or, with `arrival = "trace"`, when those of the trace in
+    `prompts_file` did, `speed` times as fast; its `rate_rps` and `requests` are then what the file says."""
 
     name: str = ""
     scenario: Literal["chat", "completion", "retrieval", "mixed", "file", "hidden_states"] = "completion"
     kind: Literal["closed", "open"] = "closed"
     concurrency: Positive | None = None
     rate_rps: Annotated[float, Field(gt=0)] | None = None
-    arrival: Literal["poisson", "constant"] = "poisson"
+    arrival: Literal["poisson", "constant", "trace"] = "poisson"
+    speed: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     requests: Positive | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
     prompt_tokens: TokenLengths | None = None
     output_tokens: TokenLengths | None = None
     shared_prefix_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     prompts_file: str | None = None
+    column: str | None = None
+    turns: Literal["first", "last", "all"] = "first"
+    too_long: Literal["skip", "cut"] = "skip"
+    endpoint: Literal["chat", "completions"] | None = None
     layers: tuple[int | Literal["embeddings", "final_norm"], ...] | Literal["all"] | None = None
     pooling: Literal["last", "mean", "all"] | None = None
     prompts_per_request: Positive | None = None
@@ -132,19 +138,18 @@ class Load(_Table):
             if self.rate_rps is not None:
                 raise ValueError('`rate_rps` belongs to an open load: set kind = "open", or remove it')
         else:
-            if self.rate_rps is None:
+            if self.rate_rps is None and self.arrival != "trace":
                 raise ValueError("an open load needs `rate_rps` (requests per second)")
             if self.concurrency is not None:
                 raise ValueError("`concurrency` belongs to a closed load; an open load is bounded by `max_in_flight`")
-        if (self.requests is None) == (self.seconds is None):
+        if (self.requests is None) == (self.seconds is None) and (self.arrival != "trace" or self.requests is not None):
             raise ValueError("set either `requests` or `seconds`, so that the load ends")
+        self._of_a_file()
         if self.requests is not None and self.concurrency is not None and self.requests < 2 * self.concurrency:
             raise ValueError(
                 f"requests = {self.requests} at concurrency = {self.concurrency}: every user needs at least two, "
                 "or there is no time at which all users are busy"
             )
-        if (self.scenario == "file") != (self.prompts_file is not None):
-            raise ValueError('`prompts_file` and scenario = "file" go together')
         asked = [name for name in ("layers", "pooling", "prompts_per_request") if getattr(self, name) is not None]
         if asked and self.scenario != "hidden_states":
             raise ValueError(f'`{asked[0]}` belongs to scenario = "hidden_states"')
@@ -153,6 +158,22 @@ class Load(_Table):
         if self.processes > 1 and self.concurrency is not None and self.concurrency < self.processes:
             raise ValueError(f"processes = {self.processes} for {self.concurrency} users: at most one process per user")
         return self
+
+    def _of_a_file(self) -> None:
+        """What only a load with a prompts file has."""
+        if (self.scenario == "file") != (self.prompts_file is not None):
+            raise ValueError('`prompts_file` and scenario = "file" go together')
+        if self.arrival == "trace":
+            if self.prompts_file is None:
+                raise ValueError('arrival = "trace" needs scenario = "file" and a `prompts_file` with arrival times')
+            if self.kind != "open":
+                raise ValueError('arrival = "trace" belongs to an open load: set kind = "open"')
+        elif self.speed != 1.0:
+            raise ValueError('`speed` belongs to arrival = "trace"')
+        if self.prompts_file is None:
+            for name in ("column", "turns", "too_long", "endpoint"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f'`{name}` belongs to scenario = "file"')
 
 
 class Slo(_Table):
@@ -244,7 +265,7 @@ def expand(document: dict[str, Any], *, source: str, base: Path | None = None) -
                 if values or not merged.get("name"):
                     merged["name"] = _name(kind, merged, varied, values)
                 if kind == "load" and base is not None and isinstance(merged.get("prompts_file"), str):
-                    merged["prompts_file"] = str((base / merged["prompts_file"]).resolve())
+                    merged["prompts_file"] = str((base / Path(merged["prompts_file"]).expanduser()).resolve())
                 expanded.append(merged)
         document[f"{kind}s"] = expanded
     document.setdefault("name", Path(source).stem)

@@ -1,7 +1,7 @@
 """Deterministic workloads: a load, a tokenizer and a seed give the same prompts on every machine.
 
 Prompts are random tokens (exact lengths, nothing for a prefix cache to find) unless the scenario is a chat, which needs
-text, or the user's own JSONL file. A shared prefix is the same for all prompts of a load.
+text. A shared prefix is the same for all prompts of a load. A user's own prompts are read in bench/prompts.
 """
 
 import json
@@ -34,7 +34,6 @@ _SCENARIOS: dict[str, tuple[Lengths, Lengths, float, str]] = {
         "completions",
     ),
     "hidden_states": (Lengths(mean=128), Lengths(mean=1), 0.0, "hidden_states"),
-    "file": (Lengths(mean=128), Lengths(mean=128), 0.0, "completions"),
 }
 _MIX = {"chat": 0.60, "completion": 0.25, "retrieval": 0.15}
 _WORDS = (
@@ -56,6 +55,7 @@ class Vocabulary:
     ordinary_ids: tuple[int, ...]
     tokenizer: Tokenizer | None = None
     tokens_per_word: float = 1.0
+    tokenize: Callable[[str], list[int]] | None = None
 
     @classmethod
     def load(cls, directory: Path) -> "Vocabulary":
@@ -74,7 +74,23 @@ class Vocabulary:
         text = words(random.Random("vocabulary"), 2000)
         ids = tokenize(text)
         ordinary = sorted(set(ids[1:]))  # the first may be a start-of-sequence token
-        return cls(tuple(ordinary), None, len(ids) / 2000)
+        return cls(tuple(ordinary), None, len(ids) / 2000, tokenize)
+
+    def count(self, text: str) -> int | None:
+        """How many tokens a text has, by the tokenizer or the server's own; None when neither is there or answers."""
+        if self.tokenizer is not None:
+            return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return None if self.tokenize is None else len(self.tokenize(text))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """The beginning of a text, of at most `tokens` tokens by the tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError("only a tokenizer can cut a text")
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens - 1][1]]
 
     def text(self, rng: random.Random, tokens: int) -> str:
         """English words that encode to `tokens` tokens, rarely to one or two fewer; about so without tokenizer."""
@@ -127,11 +143,8 @@ def prompts(
 
     The same load, repeat and tokenizer give the same requests. Repeats differ, so that a prefix cache still warm from
     the last repeat finds nothing but the shared prefix. A length that does not fit `max_model_len` is cut to it.
-    Without a vocabulary, lengths count words. Raises PlanError for an unusable prompts file.
+    Without a vocabulary, lengths count words.
     """
-    if load.scenario == "file":
-        yield from _from_file(load, count)
-        return
     rng = random.Random(f"{load.seed}/{load.name}/{repeat}")
     prefix_rng = random.Random(f"{load.seed}/prefix")
     prefix_words = words(prefix_rng, _PREFIX_TOKENS).split()
@@ -181,38 +194,3 @@ def _asking_states(
             sizes = [min(size, max_model_len - 1) for size in sizes]  # the engine generates one token
         prompts = [plain(size, min(round(size * share), _PREFIX_TOKENS)) for size in sizes]
         yield {"scenario": "hidden_states", "endpoint": endpoint, "prompts": prompts, **asked}
-
-
-def _from_file(load: Load, count: int) -> Iterator[dict[str, Any]]:
-    """The user's own prompts, in order, from the start again when there are fewer than `count`."""
-    path = Path(load.prompts_file or "")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise PlanError(f"{path}: the prompts file cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{path}: the prompts file is not UTF-8 ({error.reason} at byte {error.start}).") from error
-    if not lines:
-        raise PlanError(f"{path}: the prompts file is empty; it needs one JSON object per line.")
-    rng = random.Random(f"{load.seed}/output")
-    bodies = [_own_body(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-    for index in range(count):
-        body = dict(bodies[index % len(bodies)])
-        body.setdefault("max_tokens", draw(load.output_tokens or _SCENARIOS["file"][1], rng))
-        yield body
-
-
-def _own_body(line: str, where: str) -> dict[str, Any]:
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise PlanError(f"{where}: not JSON ({error}).") from None
-    if not isinstance(item, dict) or ("prompt" in item) == ("messages" in item):
-        raise PlanError(f'{where}: expected {{"prompt": "…"}} or {{"messages": […]}}, with `max_tokens` or without.')
-    unknown = set(item) - {"prompt", "messages", "max_tokens", "scenario"}
-    if unknown:
-        raise PlanError(f"{where}: unknown key `{min(unknown)}`; known are prompt, messages, max_tokens, scenario.")
-    limit = item.get("max_tokens", 1)
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise PlanError(f"{where}: max_tokens = {limit!r}: expected a whole number of at least 1.")
-    return {"scenario": "file", "endpoint": "chat" if "messages" in item else "completions", **item}

@@ -185,7 +185,23 @@ def test_open_loop_arrivals_are_the_precomputed_ones(tmp_path: Path, server: Gol
     assert phase["window_end"] == phase["zero"] + 1.0
     assert all(r["outcome"] == "ok" and r["sent"] >= r["scheduled"] for r in run.measured)
     assert max(sum(o["sent"] <= r["sent"] < o["ended"] for o in run.measured) for r in run.measured) > 4
-    assert run.prompts_sent(server) == list(range(len(due)))
+    assert sorted(run.prompts_sent(server)) == list(range(len(due)))
+
+
+@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
+def test_a_traces_requests_are_due_at_its_times(tmp_path: Path, server: Golden, flags: tuple[str, ...]) -> None:
+    due_s = [0.0, 0.0, 0.31, 0.32, 0.33, 0.9, 0.9]
+    run = start(
+        tmp_path, server.url, *flags, kind="open", concurrency=None, rate_rps=7.8, arrival="trace", due_s=due_s,
+        requests=len(due_s), model="golden?ttft_s=0.2",
+    ).ended()  # fmt: skip
+    assert run.process.returncode == 0, run.words
+    assert [r["scheduled"] for r in run.measured] == [run.phase["zero"] + offset_s for offset_s in due_s]
+    assert all(r["outcome"] == "ok" and r["sent"] >= r["scheduled"] for r in run.measured)
+    assert sorted(run.prompts_sent(server)) == list(range(len(due_s)))
+    received = {e["body"]["prompt"][1]: e["received_s"] for e in server.log() if e["body"]["prompt"][0] == run.number}
+    for number, offset_s in enumerate(due_s):  # both read CLOCK_MONOTONIC: none came early
+        assert received[number] >= run.phase["zero"] + offset_s
 
 
 def test_what_the_cap_drops_is_recorded_at_its_time(tmp_path: Path, server: Golden) -> None:
@@ -328,6 +344,7 @@ LOAD = {
         ({"kind": "open", "rate_rps": -1}, "rate_rps"),
         ({"requests": None}, "seconds"),
         ({"colour": "red"}, "colour"),
+        ({"arrival": "trace"}, "due_s"),
     ],
 )
 def test_a_load_file_is_checked(tmp_path: Path, changes: dict[str, Any], word: str) -> None:

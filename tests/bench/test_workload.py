@@ -1,6 +1,5 @@
 """Workloads are the same for the same seed, as long as asked, and different where they must be."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import PlanError
 from bench.plans.plan import Lengths, Load
 from bench.plans.workload import Vocabulary, draw, prompts
 from checkpoints.prepare import prepare
@@ -98,34 +96,3 @@ def test_a_lognormals_mean_is_the_mean_asked_for() -> None:
     lengths = Lengths(kind="lognormal", mean=200, sigma=0.5)
     drawn = [draw(lengths, rng) for _ in range(20_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(200, rel=0.02)
-
-
-def test_own_prompts_come_in_order_and_again(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(
-        json.dumps({"prompt": "one", "max_tokens": 3}) + "\n\n" + json.dumps({"messages": [{"role": "user"}]})
-    )
-    own = load(scenario="file", prompts_file=str(path), output_tokens=9)
-    bodies = list(prompts(own, 3, None, repeat=1))
-    assert [body["endpoint"] for body in bodies] == ["completions", "chat", "completions"]
-    assert [body["max_tokens"] for body in bodies] == [3, 9, 3]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "is empty"),
-        (b"{", "line 1: not JSON"),
-        (b'{"prompt": "a", "messages": []}', "line 1: expected"),
-        (b'{"prompt": "a"}\n{"prompt": "b", "temp": 1}', "line 2: unknown key `temp`"),
-        (b'{"prompt": "a", "max_tokens": 0}', "max_tokens = 0"),
-        (b"\xff\xfe", "not UTF-8"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_wrong_prompts_file_is_explained(tmp_path: Path, content: bytes | None, words: str) -> None:
-    path = tmp_path / "prompts.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(PlanError, match=words):
-        list(prompts(load(scenario="file", prompts_file=str(path)), 1, None, repeat=1))
