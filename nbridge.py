@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "prompts": ("bench.prompts.cli:prompts", "What a prompt file is and holds, and what of it a load would skip."),
     "report": ("reports.cli:report", "Rebuild a run's report from its records."),
+    "export": ("bench.cli:export", "A run's cells, requests and samples as CSV, Parquet or JSON."),
     "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
     "hidden": ("alignment.cli:hidden", "Hidden states of prompts, from a server into a file."),
     "align": ("alignment.cli:align", "Train a W-matrix from one model's states to another's, and judge it."),

@@ -1,4 +1,4 @@
-"""`nbridge bench`."""
+"""`nbridge bench` and `nbridge export`."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from bench import sweep as sweeps
 from bench.errors import PlanError
 from bench.plans.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
+from bench.run.formats import Format
 from bench.run.outcome import exit_code
 from bench.target import find_target
 
@@ -190,3 +191,22 @@ def cell_line(cell: dict[str, Any]) -> str:
             parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
     reason = f" ({cell['reason']})" if cell["reason"] else ""
     return f"{cell['outcome']}{reason}: " + ", ".join(parts)
+
+
+def export(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
+    to: Annotated[Format, typer.Option(help="File format; json is one object a line.")] = Format.CSV,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: <run_id>-export.")] = None,
+    chunks: Annotated[bool, typer.Option("--chunks", help="Also into CSV: every chunk's instant and tokens.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files and their rows to stdout.")] = False,
+) -> None:
+    """Write a run's cells, requests and timed samples as tables for other programs; columns carry units."""
+    from bench.export import export as write
+
+    folder = out or Path(f"{runs[0].resolve().name}-export")
+    written = write(runs, to, folder, chunks=chunks)
+    if as_json:
+        print(json.dumps({str(path): rows for path, rows in written.items()}))
+        return
+    for path, rows in written.items():
+        console.print(f"{path}: {rows:,} rows", markup=False)
