@@ -6,26 +6,17 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dashboards.errors import SettingsError
+from monitoring.scrape.address import normalised
 
 VARIABLE = "NBRIDGE_DASHBOARD"
 SAMPLE = Path(__file__).parent / "sample" / "cpu-2-cores-default"
 
 
-def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"is not an address such as http://127.0.0.1:8000 but {text!r}")
-    if parts.username or parts.password:
-        raise ValueError("must not hold a user name or password: it is shown on the page")
-    return text.rstrip("/")
-
-
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[str, AfterValidator(normalised)]
 
 
 class DashboardSettings(BaseModel):
@@ -83,4 +74,6 @@ def _words(error: ValidationError, source: str) -> str:
         known = " or ".join(near) if near else ", ".join(DashboardSettings.model_fields)
         return f"{source}: {key} is not a setting of the dashboard. Did you mean {known}?"
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # an address: what it holds may be a password
+        return f"{source}: {key}: {reason}."
     return f"{source}: {key} = {first.get('input')!r}: {reason}."

@@ -288,8 +288,10 @@ def stack(
     from monitoring.alerting import stack as parts
     from monitoring.alerting.prometheus import Targets, read_targets, server_address
     from monitoring.scrape import http_exchange
+    from monitoring.scrape.address import reachable
 
-    servers = tuple(server_address(url) for url in server or ())
+    # Prometheus knows of `localhost` only what this machine's table says.
+    servers = tuple(reachable(server_address(url)) for url in server or ())
     files = tuple(targets or ())
     listed = [url for path in files for url in read_targets(path)]
     if not servers and not files:

@@ -11,6 +11,7 @@ from monitoring.gpu import nvml
 from monitoring.health import server_gpus
 from monitoring.health.figures import Gpu, Observation
 from monitoring.scrape import http_exchange
+from monitoring.scrape.address import is_loopback
 from monitoring.scrape.canary import Canary
 from monitoring.scrape.metrics import MetricsError, check, parse
 from monitoring.scrape.window import Scrape, scrape
@@ -136,7 +137,7 @@ class Checkup:
     def _gpus(self) -> tuple[list[Gpu], str | None]:
         if self.exporter is not None:
             return server_gpus.of_page(self._gpu_scrapes), self._gpu_problem
-        if not http_exchange.is_loopback(self.server):
+        if not is_loopback(self.server):
             return [], None
         try:
             return server_gpus.of_readings(server_gpus.within(NVML_DEADLINE_S, lambda: list(self.read_nvml()))), None

@@ -1,20 +1,20 @@
 """One HTTP exchange with one deadline for all of it: connecting, headers, and a body that comes in drops."""
 
 import asyncio
+import contextlib
 import errno
 import functools
-import ipaddress
 import os
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from monitoring.errors import MonitoringError, SettingsError
+from monitoring.scrape.address import alternatives, normalised
 
 MAX_BODY_BYTES = 32 << 20
 
@@ -64,7 +64,9 @@ async def _exchange(
         async with (
             asyncio.timeout(deadline_s),
             httpx.AsyncClient(timeout=deadline_s, trust_env=False, verify=_certificates()) as client,
-            client.stream(method, url, headers=headers, json=document) as response,
+            contextlib.aclosing(
+                await send(client, client.build_request(method, url, headers=headers, json=document))
+            ) as response,
         ):
             body = bytearray()
             async for part in response.aiter_bytes():
@@ -86,28 +88,24 @@ async def _exchange(
     )
 
 
+async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """The response to a request, its body still to be read; `localhost` is whichever loopback address answers."""
+    first: httpx.ConnectError | None = None
+    for url in alternatives(str(request.url)):
+        request.url = httpx.URL(url)
+        try:
+            return await client.send(request, stream=True)
+        except httpx.ConnectError as error:
+            first = first or error
+    raise first or AssertionError("an address is its own first alternative")
+
+
 def address(url: str) -> str:
-    """A server's address without a slash at its end, user or password. Raises SettingsError when it is none."""
+    """A server's address in its one form (see monitoring.scrape.address). Raises SettingsError when it is none."""
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
+        return normalised(url)
     except ValueError as error:
-        raise SettingsError(f"{url!r} is no address of a server: {error}.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{url!r} is no address of a server: expected one such as http://127.0.0.1:8000.")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    # A client of the OpenAI API is given …/v1; health and metrics lie above it.
-    path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
-
-
-def is_loopback(server: str) -> bool:
-    """Whether an address is this machine's own."""
-    host = urlsplit(server).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        raise SettingsError(f"{error}.") from None
 
 
 def key_headers(api_key_env: str | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
+from monitoring.scrape import http_exchange
 from serve.client import messages, results
 from serve.client.messages import LayerName, Prompt, Terms
 from serve.client.results import Completions, Health, HiddenStates
@@ -182,7 +183,7 @@ class AsyncClient:
         request = self._http.build_request(method, path, json=document)
         what = f"{method} {request.url}"
         try:
-            response = await self._http.send(request, stream=True)
+            response = await http_exchange.send(self._http, request)
         except _NO_ANSWER as error:
             raise _no_answer(error, what, self.terms) from error
         except httpx.HTTPError as error:

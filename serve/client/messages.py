@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
+from monitoring.scrape.address import is_loopback, normalised
 from serve.client.retry import RETRYABLE_STATUS, Retries
 from serve.errors import ClientError, KeyRefused, Refused, ServerFailed, SettingsError, TooLarge, Unavailable
 from serve.hidden_states.protocol import DEFAULT_LAYER
@@ -20,7 +20,6 @@ DEFAULT_URL = "http://localhost:8000"
 DEFAULT_KEY_ENV = "VLLM_API_KEY"
 # What one token of text is taken to be in UTF-8 bytes, to cut batches; the server counts the real ones.
 BYTES_PER_TOKEN = 3
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Terms:
             "base_url": url,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s),
-            "trust_env": urlsplit(url).hostname not in _LOOPBACK,  # a proxy cannot reach this machine's loopback
+            "trust_env": not is_loopback(url),  # a proxy cannot reach this machine's loopback
         }
 
     def model_name(self) -> str | None:
@@ -62,17 +61,12 @@ class Terms:
 
 
 def checked_url(base_url: str | None) -> str:
-    """The server's address without a trailing `/` or `/v1`: given, or $VLLM_BASE_URL. Raises SettingsError."""
+    """The server's address in its one form (monitoring.scrape.address): given, or $VLLM_BASE_URL. Raises SettingsError."""
     url = base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_URL
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SettingsError(f"The server's address {url!r} is no URL such as {DEFAULT_URL}.")
-    if parts.username or parts.query or parts.fragment:
-        raise SettingsError(
-            f"The server's address at {parts.hostname} has a user, query or fragment in it: give only scheme, host, "
-            "port and path; a key goes into an environment variable whose name you give."
-        )
-    return url.rstrip("/").removesuffix("/v1")
+    try:
+        return normalised(url)
+    except ValueError as error:
+        raise SettingsError(f"The server's address: {error}.") from None
 
 
 def api_key(name: str) -> str | None:

@@ -21,8 +21,8 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path: Pat
     [
         ('serverz = ["http://a"]', "Did you mean servers"),
         ("refresh_s = 0.1", "refresh_s = 0.1"),
-        ('prometheus = "localhost:9090"', "http://127.0.0.1:8000"),
-        ('servers = ["http://me:secret@a:8000"]', "user name or password"),
+        ('prometheus = "ftp://localhost:9090"', "http://127.0.0.1:8000"),
+        ('servers = ["http://me:secret@a:8000"]', "user or password"),
         ("servers = [", "not valid TOML"),
     ],
 )
@@ -32,7 +32,15 @@ def test_a_bad_setting_is_named_with_what_would_work(tmp_path: Path, text: str, 
     with pytest.raises(SettingsError, match=said) as caught:
         load(file, {})
     assert str(file) in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_an_address_may_be_short() -> None:
+    assert load(None, {"servers": ["localhost:8000", ":8001/v1/"]}).servers == (
+        "http://localhost:8000",
+        "http://localhost:8001",
+    )
 
 
 def test_settings_reach_the_app_as_one_text(monkeypatch: pytest.MonkeyPatch) -> None:

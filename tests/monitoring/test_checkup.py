@@ -143,25 +143,6 @@ def test_a_port_where_nobody_listens_and_a_name_that_nobody_has() -> None:
         http_exchange.exchange("GET", "http://name.invalid/", deadline_s=5)
 
 
-@pytest.mark.parametrize(
-    ("given", "address"),
-    [
-        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
-        ("http://user:secret@Host:80/v1/", "http://host:80"),
-        ("https://a.example/proxy/", "https://a.example/proxy"),
-        ("http://[::1]:9", "http://[::1]:9"),
-    ],
-)
-def test_an_address_has_one_form_without_secrets(given: str, address: str) -> None:
-    assert http_exchange.address(given) == address
-
-
-@pytest.mark.parametrize("wrong", ["", "http://", "ftp://a", "http://a:port", "http://a:99999"])
-def test_what_is_no_address_is_refused(wrong: str) -> None:
-    with pytest.raises(SettingsError, match="no address of a server"):
-        http_exchange.address(wrong)
-
-
 def test_a_canary_asks_for_one_token_with_its_key(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     canary = Canary(server.url, api_key_env="SOME_KEY")

@@ -286,8 +286,8 @@ def test_address_model_and_key_from_the_environment(fake, monkeypatch):
 @pytest.mark.parametrize(
     ("terms", "words"),
     [
-        ({"base_url": "localhost:8000"}, "no URL"),
-        ({"base_url": "http://me:secret@host"}, "host has a user"),
+        ({"base_url": "ftp://localhost:8000"}, "no address of a server"),
+        ({"base_url": "http://me:secret@host"}, "user or password"),
         ({"api_key_env": "NBRIDGE_NO_SUCH_KEY"}, "NBRIDGE_NO_SUCH_KEY is not set"),
     ],
 )

@@ -16,6 +16,7 @@ import httpx
 from dashboards.errors import SourceError
 from monitoring.health.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS
 from monitoring.health.progress import ITERATIONS, RUNNING, WAITING
+from monitoring.scrape.address import reachable
 from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
 from monitoring.scrape.window import START_TIME, Scrape, scrape
 
@@ -112,7 +113,7 @@ def ask_prometheus(address: str, *, history_s: float, now_s: float, timeout_s: f
     names = "|".join(sorted(KEPT | {"up"}))
     step_s = max(history_s / POINTS, 1.0)
     form = {"query": f'{{__name__=~"{names}"}}', "start": now_s - history_s, "end": now_s, "step": step_s}
-    url = f"{address}/api/v1/query_range"
+    url = f"{reachable(address)}/api/v1/query_range"
     try:
         answer = httpx.post(url, data=form, timeout=timeout_s, trust_env=False)
     except httpx.HTTPError as error:
