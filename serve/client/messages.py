@@ -61,7 +61,7 @@ class Terms:
 
 
 def checked_url(base_url: str | None) -> str:
-    """The server's address in its one form (monitoring.scrape.address): given, or $VLLM_BASE_URL. Raises SettingsError."""
+    """The server's address (see monitoring.scrape.address): given, or $VLLM_BASE_URL. Raises SettingsError."""
     url = base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_URL
     try:
         return normalised(url)

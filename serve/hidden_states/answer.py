@@ -1,8 +1,9 @@
-"""States → the JSON body of an answer, exact and without holding up the server's other requests."""
+"""States → the JSON of an answer, exact, in pieces, and without holding up the server's other requests."""
 
+import asyncio
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from serve.hidden_states.protocol import ApiError, Encoding
 
 States = NDArray[np.float32]
-_MARK = '"@states@"'
+PIECE_BYTES = 1 << 16
+# Bytes that base64 is made of at a time: a multiple of three, so that the pieces of a text fit together.
+_BASE64_BYTES = 3 << 14
 
 
 def check_finite(states: Sequence[States], layers: Sequence[int | str]) -> None:
@@ -29,31 +32,62 @@ def check_finite(states: Sequence[States], layers: Sequence[int | str]) -> None:
             )
 
 
-def body(document: dict[str, Any], states: Sequence[States], *, one_layer: bool, encoding: Encoding) -> bytes:
-    """`document` as JSON with `hidden_states` and `shapes` added; meant to run in a thread.
+def pieces(
+    document: dict[str, Any], states: Sequence[States] | States, encoding: Encoding = "float"
+) -> Iterator[bytes]:
+    """`document` as JSON with `hidden_states` added, in pieces of about PIECE_BYTES, each made when it is asked for.
 
-    `states` is [layer, hidden] per prompt, [layer, token, hidden] for pooling "all"; with `one_layer` the first axis
-    goes. "float" writes each number with the nine digits that give the 32-bit float back exactly; "base64" one text
-    per prompt: 32-bit little-endian floats in C order, whose shape is in `shapes`.
+    `states` is a list with one array per prompt, or one array that stands for itself. "float" writes each number with
+    the nine digits that give the 32-bit float back exactly; "base64" one text per array: 32-bit little-endian floats
+    in C order.
     """
-    arrays = [array[0] if one_layer else array for array in states]
-    document = document | {"shapes": [list(array.shape) for array in arrays]}
-    if encoding == "base64":
-        texts = [base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode("ascii") for array in arrays]
-        return json.dumps(document | {"hidden_states": texts}, ensure_ascii=False).encode()
-    frame = json.dumps(document | {"hidden_states": "@states@"}, ensure_ascii=False)
-    before, _, after = frame.rpartition(_MARK)
-    # One row at a time: a single call for the whole answer would keep the interpreter from all other requests.
-    return (before + "[" + ",".join(_nested(array) for array in arrays) + "]" + after).encode()
+    frame = json.dumps(document | {"hidden_states": None}, ensure_ascii=False)
+    parts, size = [frame.removesuffix("null}").encode()], 0
+    for text in _texts(states, encoding):
+        parts.append(text)
+        size += len(text)
+        if size >= PIECE_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join([*parts, b"}"])
 
 
-def rows(array: States) -> list[Any]:
-    """A small array as nested lists of numbers as `body` writes them."""
-    nested: list[Any] = json.loads(_nested(array))
-    return nested
+async def in_threads(made: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces, each made in a thread: this loop has other requests to serve."""
+    while (piece := await asyncio.to_thread(next, made, None)) is not None:
+        yield piece
 
 
-def _nested(array: States) -> str:
-    if array.ndim > 1:
-        return "[" + ",".join(_nested(part) for part in array) + "]"
-    return "[" + ",".join(["%.9g"] * len(array)) % tuple(array.tolist()) + "]"
+async def at_once(body: bytes) -> AsyncIterator[bytes]:
+    """One piece that is there already."""
+    yield body
+
+
+def _texts(states: Sequence[States] | States, encoding: Encoding) -> Iterator[bytes]:
+    if isinstance(states, np.ndarray):
+        yield from _base64(states) if encoding == "base64" else _numbers(states)
+        return
+    yield b"["
+    for position, array in enumerate(states):
+        yield from (b",",) if position else ()
+        yield from _texts(array, encoding)
+    yield b"]"
+
+
+def _base64(array: States) -> Iterator[bytes]:
+    flat = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8)
+    yield b'"'
+    for start in range(0, len(flat), _BASE64_BYTES):
+        yield base64.b64encode(flat[start : start + _BASE64_BYTES].data)
+    yield b'"'
+
+
+def _numbers(array: States) -> Iterator[bytes]:
+    if array.ndim == 1:  # a row at a time: one call for all would keep the interpreter from all other requests
+        yield ("[" + ",".join(["%.9g"] * len(array)) % tuple(array.tolist()) + "]").encode()
+        return
+    yield b"["
+    for position, part in enumerate(array):
+        yield from (b",",) if position else ()
+        yield from _numbers(part)
+    yield b"]"

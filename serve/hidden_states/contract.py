@@ -89,13 +89,14 @@ SERVER: tuple[Use, ...] = (
     Use(
         "vllm.entrypoints.serve.tokenize.protocol",
         "TokenizeCompletionRequest",
-        attributes=("prompt", "add_special_tokens"),
+        attributes=("prompt", "add_special_tokens", "build_tok_params"),
     ),
     Use(
         "vllm.entrypoints.serve.tokenize.protocol",
         "TokenizeChatRequest",
-        attributes=("messages", "add_generation_prompt"),
+        attributes=("messages", "add_generation_prompt", "build_tok_params"),
     ),
+    Use("vllm.renderers", "TokenizeParams", parameters=("max_total_tokens",)),
     Use("vllm.entrypoints.openai.completion.protocol", "CompletionRequest", attributes=("prompt", "stream")),
 )
 

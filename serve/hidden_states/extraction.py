@@ -1,10 +1,12 @@
 """From a valid request to its states: tokens, admission to the queue, the engine, and what can go wrong there."""
 
 import asyncio
+import dataclasses
+import functools
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +14,15 @@ import numpy as np
 from starlette.requests import Request
 
 from serve.hidden_states import protocol
+from serve.hidden_states.admission import Admission
 from serve.hidden_states.answer import States, check_finite
 from serve.hidden_states.capture import FAILURES
 from serve.hidden_states.limits import Limits
 from serve.hidden_states.protocol import KEY, ApiError, Layer, Pooling
 from serve.hidden_states.request import Ask
+
+# What vLLM calls a prompt in its error when it is too long, by its characters or by its tokens.
+_TOO_LONG = ("input_text", "input_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,12 @@ class Model:
 
 
 class Extractor:
-    """Gives the states of prompts; at most `limits.max_queued_prompts` of them are in the engine's hands."""
+    """Gives the states of prompts, as many at a time as `admission` lets in."""
 
     def __init__(self, engine: Any, model: Model, limits: Limits, *, models: Any, tokenization: Any) -> None:
         self.model = model
         self.limits = limits
-        self.in_flight_prompts = 0
+        self.admission = Admission(limits)
         self._engine = engine
         self._models = models
         self._tokenization = tokenization
@@ -70,9 +76,12 @@ class Extractor:
             protocol.check_compiled(layers, self.model.taps, self.model.num_layers, param)
 
     async def tokens(self, ask: Ask, raw_request: Request) -> list[list[int]]:
-        """The token ids of each prompt, by the model's own tokenizer and chat template. Raises ApiError 400."""
-        from vllm.entrypoints.serve.tokenize.protocol import TokenizeChatRequest, TokenizeCompletionRequest
+        """The token ids of each prompt, by the model's own tokenizer and chat template. Raises ApiError 400.
 
+        vLLM tokenizes in a thread of its own, and refuses by its length, before that, a text that the context cannot
+        hold even if all of it were the vocabulary's longest tokens.
+        """
+        text_request, chat_request = _bounded_requests()
         ids: list[list[Any]] = []
         for position, prompt in enumerate(ask.prompts or ask.chats):
             name = f"{ask.field}[{position}]"
@@ -81,12 +90,14 @@ class Extractor:
                 continue
             try:
                 request = (
-                    TokenizeCompletionRequest(prompt=prompt, add_special_tokens=ask.add_special_tokens)
+                    text_request(prompt=prompt, add_special_tokens=ask.add_special_tokens)
                     if isinstance(prompt, str)
-                    else TokenizeChatRequest(messages=list(prompt), add_generation_prompt=ask.add_generation_prompt)
+                    else chat_request(messages=list(prompt), add_generation_prompt=ask.add_generation_prompt)
                 )
                 answer = await self._tokenization.create_tokenize(request, raw_request)
             except Exception as error:
+                if getattr(error, "parameter", None) in _TOO_LONG:
+                    raise ApiError(400, f"{name}: {error}", name) from error
                 # Whatever a tokenizer or a chat template throws, it is this prompt that it cannot take.
                 raise ApiError(
                     400, f"{name}: the model's tokenizer or chat template refuses it: {str(error)[:300]}", name
@@ -105,6 +116,7 @@ class Extractor:
         layers: Sequence[Layer],
         pooling: Pooling,
         *,
+        held: ExitStack,
         adapter: Any = None,
         field: str = "prompts",
         request_id: str | None = None,
@@ -113,9 +125,9 @@ class Extractor:
 
         Raises ApiError: 413 when the answer would be too large, 429 when the queue is full, 500 when the capture
         failed or a value is not finite, 503 when the engine is dead, 504 after `limits.timeout_s`. A cancellation
-        aborts every prompt in the engine.
+        aborts every prompt in the engine. The room for the answer is given back when `held` is closed.
         """
-        protocol.check_size(
+        values = protocol.check_size(
             [len(ids) for ids in prompts],
             layers=len(layers),
             hidden_size=self.model.hidden_size,
@@ -126,38 +138,20 @@ class Extractor:
         wish = {"taps": [layer.tap for layer in layers], "pooling": pooling}
         # A client may use its request id twice; the engine must not see one twice.
         base = f"{request_id or 'hs'}-{uuid.uuid4().hex[:8]}"
-        with self._admitted(len(prompts), field):
-            try:
-                async with asyncio.timeout(self.limits.timeout_s), asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._one(ids, wish, f"{base}-{position}", adapter))
-                        for position, ids in enumerate(prompts)
-                    ]
-            except TimeoutError:
-                raise ApiError(504, f"No answer within {self.limits.timeout_s} s; the prompts were given up.") from None
-            except BaseExceptionGroup as group_error:
-                raise _explained(group_error) from group_error
+        held.enter_context(self.admission.room(values))
+        try:
+            async with asyncio.timeout(self.limits.timeout_s), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._one(ids, wish, f"{base}-{position}", adapter))
+                    for position, ids in enumerate(prompts)
+                ]
+        except TimeoutError:
+            raise ApiError(504, f"No answer within {self.limits.timeout_s} s; the prompts were given up.") from None
+        except BaseExceptionGroup as group_error:
+            raise _explained(group_error) from group_error
         states = [task.result() for task in tasks]
         check_finite(states, [layer.layer for layer in layers])
         return states
-
-    @contextmanager
-    def _admitted(self, prompts: int, field: str) -> Iterator[None]:
-        limit = self.limits.max_queued_prompts
-        if prompts > limit:
-            raise ApiError(413, f"{prompts} prompts never fit this server's queue of {limit}.", field)
-        if self.in_flight_prompts + prompts > limit:
-            raise ApiError(
-                429,
-                f"The queue is full: {self.in_flight_prompts} prompts wait or run, {prompts} more would pass the "
-                f"limit of {limit}.",
-                retry_after_s=1,
-            )
-        self.in_flight_prompts += prompts
-        try:
-            yield
-        finally:
-            self.in_flight_prompts -= prompts
 
     async def _one(self, ids: list[int], wish: dict[str, Any], request_id: str, adapter: Any) -> States:
         from vllm import SamplingParams
@@ -182,6 +176,26 @@ class Extractor:
             if output.finished:
                 return _array(output.outputs.data)
         raise ApiError(500, "The engine ended the request without an answer.")
+
+
+@functools.cache
+def _bounded_requests() -> tuple[Any, Any]:
+    """vLLM's requests to tokenize a text and a chat, held to the model's context; its own take any length."""
+    from vllm.entrypoints.serve.tokenize.protocol import TokenizeChatRequest, TokenizeCompletionRequest
+
+    class BoundedText(TokenizeCompletionRequest):  # type: ignore[misc, valid-type]
+        def build_tok_params(self, model_config: Any) -> Any:
+            return dataclasses.replace(
+                super().build_tok_params(model_config), max_total_tokens=model_config.max_model_len
+            )
+
+    class BoundedChat(TokenizeChatRequest):  # type: ignore[misc, valid-type]
+        def build_tok_params(self, model_config: Any) -> Any:
+            return dataclasses.replace(
+                super().build_tok_params(model_config), max_total_tokens=model_config.max_model_len
+            )
+
+    return BoundedText, BoundedChat
 
 
 def _array(tensor: Any) -> States:

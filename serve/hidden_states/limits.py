@@ -14,13 +14,15 @@ PREFIX = "NBRIDGE_HIDDEN_"
 class Limits:
     """Bounds of `/v1/hidden_states`; each is set by NBRIDGE_HIDDEN_<NAME>, in units of the name.
 
-    A value is one 32-bit float: 8,388,608 of them are 32 MiB in the engine and about 100 MiB as JSON.
+    A value is one 32-bit float: 8,388,608 of them are 32 MiB, and about 100 MiB on the wire as JSON. A request counts
+    as queued until its answer has been written; `max_queued_values` is of the large answers.
     """
 
     max_body_bytes: int = 8 << 20
     max_prompts: int = 256
     max_values: int = 8 << 20
     max_queued_prompts: int = 1024
+    max_queued_values: int = 32 << 20
     timeout_s: int = 120
 
     @classmethod

@@ -111,8 +111,8 @@ def check_ids(prompts: Sequence[Sequence[int]], *, vocabulary: int, max_model_le
 
 def check_size(
     lengths: Sequence[int], *, layers: int, hidden_size: int, pooling: Pooling, max_values: int, field: str
-) -> None:
-    """Raise ApiError 413 with the numbers when an answer would hold more than `max_values` floats."""
+) -> int:
+    """How many floats an answer will hold. Raises ApiError 413 with the numbers when more than `max_values`."""
     rows = sum(lengths) if pooling == "all" else len(lengths)
     values = rows * layers * hidden_size
     if values > max_values:
@@ -123,6 +123,7 @@ def check_size(
             f"{max_values} at most. Ask for fewer {unit} or layers{' or pool' if pooling == 'all' else ''}.",
             "pooling" if pooling == "all" else field,
         )
+    return values
 
 
 def check_compiled(ask: Sequence[Layer], taps: Sequence[int], num_layers: int, param: str) -> None:

@@ -1,18 +1,20 @@
 """`POST /v1/completions` with the deployment guide's `output_hidden_states`: vLLM's own answer plus the states."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from serve.hidden_states.answer import rows
+from serve.hidden_states.answer import States
 from serve.hidden_states.extraction import Extractor
 from serve.hidden_states.protocol import DEFAULT_LAYER, ApiError, resolve
 from serve.hidden_states.request import Ask, parse
-from serve.plugin.routes import answered, extractor_of, unless_gone
+from serve.plugin.routes import answered, extractor_of, unless_gone, written
 from serve.plugin.telemetry import RequestRecord
 
 ROUTE = "/v1/completions"
@@ -35,21 +37,22 @@ async def with_states(
     prefix cache for the completion.
     """
 
-    async def work(record: RequestRecord) -> Response:
+    async def work(record: RequestRecord, held: ExitStack) -> Response:
         extractor = extractor_of(raw_request)
-        layer, ask = _ask(request, extractor)
+        layer, ask = await asyncio.to_thread(_ask, request, extractor)
         record.model, record.layers = ask.model or extractor.model.name, [ask.layers[0].layer]
-        vectors: list[Any] = []
+        vectors: list[States] = []
 
         async def capture() -> Response:
             adapter = extractor.adapter(ask.model)
             extractor.check_layers(ask.layers, "hidden_state_layer")
+            held.enter_context(extractor.admission.place(len(ask.prompts), "prompt"))
             prompts = await extractor.tokens(ask, raw_request)
             record.prompt_tokens = [len(ids) for ids in prompts]
             states = await extractor.states(
-                prompts, ask.layers, "last", adapter=adapter, field="prompt", request_id=record.request_id
+                prompts, ask.layers, "last", held=held, adapter=adapter, field="prompt", request_id=record.request_id
             )
-            vectors.extend(rows(array[0]) for array in states)
+            vectors.extend(array[0] for array in states)
             return Response()
 
         await unless_gone(raw_request, capture())
@@ -58,10 +61,9 @@ async def with_states(
             return Response(status_code=499)
         if response.status_code != 200:
             return response
-        document = json.loads(bytes(response.body))
-        document["hidden_states"] = vectors[0] if _is_single(request.prompt) else vectors
-        document["hidden_state_layer"] = layer
-        return JSONResponse(document)
+        document = json.loads(bytes(response.body)) | {"hidden_state_layer": layer}
+        states = vectors[0] if _is_single(request.prompt) else vectors
+        return written(document, states, stall_s=extractor.limits.timeout_s)
 
     return await answered(raw_request, ROUTE, work)
 

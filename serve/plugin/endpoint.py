@@ -10,6 +10,7 @@ after the contract has been checked.
 
 import importlib
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,7 +28,7 @@ from serve.hidden_states.limits import Limits
 from serve.plugin import completions, routes
 from serve.plugin.engine_health import Vitals, samples_of, stall_limit_s
 from serve.plugin.journal import Journal, RequestLog, follow_engine
-from serve.plugin.middleware import ErrorShape
+from serve.plugin.key import KEY_VARIABLE, KeyGuard
 from serve.plugin.telemetry import log_terms, set_up_logging
 
 WORKER_CLS = "serve.hidden_states.worker.Worker"
@@ -58,7 +59,6 @@ class Plugin:
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Ask the engine what it can capture. Raises SettingsError for a bad limit, ContractError for a bad vLLM."""
-        del args
         log_format, log_prompts = log_terms()
         set_up_logging(log_format)
         tokenization = getattr(state, "serving_tokenization", None) or getattr(
@@ -86,7 +86,7 @@ class Plugin:
         vitals.start()
         if self._app is not None:
             # Here and not in attach_router, so that it goes around vLLM's check of the API key.
-            _wrap(self._app, journal)
+            _wrap(self._app, journal, api_keys(args))
         _log.info("Hidden states: %s, %s", model.describe(), extractor.limits)
 
 
@@ -175,10 +175,17 @@ def _wrap_completions(app: FastAPI, vllm_route: APIRoute) -> None:
     )
 
 
-def _wrap(app: FastAPI, journal: Journal) -> None:
-    """Put ErrorShape around all of the app, and the journal around that; vLLM may have built its middleware by now."""
+def api_keys(args: Namespace) -> list[str]:
+    """The keys that vLLM was given, by the same rule: --api-key before $VLLM_API_KEY; none leaves the server open."""
+    return [key for key in (getattr(args, "api_key", None) or [os.environ.get(KEY_VARIABLE)]) if key]
+
+
+def _wrap(app: FastAPI, journal: Journal, keys: list[str]) -> None:
+    """Put the key's guard around all of the app, and the journal around that, which thus also has what was refused."""
     if app.middleware_stack is None:
-        app.add_middleware(ErrorShape)
+        if keys:
+            app.add_middleware(KeyGuard, keys=keys)
         app.add_middleware(RequestLog, journal=journal)
-    else:
-        app.middleware_stack = RequestLog(ErrorShape(app.middleware_stack), journal)
+    else:  # vLLM has built its middleware by now
+        inner = KeyGuard(app.middleware_stack, keys) if keys else app.middleware_stack
+        app.middleware_stack = RequestLog(inner, journal)

@@ -1,8 +1,9 @@
 """The journal of requests: one line when a request comes, one when it ends, and what ended lately.
 
-An ASGI layer around the whole app sees arrival, status, first byte and end of every POST under /v1. What the engine did
-for it (tokens, queue, first token) comes from following the engine's own outputs, so that streams have it too. The text
-of a prompt is in no line unless `log_prompts` is set.
+An ASGI layer around the whole app sees arrival, status, first byte and end of every request that may compute or change
+something, which is all but the reading ones. What the engine did for it (tokens, queue, first token) comes from
+following the engine's own outputs, so that streams have it too. The text of a prompt is in no line unless `log_prompts`
+is set.
 """
 
 import asyncio
@@ -19,11 +20,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.plugin.held import ABORT
 from serve.plugin.telemetry import request_line
 
 REMEMBERED = 20_000
 PARSED_BYTES = 1 << 20  # of larger bodies the log tells only their size
 STATES_ROUTE = "/v1/hidden_states"
+ROUTE_LIMIT = 200  # characters of a path that a client may have made up
+SWITCHED, REFUSED_SOCKET = 101, 403  # what a WebSocket's client sees as HTTP status
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -121,21 +126,27 @@ class RequestLog:
         self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+        if not _is_kept(scope):
             await self._app(scope, receive, send)
             return
         journal = self._journal
-        exchange = Exchange(_named(scope), scope["path"], journal.clock())
-        receive = _Reading(receive, exchange, journal)
+        exchange = Exchange(_named(scope), scope["path"][:ROUTE_LIMIT], journal.clock())
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 _mark(message, exchange.request_id)
+            elif message["type"] == "websocket.accept":
+                exchange.status, exchange.answered = SWITCHED, True
+            elif message["type"] == "websocket.close" and exchange.status is None:
+                exchange.status, exchange.answered = REFUSED_SOCKET, True
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 exchange.answered = True
 
+        if abort := getattr(getattr(getattr(receive, "__self__", None), "transport", None), "abort", None):
+            scope[ABORT] = abort  # uvicorn's own way to end a connection: an ASGI app has none
+        receive = _Reading(receive, exchange, journal)
         token = _current.set(exchange)
         journal.in_work += 1
         try:
@@ -173,6 +184,11 @@ class _Reading:
                 self._journal.came(self._exchange, self._size)
                 self._parts.clear()
         return message
+
+
+def _is_kept(scope: Scope) -> bool:
+    """Whether a request is written down: it may compute or change something."""
+    return scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in _READING)
 
 
 def follow_engine(engine: Any) -> None:

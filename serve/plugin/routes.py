@@ -6,24 +6,29 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serve.hidden_states import answer
+from serve.hidden_states.admission import SMALL_VALUES
 from serve.hidden_states.extraction import Extractor
-from serve.hidden_states.protocol import ApiError
+from serve.hidden_states.protocol import ApiError, Encoding
 from serve.hidden_states.request import Ask, parse
 from serve.plugin.engine_health import Vitals
+from serve.plugin.held import Held
 from serve.plugin.telemetry import IN_FLIGHT, RequestRecord
 
 STATE = "nbridge_hidden_states"
 VITALS = "nbridge_vitals"
 ROUTE = "/v1/hidden_states"
-# From this many values on, an answer is written in a thread, so that no other request waits for it.
-INLINE_VALUES = 1 << 16
+# A body of more bytes is read in a thread, so that no other request waits for it.
+INLINE_BYTES = 1 << 16
 # A client that sends too large a body gets to read the answer only if its body is read; for so many times the limit.
 DRAIN_FACTOR = 8
 CLIENT_GONE = 499
@@ -44,13 +49,13 @@ def extractor_of(request: Request) -> Extractor:
 async def hidden_states(raw_request: Request) -> Response:
     """The hidden states of prompts, at any layers, pooled or of every token."""
 
-    async def work(record: RequestRecord) -> Response:
+    async def work(record: RequestRecord, held: ExitStack) -> Response:
         extractor = extractor_of(raw_request)
-        document = await _document(raw_request, extractor.limits.max_body_bytes)
-        ask = parse(document, num_layers=extractor.model.num_layers, max_prompts=extractor.limits.max_prompts)
+        body = await _body(raw_request, extractor.limits.max_body_bytes)
+        ask = _ask(body, extractor) if len(body) <= INLINE_BYTES else await asyncio.to_thread(_ask, body, extractor)
         record.pooling, record.layers = ask.pooling, [layer.layer for layer in ask.layers]
         record.model = ask.model or extractor.model.name
-        return await unless_gone(raw_request, _answer(extractor, ask, record, raw_request))
+        return await unless_gone(raw_request, _answer(extractor, ask, record, raw_request, held))
 
     return await answered(raw_request, ROUTE, work)
 
@@ -96,26 +101,48 @@ async def _verdict(raw_request: Request, vllm_health: Callable[[Request], Awaita
         return 503
 
 
-async def answered(raw_request: Request, route: str, work: Callable[[RequestRecord], Awaitable[Response]]) -> Response:
-    """The response of `work`, or its error in OpenAI's shape; counted, logged and marked with the request's id."""
+@dataclass
+class _End:
+    """How a request has ended, written down once: when its answer is written, or will not be."""
+
+    record: RequestRecord
+    started_s: float
+    status: int = CLIENT_GONE
+    param: str | None = None
+
+    def write_down(self) -> None:
+        self.record.log(seconds=time.perf_counter() - self.started_s, status=self.status, param=self.param)
+
+    def is_cut(self) -> None:
+        self.status = CLIENT_GONE
+
+
+async def answered(
+    raw_request: Request, route: str, work: Callable[[RequestRecord, ExitStack], Awaitable[Response]]
+) -> Response:
+    """The response of `work`, or its error in OpenAI's shape; counted, logged and marked with the request's id.
+
+    What `work` enters into its stack is left when the response has been written, or cannot be.
+    """
     given = raw_request.headers.get("x-request-id", "")
     record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else f"hs-{uuid.uuid4().hex}", route)
-    started_s = time.perf_counter()
-    param = None
+    end = _End(record, time.perf_counter())
     response = Response(status_code=CLIENT_GONE)
-    try:
-        with IN_FLIGHT.track_inprogress():
-            response = await work(record)
-    except (_ClientGone, ClientDisconnect):
-        pass
-    except ApiError as error:
-        response, param = error_response(error, record.request_id), error.param
-    except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer in the one shape
-        _log.exception("Request %s failed", record.request_id)
-        response = error_response(ApiError(500, "The server failed; its log has the reason."), record.request_id)
-    finally:
-        # Also when the server itself cancels the request.
-        record.log(seconds=time.perf_counter() - started_s, status=response.status_code, param=param)
+    with ExitStack() as held:
+        held.callback(end.write_down)  # also when the server itself cancels the request
+        held.enter_context(IN_FLIGHT.track_inprogress())
+        try:
+            response = await work(record, held)
+        except (_ClientGone, ClientDisconnect):
+            pass
+        except ApiError as error:
+            response, end.param = error_response(error, record.request_id), error.param
+        except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer in the one shape
+            _log.exception("Request %s failed", record.request_id)
+            response = error_response(ApiError(500, "The server failed; its log has the reason."), record.request_id)
+        end.status = response.status_code
+        if isinstance(response, Held):
+            response.held, response.cut = held.pop_all(), end.is_cut
     response.headers["X-Request-Id"] = record.request_id
     return response
 
@@ -142,15 +169,39 @@ async def unless_gone(raw_request: Request, work: Coroutine[Any, Any, Response])
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _answer(extractor: Extractor, ask: Ask, record: RequestRecord, raw_request: Request) -> Response:
+def written(document: dict[str, Any], states: Any, *, encoding: Encoding = "float", stall_s: float) -> Held:
+    """The response with `document` and `states` (see answer.pieces): a small one whole, a large one piece by piece."""
+    arrays: Sequence[answer.States] = (states,) if isinstance(states, np.ndarray) else states
+    pieces = answer.pieces(document, states, encoding)
+    if sum(array.size for array in arrays) > SMALL_VALUES:
+        return Held(answer.in_threads(pieces), stall_s=stall_s)
+    body = b"".join(pieces)
+    return Held(answer.at_once(body), stall_s=stall_s, headers={"Content-Length": str(len(body))})
+
+
+def _ask(body: bytes, extractor: Extractor) -> Ask:
+    """The valid request that a body holds. Raises ApiError 400 or 413."""
+    try:
+        document = json.loads(body)
+    except RecursionError:
+        raise ApiError(400, "The body is nested too deeply.") from None
+    except ValueError as error:
+        raise ApiError(400, f"The body is no valid JSON: {error}") from None
+    return parse(document, num_layers=extractor.model.num_layers, max_prompts=extractor.limits.max_prompts)
+
+
+async def _answer(
+    extractor: Extractor, ask: Ask, record: RequestRecord, raw_request: Request, held: ExitStack
+) -> Response:
     adapter = extractor.adapter(ask.model)
-    param = "layer" if ask.one_layer else "layers"
-    extractor.check_layers(ask.layers, param)
+    extractor.check_layers(ask.layers, "layer" if ask.one_layer else "layers")
+    held.enter_context(extractor.admission.place(len(ask.prompts) + len(ask.chats), ask.field))
     prompts = await extractor.tokens(ask, raw_request)
     lengths = record.prompt_tokens = [len(ids) for ids in prompts]
-    states = await extractor.states(
-        prompts, ask.layers, ask.pooling, adapter=adapter, field=ask.field, request_id=record.request_id
+    found = await extractor.states(
+        prompts, ask.layers, ask.pooling, held=held, adapter=adapter, field=ask.field, request_id=record.request_id
     )
+    states = [array[0] for array in found] if ask.one_layer else found
     document = {
         "object": "hidden_states",
         "id": record.request_id,
@@ -166,16 +217,13 @@ async def _answer(extractor: Extractor, ask: Ask, record: RequestRecord, raw_req
             "dtype": extractor.model.dtype,
         },
         "usage": {"prompt_tokens": sum(lengths), "total_tokens": sum(lengths)},
+        "shapes": [list(array.shape) for array in states],
     }
-    if sum(array.size for array in states) < INLINE_VALUES:
-        body = answer.body(document, states, one_layer=ask.one_layer, encoding=ask.encoding)
-    else:
-        body = await asyncio.to_thread(answer.body, document, states, one_layer=ask.one_layer, encoding=ask.encoding)
-    return Response(body, media_type="application/json")
+    return written(document, states, encoding=ask.encoding, stall_s=extractor.limits.timeout_s)
 
 
-async def _document(request: Request, max_body_bytes: int) -> Any:
-    """The request's JSON body. Raises ApiError 400, 413 or 415."""
+async def _body(request: Request, max_body_bytes: int) -> bytes:
+    """The request's body, said to be JSON. Raises ApiError 413 or 415."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"The content type must be application/json, not {kind[:64]!r}.")
@@ -188,12 +236,7 @@ async def _document(request: Request, max_body_bytes: int) -> Any:
             break
     if size > max_body_bytes:
         raise ApiError(413, f"The body has {size} bytes or more; this server reads {max_body_bytes} at most.")
-    try:
-        return json.loads(b"".join(chunks))
-    except RecursionError:
-        raise ApiError(400, "The body is nested too deeply.") from None
-    except ValueError as error:
-        raise ApiError(400, f"The body is no valid JSON: {error}") from None
+    return b"".join(chunks)
 
 
 async def _gone(request: Request) -> None:

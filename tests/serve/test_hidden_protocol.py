@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve.errors import SettingsError
 from serve.hidden_states import protocol
-from serve.hidden_states.answer import body, check_finite, rows
+from serve.hidden_states.answer import PIECE_BYTES, check_finite, pieces
 from serve.hidden_states.limits import Limits
 from serve.hidden_states.protocol import FINAL_NORM, ApiError, Layer, resolve
 from serve.hidden_states.request import Ask, parse
@@ -216,12 +216,12 @@ VALUES = np.array([[[0.1, -2.0, 3e-30]], [[1 / 3, 1e20, -0.0]]], dtype=np.float3
 @pytest.mark.parametrize("one_layer", [True, False])
 def test_an_answer_gives_every_bit_back(encoding: Any, one_layer: bool):
     # A document whose own text looks like the place where the states go.
-    document = {"model": '"@states@"', "note": "@states@"}
-    parsed = json.loads(body(document, [VALUES, VALUES[:, :, :1]], one_layer=one_layer, encoding=encoding))
-    assert {key: parsed[key] for key in document} == document
+    document = {"model": '"hidden_states": null}', "note": {"hidden_states": None}}
     expected = [array[0] if one_layer else array for array in (VALUES, VALUES[:, :, :1])]
-    assert parsed["shapes"] == [list(array.shape) for array in expected]
-    for found, array, shape in zip(parsed["hidden_states"], expected, parsed["shapes"], strict=True):
+    parsed = json.loads(b"".join(pieces(document, expected, encoding)))
+    assert {key: parsed[key] for key in document} == document
+    for found, array in zip(parsed["hidden_states"], expected, strict=True):
+        shape = array.shape
         if encoding == "base64":
             import base64
 
@@ -234,7 +234,24 @@ def test_an_answer_gives_every_bit_back(encoding: Any, one_layer: bool):
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_nine_digits_are_enough(values: list[float]):
     array = np.array(values, dtype=np.float32)
-    assert np.array_equal(np.array(rows(array), dtype=np.float32), array)
+    parsed = json.loads(b"".join(pieces({}, array)))  # one array stands for itself
+    assert np.array_equal(np.array(parsed["hidden_states"], dtype=np.float32), array)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_a_large_answer_comes_in_pieces_that_are_small(encoding: Any):
+    array = np.random.default_rng(0).standard_normal((3, 50, 1000), dtype=np.float32)
+    made = list(pieces({"a": "ü"}, [array, array[:1]], encoding))
+    # One row of 1,000 numbers, or one step of base64, may come on top of a full piece.
+    assert len(made) > 10
+    assert max(map(len, made)) < 3 * PIECE_BYTES
+    parsed = json.loads(b"".join(made))
+    found = parsed["hidden_states"][0]
+    if encoding == "base64":
+        import base64
+
+        found = np.frombuffer(base64.b64decode(found), "<f4").reshape(array.shape)
+    assert np.array_equal(np.array(found, dtype=np.float32), array)
 
 
 def test_values_that_are_not_finite_are_an_error_naming_prompt_and_layer():
