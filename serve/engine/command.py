@@ -20,6 +20,7 @@ SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 DEFAULT_CPU_KV_CACHE_GIB = 1
 WORKER_CLS = "serve.hidden_states.worker.Worker"
 PLUGIN = "nbridge"
+KEY_GUARD = "serve.plugin.key.KeyGuard"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ def build(settings: EngineSettings, *, device: Device, python: str = sys.executa
     if settings.lora_modules:
         modules = sorted(settings.lora_modules.items())
         arguments += ["--lora-modules", *(json.dumps({"name": name, "path": path}) for name, path in modules)]
+    if settings.api_key_env and not settings.is_hooked:
+        # The plugin brings the guard itself; without it vLLM's own check would leave /invocations and more open.
+        arguments += ["--middleware", KEY_GUARD]
     # vLLM reports its use to its makers unless it is told not to.
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if device == "cpu":

@@ -183,13 +183,13 @@ def _bounded_requests() -> tuple[Any, Any]:
     """vLLM's requests to tokenize a text and a chat, held to the model's context; its own take any length."""
     from vllm.entrypoints.serve.tokenize.protocol import TokenizeChatRequest, TokenizeCompletionRequest
 
-    class BoundedText(TokenizeCompletionRequest):  # type: ignore[misc, valid-type]
+    class BoundedText(TokenizeCompletionRequest):  # type: ignore[misc]
         def build_tok_params(self, model_config: Any) -> Any:
             return dataclasses.replace(
                 super().build_tok_params(model_config), max_total_tokens=model_config.max_model_len
             )
 
-    class BoundedChat(TokenizeChatRequest):  # type: ignore[misc, valid-type]
+    class BoundedChat(TokenizeChatRequest):  # type: ignore[misc]
         def build_tok_params(self, model_config: Any) -> Any:
             return dataclasses.replace(
                 super().build_tok_params(model_config), max_total_tokens=model_config.max_model_len

@@ -21,14 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.prepare import prepare
-from serve.engine.server import Server, start
-from serve.engine.settings import parse
+from serve.engine.server import Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 LAYERS: list[int | str] = ["embeddings", 0, 1, -2, -1, "final_norm"]
-KEY = "a key for the tests"
 
 
 @pytest.fixture(scope="module")
@@ -36,45 +34,22 @@ def checkpoint() -> str:
     return prepare("demo-1m").path
 
 
-@pytest.fixture(scope="module")
-def precise(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server in 32 bit, split over two processes, short of everything: chunks of 256 tokens, 48 KV blocks of 32.
-
-    Six streams of 400 tokens do not fit its cache together, so requests are preempted. It wants a key.
-    """
-    os.environ["NBRIDGE_TEST_KEY"] = KEY
-    two = (os.cpu_count() or 1) >= 2
-    values = {
-        "model": checkpoint,
-        "served_model_name": "demo-1m",
-        "port": 0,
-        "api_key_env": "NBRIDGE_TEST_KEY",
-        "dtype": "float32",
-        "max_num_batched_tokens": 256,
-        "max_num_seqs": 16,
-        "block_size": 32,
-        "tensor_parallel_size": 2 if two else 1,
-        "enable_prefix_caching": True,
-        "environment": {
-            "NBRIDGE_HIDDEN_MAX_VALUES": "1000000",
-            "NBRIDGE_HIDDEN_MAX_PROMPTS": "64",
-            # One core for each process; by itself vLLM wants a memory node for each.
-            **({"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if two else {}),
-        },
-        "extra_args": ["--num-gpu-blocks-override", "48"],
-    }
-    with start(parse(values, "the tests"), log_path=tmp_path_factory.mktemp("precise") / "server.log") as server:
-        yield server
-    del os.environ["NBRIDGE_TEST_KEY"]
+@pytest.fixture
+def precise(keyed_server: Server) -> Server:
+    return keyed_server
 
 
 def client_of(server: Server, **options: Any) -> httpx.Client:
     return httpx.Client(base_url=server.base_url, timeout=120, trust_env=False, **options)
 
 
+def key_of(server: Server) -> dict[str, str]:
+    return {"Authorization": f"Bearer {os.environ[server.api_key_env or '']}"}
+
+
 @pytest.fixture
 def client(precise: Server) -> Iterator[httpx.Client]:
-    with client_of(precise, headers={"Authorization": f"Bearer {KEY}"}) as opened:
+    with client_of(precise, headers=key_of(precise)) as opened:
         yield opened
 
 
@@ -142,7 +117,7 @@ async def under_load(server: Server, requests: list[dict[str, Any]]) -> list[htt
         base_url=server.base_url,
         timeout=300,
         trust_env=False,
-        headers={"Authorization": f"Bearer {KEY}"},
+        headers=key_of(server),
         limits=httpx.Limits(max_connections=100),
     ) as client:
         streams = [asyncio.create_task(stream(client, seed)) for seed in range(6)]

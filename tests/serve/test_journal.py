@@ -135,6 +135,44 @@ def test_a_request_and_its_answer_have_a_line_each(caplog: pytest.LogCaptureFixt
     assert (journal.in_work, len(journal.ended_since(100.0)), journal.ended_since(100.5)) == (0, 1, [])
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    "route", ["/invocations", "/tokenize", "/scale_elastic_ep", "/v1/load_lora_adapter", "/" + "x" * 999]
+)
+def test_every_route_that_may_change_something_is_written_down(
+    method: str, route: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal()
+
+    async def run() -> None:
+        transport = httpx.ASGITransport(app_of(FakeEngine(), journal))
+        async with httpx.AsyncClient(transport=transport, base_url="http://fake") as client:
+            assert (await client.request(method, route, json={"prompt": SECRET})).status_code == 404
+            for reading in ("GET", "HEAD", "OPTIONS"):
+                await client.request(reading, route)
+
+    asyncio.run(run())
+    last = lines_of(caplog)[-1]
+    assert (last["route"], last["status"], last["outcome"]) == (route[:200], 404, "refused")
+    assert len(journal.ended_since(0)) == 1
+    assert SECRET not in caplog.text
+
+
+def test_a_websocket_is_written_down_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def socket(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"} if scope["path"] == "/v1/realtime" else {"type": "websocket.close"})
+
+    async def nothing(*_: Any) -> Any:
+        return {"type": "websocket.connect"}
+
+    for path in ("/v1/realtime", "/elsewhere"):
+        asyncio.run(RequestLog(socket, Journal())({"type": "websocket", "path": path, "headers": []}, nothing, nothing))
+    assert [(one["route"], one["status"], one["outcome"]) for one in lines_of(caplog)] == [
+        ("/v1/realtime", 101, "ok"),
+        ("/elsewhere", 403, "refused"),
+    ]
+
+
 def test_prompts_are_logged_only_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(post(app_of(FakeEngine(), Journal(log_prompts=True)), {"prompt": SECRET}))
     assert lines_of(caplog)[0]["text"] == SECRET

@@ -7,6 +7,7 @@ import pytest
 from serve.engine.command import build, served_name
 from serve.engine.options import OWNED_OPTIONS
 from serve.engine.settings import EngineSettings, Speculative
+from serve.plugin.key import KeyGuard
 
 FULL = EngineSettings(
     model="/models/big",
@@ -130,6 +131,14 @@ def test_the_key_is_neither_in_argv_nor_in_the_environment_additions(monkeypatch
     assert command.secrets == {"VLLM_API_KEY": "MY_KEY"}
 
 
+def test_a_key_guards_the_whole_server_with_the_plugin_and_without():
+    hooked = build(EngineSettings(model="m", api_key_env="MY_KEY"), device="cpu")
+    assert "--middleware" not in hooked.argv  # the plugin brings the guard
+    plain = build(EngineSettings(model="m", api_key_env="MY_KEY", hidden_states=False), device="cpu")
+    assert plain.argv[plain.argv.index("--middleware") + 1] == f"{KeyGuard.__module__}.{KeyGuard.__qualname__}"
+    assert "--middleware" not in build(EngineSettings(model="m", hidden_states=False), device="cpu").argv
+
+
 def test_settings_may_add_to_the_environment():
     command = build(EngineSettings(model="m", environment={"VLLM_NO_USAGE_STATS": "0", "X": "1"}), device="cpu")
     assert command.environment["VLLM_NO_USAGE_STATS"] == "0"
@@ -144,7 +153,8 @@ def test_the_served_name_is_the_directory_or_the_hub_name():
 
 def test_every_option_we_write_is_kept_from_extra_arguments():
     for option in options(build(FULL, device="gpu").argv[3:-2]):
-        assert option.replace("--no-", "--") in OWNED_OPTIONS
+        # Of middleware there may be more than ours; vLLM takes all of it.
+        assert option.replace("--no-", "--") in {*OWNED_OPTIONS, "--middleware"}
 
 
 @pytest.mark.engine
