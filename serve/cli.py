@@ -15,7 +15,8 @@ import typer
 
 from serve.engine import server
 from serve.engine.command import Command, build, detect_device
-from serve.engine.settings import EngineSettings, load_profile, parse
+from serve.engine.passed_on import PassedOn, sort_out
+from serve.engine.settings import EngineSettings, from_text, load_profile, parse
 from serve.errors import SettingsError
 
 _PHASES = {
@@ -31,7 +32,7 @@ _PHASES = {
 
 def serve(
     extra: Annotated[
-        list[str] | None, typer.Argument(help="After --: more options for vLLM.", metavar="[-- VLLM OPTIONS]")
+        list[str] | None, typer.Argument(help="After --: options as vLLM has them.", metavar="[-- VLLM OPTIONS]")
     ] = None,
     *,
     profile: Annotated[Path | None, typer.Option(help="TOML file with engine settings.")] = None,
@@ -115,13 +116,10 @@ def serve(
     if speculative_model:
         who = {"method": "ngram"} if speculative_model == "ngram" else {"model": speculative_model}
         flags["speculative"] = {**who, "num_speculative_tokens": num_speculative_tokens}
-    if extra and not extra[0].startswith("-"):
-        raise SettingsError(
-            f"{extra[0]!r} stands alone: a model is named by --model {extra[0]}, options for vLLM follow after --."
-        )
-    settings = load_profile(profile, flags=flags)
-    if extra:
-        merged = {**settings.model_dump(mode="json"), "extra_args": [*settings.extra_args, *extra]}
+    passed_on = sort_out(extra or ())
+    settings = load_profile(profile, flags=_together(flags, passed_on))
+    if passed_on.rest:
+        merged = {**settings.model_dump(mode="json"), "extra_args": [*settings.extra_args, *passed_on.rest]}
         settings = parse(merged, "the command line after --")
     settings = _resolve(settings)
     if settings.hidden_states and settings.hidden_states_obstacle:
@@ -134,6 +132,17 @@ def serve(
         _run(settings, log_path, start_timeout_s=start_timeout_s, drain_s=drain_s, show_log=show_log, as_json=as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _together(flags: dict[str, Any], passed_on: PassedOn) -> dict[str, Any]:
+    """The flags and what stands after `--` for the same settings. Raises SettingsError when they contradict."""
+    found = dict(flags)
+    for name, said in passed_on.settings.items():
+        value = from_text(name, said, "after --") if isinstance(said, str) else said
+        if found.get(name) not in (None, value):
+            raise SettingsError(f"{name} is {found[name]!r} before -- and {value!r} after it; say it once.")
+        found[name] = value
+    return found
 
 
 def _layers(text: str) -> list[int | str]:

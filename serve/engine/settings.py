@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from serve.engine.options import extra_arg_problem, passes_option
+from serve.engine.options import extra_args_problem, holds_secret, passes_option
 from serve.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "NBRIDGE_SERVE_"
+PROFILE_LIMIT_BYTES = 1 << 20
 
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -116,10 +118,10 @@ class EngineSettings(BaseModel):
     @field_validator("environment")
     @classmethod
     def _holds_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
+        for name, text in value.items():
             if not _VARIABLE_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not an environment variable's name")
-            if _SECRET_NAME.search(name):
+            if _SECRET_NAME.search(name) or holds_secret(text):
                 raise ValueError(
                     f"{name} looks like a secret, and settings are written into run folders; "
                     "set it in the shell's environment, the server inherits it"
@@ -131,9 +133,8 @@ class EngineSettings(BaseModel):
     @field_validator("extra_args")
     @classmethod
     def _does_not_override(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for position, argument in enumerate(value):
-            if problem := extra_arg_problem(argument, first=position == 0):
-                raise ValueError(problem)
+        if problem := extra_args_problem(value):
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")
@@ -248,7 +249,7 @@ def load_profile(
     for variable, text in (os.environ if environ is None else environ).items():
         if variable.startswith(ENVIRONMENT_PREFIX):
             key, origin = variable.removeprefix(ENVIRONMENT_PREFIX).lower(), f"environment variable {variable}"
-            values[key] = _from_text(key, text, origin)
+            values[key] = from_text(key, text, origin)
             origins[key] = origin
     for key, value in (flags or {}).items():
         if value is not None:
@@ -258,14 +259,23 @@ def load_profile(
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        kind = path.stat().st_mode
+        # A pipe is what a shell makes of <(…); a device may never end.
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            raise SettingsError(f"The profile {path} is no file but {'a folder' if path.is_dir() else 'a device'}.")
+        with path.open("rb") as file:
+            content = file.read(PROFILE_LIMIT_BYTES + 1)
+        if len(content) > PROFILE_LIMIT_BYTES:
+            raise SettingsError(f"The profile {path} is larger than {PROFILE_LIMIT_BYTES >> 20} MiB: no settings file.")
+        return tomllib.loads(content.decode())
     except OSError as error:
         raise SettingsError(f"The profile {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"The profile {path} is not valid TOML: {error}.") from None
 
 
-def _from_text(key: str, text: str, origin: str) -> object:
+def from_text(key: str, text: str, origin: str) -> object:
+    """The value that a text means for a setting; lists and tables are JSON. Raises SettingsError naming the origin."""
     field = EngineSettings.model_fields.get(key)
     if field is None:
         raise SettingsError(_unknown(origin, key, text, EngineSettings))
@@ -300,6 +310,8 @@ def _explain(error: Any, origins: Mapping[str, str], source: str) -> str:
     if error["type"] == "extra_forbidden":
         owner = Speculative if len(location) > 1 else EngineSettings
         return _unknown(origin, location[-1], error["input"], owner)
+    if error["type"] == "value_error" and location[0] in ("extra_args", "environment"):
+        return f"{origin}: {key}: {_expected(error)}."  # what they hold may be a secret
     return f"{origin}: {key} = {error['input']!r}: {_expected(error)}."
 
 

@@ -157,12 +157,30 @@ def test_the_command_can_be_printed(environment, tmp_path):
         ([], "model is not set"),
         (["--model", "demo-100m", "--max-num-seqs", "0"], "flag --max-num-seqs"),
         (["--model", "demo-100m", "--host", "0.0.0.0"], "api_key_env"),
-        (["--model", "demo-100m", "--", "--api-key", "x"], "'--api-key' belongs to"),
+        (["--model", "demo-100m", "--", "--api-key", "x"], "What --api-key takes is a secret"),
         (["--model", "demo-100"], "demo-100m"),
-        (["demo-100m"], "--model demo-100m"),
+        (["demo-100m", "--model", "demo-1m"], "model is 'demo-1m' before -- and 'demo-100m' after it"),
+        (["--model", "demo-100m", "--max-num-seqs", "4", "--", "--max-num-seqs", "8"], "max_num_seqs is 4 before --"),
+        (["--model", "demo-100m", "--", "--max-num-seqs", "many"], "after --: max_num_seqs = 'many'"),
+        (["--model", "demo-100m", "--", "--hf-token", "hf_AbCdEfGhIjKlMnOpQr"], "environment variable HF_TOKEN"),
+        (["--profile", "/dev/zero"], "no file but a device"),
     ],
 )
 def test_bad_usage_is_2(environment, tmp_path, arguments, words):
     done = run(environment, tmp_path, *arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert words in done.stderr
+    assert "AbCdEf" not in done.stdout + done.stderr
+
+
+def test_options_of_vllm_after_the_dashes_set_what_is_ours(environment, tmp_path):
+    done = run(
+        environment, tmp_path, "--print-command", "--json", "--max-num-seqs", "8", "--", "demo-100m",
+        "--max-num-batched-tokens", "2k", "--max-num-seqs=8", "--no-enable-prefix-caching", "--max-logprobs", "9",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    argv = json.loads(done.stdout)["argv"]
+    assert argv[argv.index("--max-num-batched-tokens") + 1] == "2000"
+    assert argv[-2:] == ["--max-logprobs", "9"]
+    assert "--no-enable-prefix-caching" in argv
+    assert [word for word in argv if word.startswith("--max-num-seqs")] == ["--max-num-seqs"]

@@ -1,8 +1,11 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from serve.engine.options import extra_arg_problem
+from serve.engine.options import extra_args_problem
+from serve.engine.passed_on import sort_out
 from serve.engine.settings import EngineSettings, is_loopback, load_profile, parse
 from serve.errors import SettingsError
 
@@ -138,7 +141,7 @@ def test_a_profile_that_cannot_be_read_is_named(tmp_path):
     ],
 )  # fmt: skip
 def test_extra_arguments_cannot_override_settings(argument):
-    assert extra_arg_problem(argument)
+    assert extra_args_problem([argument])
     with pytest.raises(SettingsError, match="extra_args"):
         parse({"model": "m", "extra_args": ["--max-logprobs", "5", argument]}, "test")
 
@@ -158,6 +161,143 @@ def test_extra_arguments_cannot_override_settings(argument):
 )
 def test_other_extra_arguments_pass(arguments):
     assert list(parse({"model": "m", "extra_args": arguments}, "test").extra_args) == arguments
+
+
+SECRETS = [
+    (["--hf-token", "hf_AbCdEfGhIjKlMnOpQrStUv"], "environment variable HF_TOKEN"),
+    (["--hf_token=anything"], "environment variable HF_TOKEN"),
+    (["--api-key=anything"], "api_key_env"),
+    (["--some-password", "anything"], "environment variable"),
+    (["--model-loader-extra-config.aws_secret_access_key", "anything"], "environment variable"),
+    (["--model-loader-extra-config", '{"aws_secret_access_key": "anything"}'], "environment variable"),
+    (["--hf-overrides", '{"token": "hf_AbCdEfGhIjKlMnOpQrStUv"}'], "HF_TOKEN"),
+    (["--otlp-traces-endpoint", "http://me:anything@collector:4317"], "environment variable"),
+    (["--kv-transfer-config={'api_key': 'anything'}"], "environment variable"),
+    (["--default-chat-template-kwargs", "Bearer anything-long"], "environment variable"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), SECRETS)
+def test_a_secret_never_reaches_a_command_line_nor_the_complaint(arguments, named):
+    with pytest.raises(SettingsError, match="secret") as caught:
+        parse({"model": "m", "extra_args": ["--max-logprobs", "5", *arguments]}, "test")
+    assert named in str(caught.value)
+    assert "anything" not in str(caught.value)
+    assert "AbCdEf" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--hf-token"],  # the one that `hf auth login` has kept
+        ["--long-prefill-token-threshold", "4096"],
+        ["--max-num-scheduled-tokens", "9"],
+        ["--tokens-only"],
+        ["--limit-mm-per-prompt", '{"image": 4}'],
+        ["--otlp-traces-endpoint", "http://collector:4317"],
+        ["--kv-transfer-config", '{"kv_connector": "NixlConnector", "kv_role": "kv_both"}'],
+        ["--allowed-origins", '["https://example.org"]'],
+    ],
+)
+def test_what_only_sounds_like_a_secret_passes(arguments):
+    assert list(parse({"model": "m", "extra_args": arguments}, "test").extra_args) == arguments
+
+
+def test_a_secret_among_the_environment_is_not_repeated_either():
+    for name in ("HF_TOKEN", "HARMLESS"):
+        with pytest.raises(SettingsError, match="looks like a secret") as caught:
+            parse({"model": "m", "environment": {name: "hf_AbCdEfGhIjKlMnOpQrStUv"}}, "test")
+        assert "AbCdEf" not in str(caught.value)
+
+
+# Commands as people give them to `vllm serve` (vLLM's documentation, model cards, issue reports), and what they set.
+AFTER = {
+    "Qwen/Qwen3-8B --max-model-len 32768": ({"model": "Qwen/Qwen3-8B", "max_model_len": "32768"}, ""),
+    "--model m --tensor-parallel-size 8 --enable-expert-parallel": (
+        {"model": "m", "tensor_parallel_size": "8"},
+        "--enable-expert-parallel",
+    ),
+    "deepseek-ai/DeepSeek-V3 -tp 8 --trust-remote-code --gpu-memory-utilization 0.95": (
+        {
+            "model": "deepseek-ai/DeepSeek-V3",
+            "tensor_parallel_size": "8",
+            "trust_remote_code": True,
+            "gpu_memory_utilization": "0.95",
+        },
+        "",
+    ),
+    "--max_num_batched_tokens=8k --max-model-len 128K --port=8001": (
+        {"max_num_batched_tokens": "8000", "max_model_len": "131072", "port": "8001"},
+        "",
+    ),
+    "--no-enable-prefix-caching --enforce-eager --disable-uvicorn-access-log --enable-log-requests": (
+        {"enable_prefix_caching": False, "enforce_eager": True, "access_log": False, "log_requests": True},
+        "",
+    ),
+    "--enable-auto-tool-choice --tool-call-parser hermes --dtype bfloat16 --seed -1": (
+        {"dtype": "bfloat16", "seed": "-1"},
+        "--enable-auto-tool-choice --tool-call-parser hermes",
+    ),
+    '--speculative-config {"method":"ngram","num_speculative_tokens":5} --max-logprobs 3': (
+        {"speculative": {"method": "ngram", "num_speculative_tokens": 5}},
+        "--max-logprobs 3",
+    ),
+    "-sc.method ngram --speculative-config.num-speculative-tokens=4": (
+        {"speculative": {"method": "ngram", "num_speculative_tokens": 4}},
+        "",
+    ),
+    '--enable-lora --lora-modules sql=/a {"name":"b","path":"/b","base_model_name":"m"} --max-loras 2': (
+        {"enable_lora": True, "lora_modules": {"sql": "/a", "b": "/b"}, "max_loras": "2"},
+        "",
+    ),
+    "--quantization awq --kv-cache-dtype fp8 -q awq": ({"quantization": "awq", "kv_cache_dtype": "fp8"}, ""),
+}
+
+
+@pytest.mark.parametrize("words", AFTER)
+def test_what_stands_after_the_dashes_sets_our_settings_and_the_rest_goes_to_vllm(words):
+    settings, rest = AFTER[words]
+    found = sort_out(words.split(" "))
+    assert found.settings == settings
+    assert " ".join(found.rest) == rest
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--max-num-seqs 4 --max-num-seqs 8", "max_num_seqs is given as '4' and as '8'"),
+        ("--enforce-eager --no-enforce-eager", "enforce_eager"),
+        ("m --model other", "model is given as 'm' and as 'other'"),
+        ("--port", "--port needs a value"),
+        ("--port --seed 3", "--port needs a value"),
+        ("--max-model-len 1.5K", "no decimals"),
+        ("--served-model-name a b", "only one"),
+        ("--lora-modules /a", "NAME=DIRECTORY"),
+        ('--lora-modules {"name":"a"}', "NAME=DIRECTORY"),
+        ("--speculative-config ngram", "JSON object"),
+    ],
+)
+def test_what_says_two_things_or_nothing_is_refused(words, said):
+    with pytest.raises(SettingsError, match=said):
+        sort_out(words.split(" "))
+
+
+def test_a_profile_is_a_small_file_and_no_device(tmp_path):
+    for path, said in ((Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(SettingsError, match=said):
+            load_profile(path, environ={})
+    large = tmp_path / "large.toml"
+    large.write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(SettingsError, match="larger than 1 MiB"):
+        load_profile(large, environ={})
+
+
+def test_a_profile_may_come_through_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(pipe.write_text, 'model = "m"\n')
+        assert load_profile(pipe, environ={}).model == "m"
 
 
 def test_a_bare_word_would_be_a_second_model():
