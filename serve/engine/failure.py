@@ -1,4 +1,4 @@
-"""What a server's log and exit status say about why it ended. Pure: text in, `Failure` out.
+"""What a server's log, its exit status and the kernel's counters say about why it ended. Pure: text in, `Failure` out.
 
 The engine's own words are the root cause's line, not the last line: vLLM ends with "Engine core initialization
 failed. See root cause above" whatever happened. The next steps follow the deployment guide's troubleshooting.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve import errors
+from serve.processes.memory_kills import NOT_LOOKED, MemoryVerdict
 
 WORDS_LIMIT = 400
 
@@ -36,6 +37,7 @@ _LESS_MEMORY_GPU = (
 _LESS_MEMORY_CPU = (
     "Lower cpu_kv_cache_gib, max_model_len or max_num_seqs, quantize the model, or end other programs that use memory."
 )
+_IF_MEMORY = f"If it was memory: {_LESS_MEMORY_CPU[0].lower()}{_LESS_MEMORY_CPU[1:]}"
 _MORE_KV = (
     "Lower max_model_len or max_num_seqs, or make room for the KV cache: a higher gpu_memory_utilization on a GPU, "
     'a higher cpu_kv_cache_gib on the CPU, a quantized model, or kv_cache_dtype = "fp8".'
@@ -159,24 +161,27 @@ _CAUSES = (
 )
 
 
-def classify(log: str, exit_status: int | None) -> Failure:
-    """Why a start failed, from the log's text and the exit status (negative: a signal; None: still running)."""
+def classify(log: str, exit_status: int | None, memory: MemoryVerdict = NOT_LOOKED) -> Failure:
+    """Why a start failed, from the log's text and the exit status (negative: a signal; None: still running).
+
+    `memory` says whether the kernel killed for want of memory; a silent end is called that only when it did.
+    """
     told = telling_lines(log)
     if cause := _first_cause(told):
         return cause
     words = _readable(told[-1]) if told else last_line(log)
     if exit_status == -signal.SIGKILL or (not told and _SILENT_END.search(log)):
-        return Failure(
-            errors.OutOfMemory,
-            "A process of the server was killed without a word, as the kernel does when memory runs out.",
-            words,
-            _LESS_MEMORY_CPU,
-        )
+        summary = "A process of the server was killed, or ended without a word."
+        if exit_status == -signal.SIGKILL or ": -9}" in log:
+            summary = "A process of the server was killed by signal 9."
+        if memory.happened:
+            return Failure(errors.OutOfMemory, f"{summary} {memory.words}", words, _LESS_MEMORY_CPU)
+        return Failure(errors.StartFailed, summary, words, f"{memory.words} {_IF_MEMORY}")
     return Failure(errors.StartFailed, f"The server ended {_exit_words(exit_status)}.", words, _READ_LOG)
 
 
-def died(log: str, exit_status: int | None) -> Failure:
-    """Why a server that was ready has ended, from its log since it was ready."""
+def died(log: str, exit_status: int | None, memory: MemoryVerdict = NOT_LOOKED) -> Failure:
+    """Why a server that was ready has ended, from its log since it was ready and the kernel's counters."""
     lines = log.splitlines(keepends=True)
     # What stands before the engine's own obituary belongs to requests that merely failed.
     first = next((i for i, line in enumerate(lines) if says_engine_is_dead(line)), max(0, len(lines) - 100))
@@ -189,13 +194,10 @@ def died(log: str, exit_status: int | None) -> Failure:
         summary = f"The server died while it served, {_exit_words(exit_status)}."
     else:
         summary = "The server's engine core died while it served" + ("." if told else ", without a word of why.")
-    killed = exit_status == -signal.SIGKILL or not told
-    return Failure(
-        errors.EngineDied,
-        summary,
-        _readable(told[0]) if told else None,
-        f"The kernel kills so when memory runs out. {_LESS_MEMORY_CPU}" if killed else _READ_LOG,
-    )
+    next_step = _READ_LOG
+    if exit_status == -signal.SIGKILL or not told:
+        next_step = f"{memory.words} {_LESS_MEMORY_CPU if memory.happened else _IF_MEMORY}"
+    return Failure(errors.EngineDied, summary, _readable(told[0]) if told else None, next_step)
 
 
 def _first_cause(told: list[str]) -> Failure | None:

@@ -86,7 +86,7 @@ def extra_args_problem(arguments: Sequence[str]) -> str | None:
 
 
 def _secret_problem(argument: str, following: str | None) -> str | None:
-    name, equals, value = argument.partition("=")
+    name, equals, _ = argument.partition("=")
     if is_option(argument) and _SECRET_OPTION.search(name):
         # `--hf-token` alone means the one that `hf auth login` has kept.
         is_given = bool(equals) or (following is not None and not is_option(following))

@@ -68,7 +68,7 @@ class Server:
         exit_status = self._process.exit_status()
         if exit_status is None and not self._log.engine_is_dead:
             return None
-        what = failure.died(tail(self.log_path), exit_status)
+        what = failure.died(tail(self.log_path), exit_status, self._process.memory_kills.verdict())
         return errors.EngineDied(
             what.summary, engine_words=what.engine_words, next_step=what.next_step, log_path=self.log_path
         )
@@ -260,7 +260,8 @@ def _raise_if_over(
     if exit_status is not None:
         process.stop(0.0)
         log.read()
-        raise failure.classify(tail(log.path), exit_status).to_error(log.path)
+        memory = process.memory_kills.verdict()
+        raise failure.classify(tail(log.path), exit_status, memory).to_error(log.path)
     if should_stop and should_stop():
         raise errors.StartCancelled(f"The start was given up after {elapsed_s:.0f} s, as asked.")
     if elapsed_s > timeout_s:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from serve.processes import warden
+from serve.processes.memory_kills import MemoryKills
 from serve.processes.warden import descendants, stat_fields
 
 OWNER_VARIABLE = "NBRIDGE_SERVER_ID"
@@ -28,6 +29,7 @@ class OwnedProcess:
     def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], log_path: Path) -> None:
         """Execute `argv`; its output goes to `log_path`, replaced. Raises OSError when it cannot be executed."""
         self._owner = uuid.uuid4().hex
+        self.memory_kills = MemoryKills()
         with log_path.open("wb") as log:
             control_r, self._control_w = os.pipe()
             status_r, status_w = os.pipe()

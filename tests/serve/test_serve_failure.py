@@ -4,6 +4,7 @@ import pytest
 
 from serve import errors
 from serve.engine import failure
+from serve.processes.memory_kills import NOT_LOOKED, MemoryKills, MemoryVerdict
 
 LOGS = Path(__file__).with_name("logs")
 
@@ -13,7 +14,7 @@ REAL = {
     "bitsandbytes_not_installed": (errors.Unsupported, "Unknown quantization method: bitsandbytes"),
     "cpu_memory_too_small": (errors.OutOfMemory, "requested memory for kv (9000.0 GiB)"),
     "heads_not_divisible": (errors.BadArgument, "must be divisible by tensor parallel size (64)"),
-    "engine_core_killed": (errors.OutOfMemory, "Failed core proc(s): {'EngineCore': -9}"),
+    "engine_core_killed": (errors.StartFailed, "Failed core proc(s): {'EngineCore': -9}"),
     "hub_unreachable": (errors.BadModel, "check your connection"),
     "kv_cache_too_small": (errors.OutOfMemory, "estimated maximum model length is 1048448"),
     "missing_directory": (errors.BadModel, "'/models/nothere'"),
@@ -24,7 +25,7 @@ REAL = {
     "unknown_model_type": (errors.BadModel, "model type `nosuchmodel`"),
     "unknown_quantization": (errors.Unsupported, "Unknown quantization method: nonsense"),
     "unsupported_architecture": (errors.BadModel, "['NoSuchModelForCausalLM'] are not supported"),
-    "worker_killed": (errors.OutOfMemory, "Engine core initialization failed"),
+    "worker_killed": (errors.StartFailed, "Engine core initialization failed"),
     "unsupported_fp8": (errors.Unsupported, "_C::static_scaled_fp8_quant()"),
 }
 
@@ -92,11 +93,93 @@ def test_every_kind_has_its_own_exit_code_and_name():
     assert (errors.StartFailed.exit_code, errors.StartFailed.kind) == (4, "failed")
 
 
-def test_killed_without_a_word_means_memory():
-    found = failure.classify("INFO: loading\n", -9)
+RAN_OUT = MemoryVerdict(True, "The kernel killed it because memory ran out (counter).")
+NOT_MEMORY = MemoryVerdict(False, "By the kernel's count it was not for want of memory (counter).")
+
+
+@pytest.mark.parametrize("name", ["engine_core_killed", "worker_killed"])
+def test_a_silent_end_is_called_memory_only_when_the_kernel_counted_it(name):
+    log = (LOGS / f"{name}.log").read_text(encoding="utf-8")
+    found = failure.classify(log, 1, RAN_OUT)
     assert found.error is errors.OutOfMemory
-    assert "killed without a word" in found.summary
-    assert found.engine_words == "INFO: loading"
+    assert "because memory ran out" in found.summary
+    assert "max_model_len" in found.next_step
+    for memory in (NOT_MEMORY, NOT_LOOKED):
+        found = failure.classify(log, 1, memory)
+        assert (found.error, found.summary.partition(",")[0]) == (
+            errors.StartFailed,
+            "A process of the server was killed by signal 9." if name == "engine_core_killed" else
+            "A process of the server was killed",
+        )  # fmt: skip
+        assert memory.words in found.next_step
+
+
+def test_killed_without_a_word_says_by_what_it_is_known():
+    found = failure.classify("INFO: loading\n", -9, NOT_MEMORY)
+    assert (found.error, found.engine_words) == (errors.StartFailed, "INFO: loading")
+    assert found.summary == "A process of the server was killed by signal 9."
+    assert found.next_step.startswith("By the kernel's count it was not for want of memory")
+    assert failure.classify("INFO: loading\n", -9, RAN_OUT).error is errors.OutOfMemory
+    assert failure.classify("KeyError: 'a'\n", 1, RAN_OUT).error is errors.StartFailed
+
+
+def test_a_death_by_signal_9_says_what_the_kernel_counted():
+    for memory in (RAN_OUT, NOT_MEMORY, NOT_LOOKED):
+        found = failure.died("INFO: served\n", -9, memory)
+        assert found.error is errors.EngineDied
+        assert "signal 9" in found.summary
+        assert found.next_step.startswith(memory.words)
+
+
+V2, V1 = "0::/user.slice/a.scope\n", "4:memory:/docker/abc\n1:cpu:/x\n0::/\n"
+
+
+def kernel(tmp_path: Path, group: str, files: dict[str, str]) -> MemoryKills:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(group)
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return MemoryKills(tmp_path / "proc", tmp_path / "cgroup")
+
+
+EVENTS = "low 0\nhigh 0\nmax 12\noom 1\noom_kill {}\noom_group_kill 0\n"
+GROUPS = {
+    "version 2": (V2, "cgroup/user.slice/a.scope/memory.events", EVENTS),
+    "version 2 in a container": ("0::/\n", "cgroup/memory.events", EVENTS),
+    "version 1": (V1, "cgroup/memory/docker/abc/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_the_control_groups_counter_decides(kind, tmp_path):
+    group, name, text = GROUPS[kind]
+    vmstat = "pgfault 1\noom_kill 7\n"
+    kills = kernel(tmp_path, group, {name: text.format(3), "proc/vmstat": vmstat})
+    assert kills.verdict().happened is False
+    # Another group's process: the machine's counter rises, ours does not.
+    (tmp_path / "proc" / "vmstat").write_text("pgfault 1\noom_kill 8\n")
+    assert kills.verdict().happened is False
+    (tmp_path / name).write_text(text.format(4))
+    verdict = kills.verdict()
+    assert verdict.happened is True
+    assert "3 before the start, 4 now" in verdict.words
+    assert name in verdict.words
+
+
+def test_without_the_groups_counter_the_machines_rules_out_or_leaves_open(tmp_path):
+    kills = kernel(tmp_path, V2, {"proc/vmstat": "oom_kill 7\n"})
+    assert kills.verdict().happened is False
+    (tmp_path / "proc" / "vmstat").write_text("oom_kill 9\n")
+    verdict = kills.verdict()
+    assert (verdict.happened, "dmesg" in verdict.words) == (None, True)
+
+
+def test_without_any_counter_nothing_is_claimed(tmp_path):
+    verdict = kernel(tmp_path, "", {"proc/vmstat": "pgfault 1\n"}).verdict()
+    assert (verdict.happened, "not known" in verdict.words) == (None, True)
+    assert MemoryKills(tmp_path / "none", tmp_path / "none").verdict().happened is None
 
 
 def test_an_unknown_failure_keeps_the_last_exception_and_the_status():
