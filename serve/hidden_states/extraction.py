@@ -97,7 +97,7 @@ class Extractor:
                 answer = await self._tokenization.create_tokenize(request, raw_request)
             except Exception as error:
                 if getattr(error, "parameter", None) in _TOO_LONG:
-                    raise ApiError(400, f"{name}: {error}", name) from error
+                    raise ApiError(400, f"{name}: {str(error).partition(' (parameter=')[0]}", name) from error
                 # Whatever a tokenizer or a chat template throws, it is this prompt that it cannot take.
                 raise ApiError(
                     400, f"{name}: the model's tokenizer or chat template refuses it: {str(error)[:300]}", name
