@@ -72,7 +72,11 @@ def _show(found: dict[str, Any]) -> None:
         if found[name]:
             say(f"With {what}: {found[name]:,}")
     if (share := found["shared_prefix_share"]) is not None:
-        say(f"Shared prefixes: {share:.1%} of the prompts' length is a beginning that an earlier prompt has, too.")
+        of = found["shared_prefix_of"]
+        part = "" if of == found["requests"] else f" (looked for in the first {of:,})"
+        say(
+            f"Shared prefixes: {share:.1%} of the prompts' length is a beginning that an earlier prompt has, too{part}."
+        )
     if arrivals := found["arrivals"]:
         say(_arrivals(arrivals))
     if found["too_long"] is not None:

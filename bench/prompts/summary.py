@@ -16,7 +16,7 @@ from bench.prompts.requests import CHAT_TEMPLATE_TOKENS, USUAL_BLOCK_TOKENS
 
 SAMPLE = 20_000  # entries whose text is counted in tokens; of a longer file a random sample
 PREFIX_BYTES = 64  # shared prefixes of texts are looked for in steps of so many bytes: some 16 tokens
-MOST_PREFIXES = 2_000_000
+MOST_PIECES = 2_000_000  # of so many a longer file's first entries say how much is shared
 PERCENTILES = (5, 50, 90, 95, 99)
 
 
@@ -28,11 +28,13 @@ class _Prefixes:
     shared: int = 0
     total: int = 0
     entries: int = 0
+    pieces: int = 0
 
     def add(self, parts: list[Any], unit: int, size: int) -> None:
         """One prompt of `size` (tokens or bytes), as the parts of `unit` each that it begins with."""
-        if len(self.seen) >= MOST_PREFIXES:
+        if self.pieces >= MOST_PIECES:
             return
+        self.pieces += len(parts)
         self.entries += 1
         self.total += size
         chain, found = 0, True
@@ -77,7 +79,8 @@ class _Holdings:
         else:
             text = "\x00".join(entry.texts()).encode()
             self.text_bytes.append(len(text))
-            self.prefixes.add(_pieces(text, PREFIX_BYTES), PREFIX_BYTES, len(text))
+            if self.prefixes.pieces < MOST_PIECES:
+                self.prefixes.add(_pieces(text, PREFIX_BYTES), PREFIX_BYTES, len(text))
             self._keep(entry)
         if entry.arrival_s is not None:
             self.times.append(entry.arrival_s)

@@ -3,16 +3,20 @@
 import csv
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.errors import PlanError
 from bench.prompts.entry import Entry
 from bench.prompts.reading import PromptFile, block_tokens, timed
+from bench.prompts.summary import summarise
 
 
 def read(path: Path, **options: Any) -> list[Entry]:
@@ -408,3 +412,32 @@ def test_of_a_long_array_only_a_part_is_held(tmp_path: Path, monkeypatch: pytest
     found = read(path)
     assert [entry.prompt for entry in found] == texts
     assert found[-1].place == f"entry {len(texts)} (line {3 * len(texts) - 1})"
+
+
+KEYS = [
+    "prompt", "messages", "role", "content", "type", "text", "value", "from", "conversations", "turns", "body", "url",
+    "max_tokens", "input_length", "output_length", "hash_ids", "timestamp", "tools", "n", "system", "instruction",
+    "input", "output", "image_url", "images", "chat_id",
+]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5) | JSON, min_size=1, max_size=3))
+def test_whatever_the_records_hold_they_are_read_or_refused(records: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = lines(Path(folder) / "a.jsonl", *records)
+        for turns in ("first", "all"):
+            try:
+                found = list(PromptFile(path, turns=turns))  # type: ignore[arg-type]
+                summarise(PromptFile(path, turns=turns), context=100)  # type: ignore[arg-type]
+            except PlanError as error:
+                assert str(error).startswith(str(path))
+                continue
+            for entry in found:
+                assert [entry.messages, entry.prompt, entry.prompt_tokens].count(None) == 2
+                assert entry.output_tokens is None or entry.output_tokens > 0
+                json.dumps([entry.messages, entry.prompt, entry.parameters])
