@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
+from bench.resumption import plan_sha256
 from bench.run.store import open_run
+from monitoring.scrape.canary import Canary
 from serve.engine.server import Server
 
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
@@ -54,6 +56,30 @@ def plan(tmp_path: Path, text: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def canaries(folder: Path, server: Server) -> Iterator[None]:
+    """Asks the server for one token in the middle of each cell that is measured below `folder`."""
+    over, asked = threading.Event(), set()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            for path in set(folder.glob("*/cells/*/requests.jsonl")) - asked:
+                with contextlib.suppress(OSError):
+                    if path.read_text().count("\n") > 4:  # two are of the warm-up
+                        asked.add(path)
+                        Canary(server.base_url, deadline_s=60).ask()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def expected_code(document: dict[str, Any]) -> int:
+    return 0 if {cell["outcome"] for cell in document["cells"]} == {"ok"} else 1
+
+
 def started_by(mark: str) -> list[str]:
     """The command lines of all living processes that inherited the environment variable TEST_MARK=<mark>."""
     found = []
@@ -82,18 +108,20 @@ def start_bench(tmp_path: Path, text: str, server: Server, mark: str) -> tuple[s
 def test_a_running_server_is_measured_and_every_token_is_accounted_for(
     tmp_path: Path, nbridge: Nbridge, engine_server: Server
 ) -> None:
-    answer = nbridge(
-        "bench", plan(tmp_path, TARGET_PLAN), "--target", engine_server.base_url, "--out", tmp_path, "--json"
-    )
-    assert answer.returncode == 0, answer.stderr
+    with canaries(tmp_path, engine_server):  # the server is watched while it is measured
+        answer = nbridge(
+            "bench", plan(tmp_path, TARGET_PLAN), "--target", engine_server.base_url, "--out", tmp_path, "--json"
+        )
     document = json.loads(answer.stdout)
+    assert answer.returncode == document["exit_code"] == expected_code(document), answer.stderr
+    assert sum((cell["reconciliation"]["beside"] or {"requests": 0})["requests"] for cell in document["cells"]) > 0
     assert [cell["id"] for cell in document["cells"]] == ["target-closed-r1", "target-open-r1", "target-chat-r1"]
     run = open_run(Path(document["path"]))
     for cell in run.cells:
         metrics, agreement = cell["metrics"], cell["reconciliation"]
         assert cell["outcome"] in ("ok", "invalid")  # invalid only for what a busy machine does to the clock, or for
         # what a quick one does to so small a load: two users are not two requests at once when each takes 20 ms.
-        of_time = ("saturated", "TTFT", "in flight on average")
+        of_time = ("saturated", "TTFT", "E2E", "in flight on average", "stood still")
         assert all(any(words in reason for words in of_time) for reason in cell["validity"]["reasons"]), cell["reason"]
         assert agreement["exact"] is True
         assert agreement["output_tokens"]["client"] == agreement["output_tokens"]["server"] == metrics["output_tokens"]
@@ -133,9 +161,10 @@ def test_a_killed_bench_is_resumed_and_its_finished_cells_stay(
     document = json.loads((run_dir / "run.json").read_text())
     for load in (document["plan"]["loads"][1], document["cells"][1]["load"]):
         load["seconds"] = 2  # the rest of this test need not take a minute
+    document["plan_sha256"] = plan_sha256(document["plan"])
     (run_dir / "run.json").write_text(json.dumps(document))
     answer = nbridge("bench", "--resume", run_dir, "--json")
-    assert answer.returncode == 0, answer.stderr
+    assert answer.returncode == expected_code(json.loads(answer.stdout)), answer.stderr
     assert [cell["outcome"] == "pending" for cell in json.loads(answer.stdout)["cells"]] == [False] * 3
     assert {p.name: p.read_bytes() for p in (run_dir / "cells" / "target-closed-r1").iterdir()} == first
     kept = run_dir / "cells" / "target-open-r1.interrupted-1" / "requests.jsonl"
@@ -197,7 +226,9 @@ output_tokens = 8
     killer = threading.Thread(target=kill_engine_during, args=(tmp_path, "good-long-r1"), daemon=True)
     killer.start()
     answer = nbridge("bench", plan(tmp_path, text), "--out", tmp_path / "runs", "--json", timeout_s=400)
-    assert answer.returncode == 0, answer.stderr
+    assert answer.returncode == 1, answer.stderr  # part of the cells failed
+    assert "unsupported: fp8-long-r1, fp8-short-r1" in answer.stderr
+    assert "oom" not in json.loads(answer.stdout)["exit_reasons"]  # known before a server was started
     cells = {cell["id"]: cell for cell in json.loads(answer.stdout)["cells"]}
     assert cells["fp8-long-r1"]["outcome"] == "unsupported"
     assert "The engine said" in cells["fp8-long-r1"]["reason"]

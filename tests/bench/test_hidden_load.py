@@ -225,7 +225,7 @@ pooling = "mean"
 prompts_per_request = 3
 """)
     done = nbridge("bench", plan, "--target", engine_server.base_url, "--out", tmp_path / "runs", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr  # 1: a busy machine's clock made a cell invalid
     document = json.loads(done.stdout)
     for cell, tokens in zip(document["cells"], (12 * 40, 12 * 3 * 40), strict=True):
         # On a busy machine a cell may be invalid for the client's lateness; the two accounts agree all the same.
