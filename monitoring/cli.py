@@ -27,7 +27,10 @@ def doctor(
     port: Annotated[int, typer.Option(help="The port that a server would take.", min=1, max=65535)] = 8000,
     *,
     server: Annotated[str | None, typer.Option(help="Diagnose the server at this address instead.")] = None,
-    log: Annotated[Path | None, typer.Option(help="The server's log, for why it ended or did not start.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A server's log, for why it ended or did not start; - reads it from a pipe."),
+    ] = None,
     window_s: Annotated[
         float, typer.Option("--window", help="Seconds to look at the server for.", min=1, max=600)
     ] = 15.0,
@@ -88,11 +91,12 @@ def _patient(
     from monitoring.doctor.checks import hub_access
     from monitoring.doctor.diagnosis import Probe, diagnose
     from monitoring.doctor.probe import probe
+    from monitoring.doctor.server_log import log_finding
     from monitoring.health.checkup import Checkup
     from monitoring.health.verdict import examine as judge
     from monitoring.scrape import http_exchange
 
-    findings = [_log_finding(log)] if log is not None else []
+    findings = [log_finding(log)] if log is not None else []
     if server is None:
         return findings
     thresholds, address = load(settings), http_exchange.address(server)
@@ -109,26 +113,6 @@ def _patient(
     if not seen.scrapes:
         findings.append(hub_access(ENDPOINT))  # a server that never came up may still be downloading its model
     return findings
-
-
-def _log_finding(path: Path) -> Finding:
-    """What the log of a server that ended, or did not start, gives as the reason."""
-    from monitoring.errors import SettingsError
-    from serve.engine import failure
-    from serve.processes.log_file import tail
-
-    try:
-        text = tail(path)
-    except OSError as error:
-        raise SettingsError(f"--log {path}: cannot be read: {error.strerror}.") from None
-    was_ready = "Application startup complete" in text
-    ended = any(map(failure.says_engine_is_dead, text.splitlines()))
-    failed = ended or (not was_ready and (failure.telling_lines(text) or "initialization failed" in text))
-    if not failed:
-        return Finding("Log", "ok", "nothing in it that ended the server")
-    what = failure.died(text, None) if was_ready else failure.classify(text, None)
-    words = f'{what.summary} The engine said: "{what.engine_words}".' if what.engine_words else what.summary
-    return Finding("Log", "fail", words, what.next_step)
 
 
 def exporter(

@@ -10,6 +10,7 @@ from typing import Self
 
 import httpx
 
+from monitoring.logs.reading import says_engine_is_dead
 from serve import errors
 from serve.engine import failure
 from serve.engine.command import PLUGIN, Command, build, detect_device, served_name, with_plugin
@@ -173,7 +174,7 @@ class _Log:
     def read(self) -> None:
         for line in self._reader.new_lines():
             self.facts |= line_facts(line)
-            self.engine_is_dead = self.engine_is_dead or failure.says_engine_is_dead(line)
+            self.engine_is_dead = self.engine_is_dead or says_engine_is_dead(line)
             if self._on_line:
                 self._on_line(line)
 

@@ -11,6 +11,7 @@ import pytest
 from monitoring.alerting.thresholds import load
 from monitoring.doctor.checks import Finding
 from monitoring.doctor.diagnosis import Probe, diagnose
+from monitoring.doctor.server_log import log_finding
 from monitoring.health.figures import Gpu, Observation
 from monitoring.health.verdict import examine
 from monitoring.scrape.canary import Beat
@@ -162,9 +163,7 @@ def test_a_server_that_is_down_is_told_as_such() -> None:
     ],
 )
 def test_a_servers_log_is_explained(log: str, verdict: str, words: str) -> None:
-    from monitoring.cli import _log_finding
-
-    finding = _log_finding(LOGS / log)
+    finding = log_finding(LOGS / log)
     assert finding.verdict == verdict
     assert words in finding.seen
 

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from monitoring.logs.reading import read, says_engine_is_dead
 from serve.engine.command import build
-from serve.engine.failure import says_engine_is_dead, telling_lines
 from serve.engine.settings import parse
 from serve.errors import SettingsError
 from serve.plugin import telemetry
@@ -267,7 +267,9 @@ def test_what_a_client_wrote_is_not_taken_for_the_engines_death(line: str) -> No
 
 
 def test_the_journal_is_no_cause_of_a_failure() -> None:
-    assert telling_lines('{"model": "x: error: y"}\nnbridge x: error: y\nvllm: error: real\n') == ["vllm: error: real"]
+    assert read(['{"model": "x: error: y"}', "nbridge x: error: y", "vllm: error: real"]).matter == (
+        "vllm: error: real",
+    )
 
 
 def test_a_log_that_is_switched_off_has_no_lines(

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.logs.causes import causes
+from monitoring.logs.reading import WORDS_LIMIT
 from serve import errors
 from serve.engine import failure
 from serve.processes.memory_kills import NOT_LOOKED, MemoryKills, MemoryVerdict
@@ -15,7 +17,7 @@ REAL = {
     "cpu_memory_too_small": (errors.OutOfMemory, "requested memory for kv (9000.0 GiB)"),
     "heads_not_divisible": (errors.BadArgument, "must be divisible by tensor parallel size (64)"),
     "engine_core_killed": (errors.StartFailed, "Failed core proc(s): {'EngineCore': -9}"),
-    "hub_unreachable": (errors.BadModel, "check your connection"),
+    "hub_unreachable": (errors.BadModel, "Name or service not known"),
     "kv_cache_too_small": (errors.OutOfMemory, "estimated maximum model length is 1048448"),
     "missing_directory": (errors.BadModel, "'/models/nothere'"),
     "missing_weights": (errors.MissingWeights, "Cannot find any model weights with `/models/tiny`"),
@@ -25,7 +27,7 @@ REAL = {
     "unknown_model_type": (errors.BadModel, "model type `nosuchmodel`"),
     "unknown_quantization": (errors.Unsupported, "Unknown quantization method: nonsense"),
     "unsupported_architecture": (errors.BadModel, "['NoSuchModelForCausalLM'] are not supported"),
-    "worker_killed": (errors.StartFailed, "Engine core initialization failed"),
+    "worker_killed": (errors.StartFailed, "WorkerProc initialization failed"),
     "unsupported_fp8": (errors.Unsupported, "_C::static_scaled_fp8_quant()"),
 }
 
@@ -58,7 +60,7 @@ LINES = {
     "/usr/bin/python: Error while finding module specification for 'vllm.entrypoints.openai.api_server' "
     "(ModuleNotFoundError: No module named 'vllm')": errors.MissingPackage,
     "/usr/bin/python: No module named vllm": errors.MissingPackage,
-    "ModuleNotFoundError: No module named 'vllm._C'": errors.StartFailed,
+    "ModuleNotFoundError: No module named 'vllm._C'": errors.MissingPackage,
     "RuntimeError: something entirely new": errors.StartFailed,
 }
 
@@ -71,7 +73,7 @@ def test_a_real_log_gives_the_kind_and_the_engines_own_words(name):
     assert found.engine_words is not None
     assert words in found.engine_words
     assert found.next_step
-    assert len(found.engine_words) <= failure.WORDS_LIMIT + 1
+    assert len(found.engine_words) <= WORDS_LIMIT + 1
     assert "[type=" not in found.engine_words
 
 
@@ -82,6 +84,18 @@ def test_every_real_log_is_tested():
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_gives_the_kind(line):
     assert failure.classify(f"(EngineCore pid=9) ERROR 11-22 08:36:26 [core.py:1510] {line}", 1).error is LINES[line]
+
+
+def test_each_cause_is_an_error_of_ours():
+    kinds = {errors.StartFailed.kind, *(one.kind for one in errors.StartFailed.__subclasses__())}
+    assert {cause.kind for cause in causes()} <= kinds
+
+
+def test_a_timeout_is_not_blamed_on_memory():
+    log = "INFO: served\nTimeoutError: RPC call to execute_model timed out.\nEngineDeadError: EngineCore ended\n"
+    found = failure.died(log, None)
+    assert "timeout" in found.summary
+    assert "memory" not in found.summary + found.next_step
 
 
 def test_every_kind_has_its_own_exit_code_and_name():
@@ -182,10 +196,11 @@ def test_without_any_counter_nothing_is_claimed(tmp_path):
     assert MemoryKills(tmp_path / "none", tmp_path / "none").verdict().happened is None
 
 
-def test_an_unknown_failure_keeps_the_last_exception_and_the_status():
+def test_an_unknown_failure_keeps_the_lines_that_matter_and_the_status():
     found = failure.classify("ValueErrors are fine\nKeyError: 'a'\nOSError: b\n", 3)
     assert found.error is errors.StartFailed
-    assert found.engine_words == "OSError: b"
+    assert found.engine_words == "KeyError: 'a' … OSError: b"
+    assert "not known here" in found.summary
     assert "exit status 3" in found.summary
 
 

@@ -1,0 +1,1 @@
+"""Why a server ended, or did not start, read from its log."""
