@@ -42,11 +42,27 @@ def require_same(run: Run, plan: Plan, environment: dict[str, Any]) -> None:
             f"{run.path}: its files are not those that run.json tells of: {_listed(found)} Restore them, or start a "
             "new run."
         )
-    if found := list(_machine(run.document.get("environment") or {}, environment)):
+    if found := list(_machine(_table(run.document.get("environment")), environment)):
         raise RunFolderError(
             f"{run.path}: was measured elsewhere or with other software: {_listed(found)} Cells of one run must be "
             "comparable: start a new run here."
         )
+
+
+def other_commit(before: Any, now: dict[str, Any]) -> str | None:
+    """That another commit of Neural Bridge measures now, in a sentence; it does not make another run of it."""
+    then, here = (_table(_table(one).get("git")).get("commit") for one in (before, now))
+    return None if then == here else f"Measured by commit {then} so far, and by {here} from here on."
+
+
+def _name(cell: Any) -> str | None:
+    found = _table(cell).get("id")
+    return found if isinstance(found, str) else None
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """A table of run.json; an empty one where something else stands."""
+    return value if isinstance(value, dict) else {}
 
 
 def _listed(found: list[str]) -> str:
@@ -72,12 +88,11 @@ def _cells(run: Run, plan: Plan) -> Iterator[str]:
         for engine in plan.engines
         for load in plan.loads
     }
-    there = [cell.get("id") if isinstance(cell, dict) else None for cell in run.cells]
-    for missing in sorted(planned.keys() - set(there)):
+    for missing in sorted(planned.keys() - {_name(cell) for cell in run.cells}):
         yield f"the plan has a cell {missing}, run.json has none"
     for cell in run.cells:
-        name = cell.get("id") if isinstance(cell, dict) else None
-        if name not in planned:
+        name = _name(cell)
+        if name is None or name not in planned:
             yield f"run.json has a cell {name!r}, the plan has none"
             continue
         engine, load, repeat = planned[name]
@@ -110,7 +125,7 @@ def _files(run: Run) -> Iterator[str]:
         if path.is_dir() and path.name.partition(store.SET_ASIDE)[0] not in names:
             yield f"{path.name} is the folder of no cell"
     for cell in run.cells:
-        total = ((cell.get("metrics") or {}).get("requests") or {}).get("total")
+        total = _table(_table(cell.get("metrics")).get("requests")).get("total")
         if total is None:
             continue
         rows = _rows(store.cell_dir(run.path, cell["id"]) / "requests.parquet")
@@ -133,7 +148,6 @@ def _machine(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     memory = before.get("memory_bytes")
     if isinstance(memory, int) and abs(memory - now["memory_bytes"]) > MEMORY_SHARE * memory:
         yield f"memory_bytes: {memory:,} then, {now['memory_bytes']:,} now"
-    packages = before.get("packages")
-    for name, version in sorted(packages.items() if isinstance(packages, dict) else ()):
+    for name, version in sorted(_table(before.get("packages")).items()):
         if (installed := now["packages"].get(name)) != version:
             yield f"package {name}: {version} then, {installed or 'not installed'} now"

@@ -94,7 +94,10 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
     if not isinstance(document.get("plan"), dict):
         raise RunFolderError(f"{run.path / 'run.json'}: has no plan, so it cannot be gone on with.")
     plan = validate(document["plan"], source=f"{run.path / 'run.json'}: plan")
-    resumption.require_same(run, plan, describe())
+    environment = describe()
+    resumption.require_same(run, plan, environment)
+    if note := resumption.other_commit(document.get("environment"), environment):
+        watcher.say(note)
     sweep = Sweep(run.path, document, plan, watcher, document.get("target"))
     if retry_failed:
         for cell in document["cells"]:

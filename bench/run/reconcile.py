@@ -6,6 +6,7 @@ meanwhile. An aborted or failed request's tokens are known to the server alone: 
 compared exactly. Other traffic is a disagreement, but for requests of one token each (canaries): see `beside`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def delta(before: Total, after: Total, name: str, **labels: str) -> float | None
     if end is None:
         return None
     grown = end - (start or 0.0)
-    return grown if grown >= 0 else None
+    return grown if 0 <= grown < math.inf else None  # a page may hold NaN and infinity
 
 
 def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def free_bytes(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     usage = os.statvfs(path)
+    if not usage.f_blocks:  # a file system that does not say
+        return sys.maxsize
     return (usage.f_bfree if os.geteuid() == 0 else usage.f_bavail) * usage.f_frsize
 
 

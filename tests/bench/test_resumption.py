@@ -104,6 +104,9 @@ def renamed_in_both(document: dict[str, Any]) -> None:
         (lambda d: d["environment"].update(python="2.7.18"), "python: 2.7.18 then,"),
         (lambda d: d["environment"]["cpu"].update(cores=999), "cpu: "),
         (lambda d: d["environment"].update(memory_bytes=2**30), "memory_bytes: 1,073,741,824 then,"),
+        (lambda d: d["cells"][0].update(metrics=[1]), "is ok and has no metrics"),
+        (lambda d: d["cells"][0].update(metrics={"requests": 7}, engine=None), "its engine is not one"),
+        (lambda d: d["cells"][0].update(id=[]), "run.json has a cell None"),
         (lambda d: d.update(target={"url": "x"}), "target has no base_url"),
     ],
 )  # fmt: skip
@@ -143,7 +146,8 @@ def test_an_earlier_attempt_belongs_to_its_cell(run_dir: Path) -> None:
 def test_a_run_of_an_earlier_version_is_taken_up(run_dir: Path) -> None:
     def age(document: dict[str, Any]) -> None:
         del document["plan_sha256"], document["environment"]["python"]
-        document["environment"]["packages"] = {}
+        document["environment"]["packages"] = ["numpy"]
+        document["environment"]["git"] = "main"
         document["environment"]["memory_bytes"] += 4096  # another kernel keeps a little more for itself
         for cell in document["cells"]:
             del cell["known_beforehand"]

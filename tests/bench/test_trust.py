@@ -1,5 +1,6 @@
 """Reconciliation and validity: a measurement that cannot be believed is called invalid, with the reason."""
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -103,6 +104,17 @@ def test_a_reset_counter_or_a_silent_server_is_said_not_compared() -> None:
     verdict = judged(two_requests(), CLOSED, None, None)
     assert verdict["valid"]
     assert [check["ok"] for check in verdict["checks"] if "server" in check["name"]] == [None] * 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_a_page_of_odd_numbers_ends_nothing(value: float) -> None:
+    names = "generation_tokens_total prompt_tokens_total time_to_first_token_seconds_sum"
+    more = "e2e_request_latency_seconds_count num_preemptions_total request_generation_tokens_bucket_1"
+    for name in f"{names} {more}".split():
+        found = reconcile(two_requests(), BEFORE, after(**{name: value}))
+        json.dumps(validity(two_requests(), CLOSED, stats.summarise(two_requests(), CLOSED), found))
+        assert name != "generation_tokens_total" or found["exact"] is not True
+        reconcile(two_requests(), after(**{name: value}), after())
 
 
 def test_an_open_load_that_dropped_arrivals_is_invalid() -> None:
