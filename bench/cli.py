@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -19,6 +18,7 @@ from bench.plans.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
 from bench.run.formats import Format
 from bench.run.outcome import exit_code
 from bench.target import find_target
+from monitoring.scrape.address import normalised, reachable
 
 console = Console(stderr=True, highlight=False)
 
@@ -99,7 +99,7 @@ def _start(
 ) -> sweeps.Sweep:
     """A new run's folder, with every cell pending; nothing is written when anything is wrong with what was asked."""
     if target is not None:
-        _refuse_secrets(target)
+        target = _one_form(target)
     chosen = load_plan(find_plan(plan))
     if repeats is not None:
         chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
@@ -110,15 +110,14 @@ def _start(
     return sweeps.start(chosen, out, display, command_line=shlex.join(["nbridge", *sys.argv[1:]]), remote=remote)
 
 
-def _refuse_secrets(target: str) -> None:
-    """An address goes into run.json, its reports and the load's files as it stands, so it must hold no secret."""
-    parts = urlsplit(target if "://" in target else f"//{target}")
-    if "@" in parts.netloc or parts.query or parts.fragment:
+def _one_form(target: str) -> str:
+    """The address as it goes into run.json, its reports and the load's files: whole, and without any secret."""
+    try:
+        return reachable(normalised(target))
+    except ValueError as error:
         raise PlanError(
-            "--target: the address has a user, a password, a query or a fragment, and would be written into the run "
-            "and its reports with it. Give the address alone; put a key into an environment variable and name that "
-            "with --api-key-env."
-        )
+            f"--target: {error}. Nothing was written; a key goes into an environment variable that --api-key-env names."
+        ) from None
 
 
 def _for_target(plan: Plan, url: str, api_key_env: str | None) -> Plan:

@@ -21,6 +21,8 @@ from serve.hidden_states.limits import Limits
 from serve.hidden_states.protocol import KEY, ApiError, Layer, Pooling
 from serve.hidden_states.request import Ask
 
+# Characters a token that a text hardly ever has: those of ordinary text are three to five.
+PROBE_CHARACTERS = 8
 # What vLLM calls a prompt in its error when it is too long, by its characters or by its tokens.
 _TOO_LONG = ("input_text", "input_tokens")
 
@@ -79,7 +81,8 @@ class Extractor:
         """The token ids of each prompt, by the model's own tokenizer and chat template. Raises ApiError 400.
 
         vLLM tokenizes in a thread of its own, and refuses by its length, before that, a text that the context cannot
-        hold even if all of it were the vocabulary's longest tokens.
+        hold even if all of it were the vocabulary's longest tokens. Of what passes that and is still very long, the
+        beginning is tokenized first.
         """
         text_request, chat_request = _bounded_requests()
         ids: list[list[Any]] = []
@@ -89,6 +92,12 @@ class Extractor:
                 ids.append(list(prompt))
                 continue
             try:
+                text = _longest_text(prompt)
+                if len(text) > 2 * PROBE_CHARACTERS * self.model.max_model_len:
+                    # The interpreter stands still for seconds over megabytes: if the beginning alone is too long,
+                    # vLLM says so now. The rest, as long again, has more tokens than the cut can have made.
+                    start = text[: PROBE_CHARACTERS * self.model.max_model_len]
+                    await self._tokenization.create_tokenize(text_request(prompt=start), raw_request)
                 request = (
                     text_request(prompt=prompt, add_special_tokens=ask.add_special_tokens)
                     if isinstance(prompt, str)
@@ -176,6 +185,15 @@ class Extractor:
             if output.finished:
                 return _array(output.outputs.data)
         raise ApiError(500, "The engine ended the request without an answer.")
+
+
+def _longest_text(prompt: Any) -> str:
+    """A text itself, or of a chat the longest text in it."""
+    if isinstance(prompt, str):
+        return prompt
+    contents = [message.get("content") or "" for message in prompt]
+    parts = [part["text"] for one in contents if isinstance(one, list) for part in one]
+    return max([one for one in contents if isinstance(one, str)] + parts, key=len, default="")
 
 
 @functools.cache

@@ -63,6 +63,8 @@ class FakeEngine:
 class FakeTokenization:
     """One token per character: its code modulo 100; a chat is its contents in a row, and one token more to answer."""
 
+    longest = 0
+
     async def create_tokenize(self, request: Any, raw_request: Request) -> Any:
         if hasattr(request, "messages"):
             text = "".join(message["content"] for message in request.messages)
@@ -71,6 +73,12 @@ class FakeTokenization:
             text = request.prompt
         if "ü" in text:
             raise ValueError("no ü here")
+        self.longest = max(self.longest, len(text))
+        limit = request.build_tok_params(SimpleNamespace(max_model_len=MODEL.max_model_len)).max_total_tokens
+        if len(text) > limit:
+            error = ValueError(f"This prompt has {len(text)} tokens (parameter=input_tokens, value={len(text)})")
+            error.parameter = "input_tokens"  # type: ignore[attr-defined]
+            raise error
         return SimpleNamespace(tokens=[ord(letter) % 100 for letter in text])
 
 
@@ -160,6 +168,22 @@ def test_bad_requests_never_reach_the_engine(document: Any, status: int, param: 
     assert (response.status_code, error["param"], error["code"]) == (status, param, status)
     assert error["request_id"] == response.headers["x-request-id"]
     assert not engine.started
+
+
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [
+        ({"prompts": ["ab", "a" * 100_000]}, "prompts[1]"),
+        ({"messages": [{"role": "user", "content": "a" * 100_000}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a" * 100_000}]}]}, "messages[0]"),
+    ],
+)
+def test_of_a_text_much_too_long_only_the_beginning_is_tokenized(document: Any, name: str):
+    app = app_of(FakeEngine())
+    response = asyncio.run(post(app, document))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    assert response.json()["error"]["message"] == f"{name}: This prompt has 128 tokens"
+    assert getattr(app.state, routes.STATE)._tokenization.longest == 128  # 8 characters for each of 16 tokens
 
 
 def test_an_adapter_is_a_model_too():
