@@ -49,6 +49,9 @@ def test_an_expanded_plan_reads_back_from_its_run() -> None:
     assert validate(plan.model_dump(mode="json"), source="run.json") == plan
 
 
+FILE = {"scenario": "file", "prompts_file": "a.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("document", "words"),
     [
@@ -60,6 +63,11 @@ def test_an_expanded_plan_reads_back_from_its_run() -> None:
         ({"loads": [{"kind": "open", "rate_rps": 1, "concurrency": 4, "requests": 9}]}, ["max_in_flight"]),
         ({"loads": [{"rate_rps": 1, "concurrency": 4, "requests": 9}]}, ['kind = "open"']),
         ({"loads": [{"scenario": "file", "concurrency": 1, "requests": 9}]}, ["`prompts_file`"]),
+        ({"loads": [{"kind": "open", "arrival": "trace"}]}, ['arrival = "trace" needs scenario = "file"']),
+        ({"loads": [{**FILE, "arrival": "trace", "concurrency": 1}]}, ['set kind = "open"']),
+        ({"loads": [{**FILE, "concurrency": 1, "requests": 9, "speed": 2}]}, ['`speed` belongs to arrival = "trace"']),
+        ({"loads": [{"concurrency": 1, "requests": 9, "turns": "all"}]}, ['`turns` belongs to scenario = "file"']),
+        ({"loads": [{**FILE, "concurrency": 1, "requests": 9, "too_long": "drop"}]}, ["too_long = 'drop'", "'skip'"]),
         ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "gauss"}}]}, ["prompt_tokens.kind = 'gauss'", "uniform"]),
         ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "uniform", "hi": 3}}]}, ["unknown key", "`high`"]),
         ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "uniform", "low": 5, "high": 3}}]}, ["3 is below low = 5"]),
@@ -91,3 +99,13 @@ def test_a_missing_plan_offers_the_bundled_ones(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(PlanError, match="not readable as TOML"):
         load_plan(tmp_path / "bad.toml")
+
+
+def test_a_prompts_file_is_sought_beside_the_plan_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of")
+    text = (
+        'loads = [{scenario = "file", concurrency = 1, requests = 9, prompts_file = "%s"}]\nengines = [{model = "m"}]\n'
+    )
+    for given, found in (("a.jsonl", str(tmp_path / "a.jsonl")), ("~/a.jsonl", "/home/of/a.jsonl"), ("/b", "/b")):
+        (tmp_path / "plan.toml").write_text(text % given)
+        assert load_plan(tmp_path / "plan.toml").loads[0].prompts_file == found
