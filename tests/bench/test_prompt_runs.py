@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from golden import golden
 
+from bench.prompts.requests import refusal
 from bench.run.store import open_run
 
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
@@ -118,3 +119,17 @@ def test_the_command_says_what_a_file_is(tmp_path: Path, nbridge: Nbridge) -> No
     }  # fmt: skip
     missing = nbridge("prompts", tmp_path / "none.jsonl")
     assert (missing.returncode, "no such file" in missing.stderr) == (2, True)
+
+
+def test_pictures_are_asked_about_before_the_load(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"messages": [{"role": "user", "content": [picture]}], "max_tokens": 9}
+    with golden(tmp_path) as server:
+        assert refusal(body, server.url, "golden", {}) is None
+        refused = refusal(body, server.url, "golden?status=400", {})
+        asked = [entry["body"] for entry in server.log()]
+    assert refused is not None
+    assert refused.startswith("HTTP 400: ")
+    assert "status 400 as asked" in refused
+    assert [(one["messages"], one["max_tokens"]) for one in asked] == [(body["messages"], 1)] * 2
+    assert "no answer" in (refusal(body, server.url, "golden", {}) or "")
