@@ -36,6 +36,9 @@ bench: setup           ## measure: three quantizations × three concurrency leve
 bench-hidden: setup    ## what hidden states cost: beside plain requests, Hugging Face, and a server without them
 	$(BIN)/python -m bench.studies.hidden $(ARGS)
 
+bench-dialects: setup  ## the streaming client against servers of many dialects, beside what each server says it did
+	$(BIN)/python -m bench.studies.dialects $(ARGS)
+
 bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (ARGS are its options); alerts from cause to webhook
 	@sh tools/packages.sh stack
 	$(BIN)/python -m bench.studies.exporter $(ARGS)

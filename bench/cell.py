@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.client import pages
 from bench.errors import PlanError, StorageError
 from bench.plans.plan import Load
 from bench.plans.workload import prompts
 from bench.prompts.requests import Requests, refusal, requests
 from bench.run import records, stats, store
+from bench.run.counting import counter
 from bench.run.reconcile import Total, reconcile, reconcile_states
 from bench.run.validity import dispatch_lateness, validity
 from bench.target import Target
@@ -67,20 +70,21 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Re
     with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
         for body in made.warm:
             short = {"max_tokens": min(body["max_tokens"], _WARMUP_TOKENS)} if "max_tokens" in body else {}
-            out.write(json.dumps({**body, **short, "warmup": True}, separators=(",", ":")) + "\n")
+            out.write(_line({**body, **short, "endpoint": target.endpoint_of(body), "warmup": True}))
         for body in made.measured:
-            out.write(json.dumps({**body, "warmup": False}, separators=(",", ":")) + "\n")
+            out.write(_line({**body, "endpoint": target.endpoint_of(body), "warmup": False}))
     document = {
         "target": target.base_url,
         "model": target.model,
-        "api_key_env": target.api_key_env,
+        **target.access(),
+        "dialect": target.dialect.as_dict(),
+        "extra_body": target.settings.extra_body,
+        "keep_text": target.settings.tokens == "client",
         "endpoint": "completions",
         "records_path": str(folder / "requests.jsonl"),
         "phase_path": str(folder / "phase.json"),
         "prompts_path": str(folder / "prompts.jsonl"),
         "warmup_requests": len(made.warm),
-        "verify_tls": True,
-        "ca_path": None,
         **load.model_dump(
             include={
                 "kind", "concurrency", "rate_rps", "arrival", "seconds", "requests", "timeout_s", "max_in_flight",
@@ -122,11 +126,12 @@ def measure(
         cell["prompts"] = f"{cell['prompts']}; {made.said}" if cell.get("prompts") else made.said
     load_path = write_inputs(folder, target, load, cell["repeat"], made)
     del made  # the load generator has its own; a long trace's prompts would stay in memory beside it
-    sampler = Sampler(target.base_url, target.pids, headers=target.headers())
+    sampler = Sampler(target.base_url, target.pids, read=partial(_metrics, target))
     stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick)
     phase = _read_phase(folder / "phase.json")
-    table = _collect(folder, phase, sampler.readings)
-    _judge(cell, table, load, phase, sampler.readings, slo)
+    tokenizer = target.settings.tokenizer
+    table = _collect(folder, phase, sampler.readings, counter(tokenizer) if tokenizer else None)
+    _judge(cell, table, load, phase, sampler.readings, slo, tokenizer)
     if stopped is not None:
         cell["outcome"], cell["reason"] = stopped
     elif phase.get("stopped"):
@@ -250,14 +255,27 @@ def _read_phase(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _collect(folder: Path, phase: dict[str, Any], readings: list[Reading]) -> pa.Table:
+def _line(body: dict[str, Any]) -> str:
+    return json.dumps(body, separators=(",", ":")) + "\n"
+
+
+def _metrics(target: Target) -> str:
+    page = pages.metrics(target.address(), timeout_s=2.0)
+    if page is None:
+        raise metrics_page.MetricsError(f"{target.base_url} has no metrics page")
+    return page
+
+
+def _collect(
+    folder: Path, phase: dict[str, Any], readings: list[Reading], count: records.Amend | None = None
+) -> pa.Table:
     """Turn a cell's raw files into requests.parquet, samples.parquet and two metrics pages; returns the requests."""
     sources = record_files(folder)
     zero = phase.get("zero")
     if zero is None:  # the load generator was killed before it could say: the first measured request then sets the zero
         zero = min((r["sent"] for s in sources for r in _measured(s) if r.get("sent") is not None), default=0.0)
     with store.explained(folder):
-        records.write_parquet(sources, folder / "requests.parquet", zero)
+        records.write_parquet(sources, folder / "requests.parquet", zero, count)
         _write_samples(readings, folder / "samples.parquet", zero)
         for name in ("metrics_before", "metrics_after"):
             if phase.get(name):
@@ -294,12 +312,17 @@ def _judge(
     phase: dict[str, Any],
     readings: list[Reading],
     slo: dict[str, float] | None,
+    tokenizer: str | None,
 ) -> None:
     """Fill in metrics, reconciliation, validity and outcome from what was recorded."""
     described = load.model_dump(mode="json")
     summary = stats.summarise(table, described, slo)
+    summary["tokens_by"] = f"client ({tokenizer})" if tokenizer else "server"
     compare = reconcile_states if load.scenario == "hidden_states" else reconcile
     agreement = compare(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
+    if tokenizer:
+        agreement["exact"] = None
+        agreement["notes"].append(f"Output tokens were counted here, by the tokenizer {tokenizer}, not by the server.")
     summary["memory"] = {
         "server_peak_bytes": _peak(readings, "process", "memory_bytes"),
         "gpu_used_peak_bytes": _peak(readings, "gpu", "memory_used_bytes"),

@@ -1,7 +1,6 @@
 """`nbridge bench` and `nbridge export`."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -12,12 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench import remote as remotes
 from bench import sweep as sweeps
+from bench.client import dialect as dialects
 from bench.errors import PlanError
-from bench.plans.plan import PLANS, Engine, Plan, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, Engine, Plan, RunningServer, find_plan, load_plan, validate
+from bench.run import counting
 from bench.run.formats import Format
 from bench.run.outcome import exit_code
-from bench.target import find_target
 from monitoring.scrape.address import normalised, reachable
 
 console = Console(stderr=True, highlight=False)
@@ -35,6 +36,15 @@ def bench(
     ] = None,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="The environment variable that holds the target's API key.")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="KEY=VALUE",
+            help="What else has to be said to reach the target: any key of a plan's [target], e.g. endpoint=chat, "
+            "model=NAME, headers.api-key=VARIABLE, dialect.ignore_eos=false.",
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
@@ -61,7 +71,7 @@ def bench(
     elif retry_failed:
         raise PlanError("--retry-failed goes with --resume RUN.")
     else:
-        sweep = _start(plan, target, api_key_env, repeats, out, display)
+        sweep = _start(plan, target, api_key_env, more or [], repeats, out, display)
     total, pending = len(sweep.document["cells"]), len(sweep.pending)
     display.say(f"run {sweep.run_dir}: {pending} of {total} cells to measure")
     interrupted = False
@@ -95,7 +105,13 @@ def _last_lines(sweep: sweeps.Sweep, reasons: list[str], *, interrupted: bool) -
 
 
 def _start(
-    plan: str | None, target: str | None, api_key_env: str | None, repeats: int | None, out: Path, display: "Display"
+    plan: str | None,
+    target: str | None,
+    api_key_env: str | None,
+    more: list[str],
+    repeats: int | None,
+    out: Path,
+    display: "Display",
 ) -> sweeps.Sweep:
     """A new run's folder, with every cell pending; nothing is written when anything is wrong with what was asked."""
     if target is not None:
@@ -103,11 +119,14 @@ def _start(
     chosen = load_plan(find_plan(plan))
     if repeats is not None:
         chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
-    remote = None
-    if target is not None:
-        remote = {"base_url": target, "api_key_env": api_key_env}
-        chosen = _for_target(chosen, target, api_key_env)
-    return sweeps.start(chosen, out, display, command_line=shlex.join(["nbridge", *sys.argv[1:]]), remote=remote)
+    remote: dict[str, Any] | None = None
+    refused: dict[str, str] = {}
+    if target is not None or chosen.target is not None or more:
+        settings = remotes.settings_of(chosen.target, target, api_key_env, more)
+        settings = settings.model_copy(update={"url": _one_form(settings.url or "")})
+        chosen, remote, refused = _for_target(chosen, settings, display)
+    command_line = shlex.join(["nbridge", *sys.argv[1:]])
+    return sweeps.start(chosen, out, display, command_line=command_line, remote=remote, refused=refused)
 
 
 def _one_form(target: str) -> str:
@@ -120,13 +139,24 @@ def _one_form(target: str) -> str:
         ) from None
 
 
-def _for_target(plan: Plan, url: str, api_key_env: str | None) -> Plan:
-    """The plan's loads against one server that already runs; its engines are replaced by that server."""
-    if api_key_env and not os.environ.get(api_key_env):
-        raise PlanError(f"--api-key-env {api_key_env}: that environment variable is not set.")
-    found = find_target(url, api_key_env)
+def _for_target(plan: Plan, settings: RunningServer, display: "Display") -> tuple[Plan, dict[str, Any], dict[str, str]]:
+    """The plan's loads against one server that already runs, its engines replaced by that server; what run.json says
+    about it; and which loads it cannot carry, with the reason."""
+    if settings.tokenizer:
+        counting.load(settings.tokenizer)  # one that cannot be loaded is said now
+    found = remotes.find(settings)
+    display.say(f"target: {dialects.line(found.dialect)}")
+    for note in found.dialect.notes:
+        display.say(f"  {note}")
+    refused = remotes.refusals(found, plan.loads)
+    for name, why in refused.items():
+        display.say(f"load {name} is not measured: {why}")
+    if len(refused) == len(plan.loads):
+        reasons = "; ".join(dict.fromkeys(refused.values()))
+        raise PlanError(f"--target {settings.url}: no load of the plan can be carried: {reasons}.")
     engine = Engine(name="target", model=found.model, quantization="unknown", max_model_len=found.max_model_len)
-    return plan.model_copy(update={"engines": (engine,), "name": f"target-{plan.name}"})
+    changed = plan.model_copy(update={"engines": (engine,), "name": f"target-{plan.name}", "target": settings})
+    return changed, remotes.describe(found), refused
 
 
 def _write_report(run_dir: Path) -> Path:

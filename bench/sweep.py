@@ -15,8 +15,9 @@ from bench.cell import measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
 from bench.plans.plan import Engine, Load, Plan, cell_id, validate
 from bench.prompts.requests import check
+from bench.remote import again, running_server
 from bench.run import store
-from bench.target import CannotServe, Served, Target, find_target, own_server, running_server
+from bench.target import CannotServe, Served, Target, own_server
 from monitoring.machine import describe
 
 RETRIED = ("failed", "timeout")  # outcomes that may have been the server's passing trouble
@@ -52,10 +53,17 @@ class Sweep:
 
 
 def start(
-    plan: Plan, runs: Path, watcher: Watcher, *, command_line: str, remote: dict[str, Any] | None = None
+    plan: Plan,
+    runs: Path,
+    watcher: Watcher,
+    *,
+    command_line: str,
+    remote: dict[str, Any] | None = None,
+    refused: dict[str, str] | None = None,
 ) -> Sweep:
-    """Make the run folder with every cell `pending`. `remote`: base_url and api_key_env of a server already running.
+    """Make the run folder with every cell `pending`. `remote` describes a server that already runs (bench.remote).
 
+    `refused`: why which loads, by name, cannot be carried; their cells are `unsupported` from the beginning.
     Raises PlanError for a prompts file that is not usable, before there is a run folder.
     """
     plan, files = _with_files(plan, watcher)
@@ -72,7 +80,7 @@ def start(
         "plan_sha256": resumption.plan_sha256(planned),
         "environment": describe(),
         "cells": [
-            _pending_cell(engine, load, repeat) | {"prompts": files.get(load.name)}
+            _pending_cell(engine, load, repeat, (refused or {}).get(load.name)) | {"prompts": files.get(load.name)}
             for repeat in range(1, plan.repeats + 1)
             for engine in plan.engines
             for load in plan.loads
@@ -107,7 +115,7 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
     if sweep.pending:
         _with_files(plan, watcher)
     if sweep.remote is not None and sweep.pending:
-        target = find_target(sweep.remote["base_url"], sweep.remote.get("api_key_env"))
+        target = again(sweep.remote)
         if other := _other_model(plan.engines[0], target):
             raise RunFolderError(f"{run.path}: {other} Start a new run.")
     return sweep
@@ -134,14 +142,15 @@ def _with_files(plan: Plan, watcher: Watcher) -> tuple[Plan, dict[str, str]]:
     return plan.model_copy(update={"loads": tuple(loads)}), files
 
 
-def _pending_cell(engine: Engine, load: Load, repeat: int) -> dict[str, Any]:
+def _pending_cell(engine: Engine, load: Load, repeat: int, refused: str | None) -> dict[str, Any]:
     return {
         "id": cell_id(engine, load, repeat),
         "engine": engine.model_dump(mode="json"),
         "load": load.model_dump(mode="json"),
         "repeat": repeat,
-        "outcome": "pending",
         **dict.fromkeys(_RESULTS),
+        "outcome": "pending" if refused is None else "unsupported",
+        "reason": refused,
     }
 
 
@@ -235,7 +244,7 @@ def _server(sweep: Sweep, engine: Engine, repeat: int) -> AbstractContextManager
 
 @contextlib.contextmanager
 def _remote(remote: dict[str, Any], engine: Engine) -> Iterator[Served]:
-    with running_server(remote["base_url"], remote.get("api_key_env")) as served:
+    with running_server(remote) as served:
         if other := _other_model(engine, served.target):
             raise CannotServe("failed", other)
         yield served

@@ -1,17 +1,18 @@
 """The server under measurement: one of our own that lives as long as it is measured, or one that already runs."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import psutil
 
-from bench.errors import PlanError, TargetError
-from bench.plans.plan import Engine
+from bench.client.connection import Target as Address
+from bench.client.dialect import VLLM, Dialect
+from bench.errors import PlanError
+from bench.load.loadfile import open_target
+from bench.plans.plan import Engine, RunningServer
 from bench.plans.workload import Vocabulary
 from bench.run import store
 from checkpoints.errors import CheckpointError
@@ -28,7 +29,10 @@ _OUTCOMES = {"oom": "oom", "unsupported": "unsupported", "timeout": "timeout"}
 
 @dataclass(frozen=True)
 class Target:
-    """A running server. `failure()` says in a sentence that it has died, once it has; `pids()` are its processes."""
+    """A running server. `failure()` says in a sentence that it has died, once it has; `pids()` are its processes.
+
+    `settings` is what has to be said to reach it and `dialect` what it takes: a server of our own is vLLM.
+    """
 
     base_url: str
     model: str
@@ -37,10 +41,33 @@ class Target:
     max_model_len: int | None
     pids: Callable[[], list[int]] = list
     failure: Callable[[], str | None] = lambda: None
+    dialect: Dialect = VLLM
+    settings: RunningServer = field(default_factory=RunningServer)
+
+    def address(self) -> Address:
+        """Where and how to connect. Raises ValueError when an environment variable is not set."""
+        return open_target(self.base_url, **self.access())
 
     def headers(self) -> dict[str, str]:
-        key = os.environ.get(self.api_key_env) if self.api_key_env else None
-        return {"Authorization": f"Bearer {key}"} if key else {}
+        """The headers that a request of another client needs."""
+        to = self.address()
+        key = {"Authorization": f"Bearer {to.api_key}"} if to.api_key else {}
+        return key | dict(to.headers)
+
+    def endpoint_of(self, body: dict[str, Any]) -> str:
+        """Where a request goes: its own endpoint, or chat for every prompt where the plan's `endpoint` says so."""
+        own = str(body["endpoint"])
+        return "chat" if own == "completions" and self.settings.endpoint == "chat" else own
+
+    def access(self) -> dict[str, Any]:
+        """What a connection needs beside the URL, by the names of the load file; secrets by environment variable."""
+        return {
+            "api_key_env": self.api_key_env,
+            "headers_env": self.settings.headers,
+            "query": self.settings.query,
+            "verify_tls": self.settings.verify,
+            "ca_path": self.settings.ca,
+        }
 
 
 class CannotServe(Exception):
@@ -117,16 +144,6 @@ def own_server(
         yield Served(target, startup, log_path)
 
 
-@contextlib.contextmanager
-def running_server(base_url: str, api_key_env: str | None) -> Iterator[Served]:
-    """A server that already runs and is not ours. Raises CannotServe when it does not answer."""
-    try:
-        target = find_target(base_url, api_key_env)
-    except TargetError as error:
-        raise CannotServe("failed", str(error)) from error
-    yield Served(target, None, None)
-
-
 def error_paragraph(error: ServeError) -> str:
     """A serve error without the path of its log: a run folder may be sent to others."""
     words = f' The engine said: "{error.engine_words}".' if error.engine_words else ""
@@ -194,52 +211,4 @@ def vocabulary_of(checkpoint: Checkpoint) -> Vocabulary | None:
             return Vocabulary.load(Path(checkpoint.path))
         return Vocabulary.load(Path(hf_hub_download(checkpoint.path, "tokenizer.json")).parent)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, PlanError):
-        return None
-
-
-def find_target(base_url: str, api_key_env: str | None) -> Target:
-    """A server that already runs: ask it which model it serves. Raises TargetError with what to check."""
-    base = base_url.rstrip("/").removesuffix("/v1")
-    key = os.environ.get(api_key_env) if api_key_env else None
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        answer = httpx.get(f"{base}/v1/models", headers=headers, timeout=10, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise TargetError(
-            f"--target {base_url}: no answer ({type(error).__name__}: {error}). "
-            "Is the server up, and is this its address?"
-        ) from error
-    if answer.status_code in (401, 403):
-        raise TargetError(
-            f"--target {base_url}: HTTP {answer.status_code}: it wants an API key. Put the key into an environment "
-            "variable and name that variable with --api-key-env."
-        )
-    try:
-        served = answer.json()["data"][0]
-        model, limit = str(served["id"]), served.get("max_model_len")
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise TargetError(
-            f"--target {base_url}: /v1/models answered HTTP {answer.status_code} and no list of models; "
-            "an OpenAI-compatible server is expected."
-        ) from None
-    return Target(base, model, api_key_env, vocabulary=_sampled_vocabulary(base, model, headers), max_model_len=limit)
-
-
-def _sampled_vocabulary(base: str, model: str, headers: dict[str, str]) -> Vocabulary | None:
-    """From the server's `/tokenize` (vLLM has one), so that prompts have the lengths asked for; None without it."""
-
-    def tokenize(text: str) -> list[int]:
-        answer = httpx.post(
-            f"{base}/tokenize",
-            json={"model": model, "prompt": text, "add_special_tokens": False},
-            headers=headers,
-            timeout=30,
-            trust_env=False,
-        )
-        answer.raise_for_status()
-        return [int(token) for token in answer.json()["tokens"]]
-
-    try:
-        return Vocabulary.sampled(tokenize)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None

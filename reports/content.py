@@ -7,6 +7,7 @@ from reports.definitions import DEFINITIONS
 from reports.figures.pictures import Picture, pictures
 from reports.measured.cells import Json, Report
 from reports.sections import setting, trust
+from reports.sections.lost import lost
 from reports.sections.planned import sections
 from reports.sections.problems import Problem, problems
 from reports.sections.section import Section
@@ -61,7 +62,7 @@ def content(report: Report) -> Content:
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         memory=tuple(p for p in drawn if p.name == "memory"),
         planned=sections(report),
-        cells=(tables.throughput(report), *((tables.latencies(report),) if any(c.shown for c in report.cells) else ())),
+        cells=tuple(t for t in (tables.throughput(report), _latencies(report), lost(report)) if t is not None),
         trust=tuple(
             t for t in (trust.changed(report), trust.checks(report), trust.reconciliation(report)) if t is not None
         ),
@@ -72,6 +73,10 @@ def content(report: Report) -> Content:
         reproduce=tuple(setting.reproduce(report)),
         numbers=numbers(report),
     )
+
+
+def _latencies(report: Report) -> Table | None:
+    return tables.latencies(report) if any(cell.shown for cell in report.cells) else None
 
 
 def numbers(report: Report) -> Json:

@@ -18,7 +18,8 @@ DEFINITIONS = (
     ("ITL (inter-token latency)", "A chunk's gap spread over the tokens that the chunk carries: one value per token."),
     (
         "TPOT (time per output token)",
-        "(Last − first token) / (output tokens − 1): one value per request.",
+        "(Last − first content chunk) / (output tokens after the first chunk): one value per request. Where the server "
+        "does not say how many tokens each chunk carries, they are spread evenly over the chunks.",
     ),
     ("E2E (end to end)", "Answer ended − request sent."),
     (
@@ -42,7 +43,12 @@ DEFINITIONS = (
         "Closed: a fixed number of users, each sending its next request when the last one is answered. Open: "
         "requests arrive at a set rate, whether or not the server keeps up.",
     ),
-    ("Token counts", "The server's own; a client-side tokenizer only cross-checks them."),
+    (
+        "Token counts",
+        "The server's own (or, where the plan says so, a named tokenizer's, which is said beside the figures). What an "
+        "event carries decides which chunk is the first and the last; counts only count. Figures of tokens that nobody "
+        "counted are absent.",
+    ),
     (
         "Percentiles",
         "Computed from the raw records, never from buckets. p50 is the median; 95 % of the values are below p95. "
@@ -59,7 +65,7 @@ DEFINITIONS = (
     (
         "Invalid",
         "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
-        "between requests, or > 1 % of socket reads carrying more than one chunk), when the delivered load missed the "
+        "between requests), when > 1 % of socket reads carry more than one chunk, when the delivered load missed the "
         "configured one, or when client and server disagree (output tokens must equal the server's counter exactly; "
         "mean TTFT within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
         "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reports import answers
 from reports.definitions import PERCENTILES_NEED
 from reports.measured.cells import Cell, Report
 from reports.measured.repeats import (
@@ -202,6 +203,8 @@ def throughput(report: Report) -> Table:
     notes = ["Rates are taken over the window; a cell that did not run to its end has none."]
     if slo:
         notes.append(f"Goodput counts requests within the SLO: {slo_words(slo)}.")
+    notes += [text for text in (answers.counted_by(report), answers.lengths(report)) if text]
+    notes += [*answers.absent(report), *answers.oddities(report)]
     return table("cells-throughput", "All cells: outcome and throughput", columns, rows, tuple(notes))
 
 

@@ -3,6 +3,7 @@
 Each function returns one statement or nothing, and says nothing that was not measured.
 """
 
+from reports.answers import counted_by, lengths
 from reports.hidden_states import hidden_states
 from reports.measured.cells import Cell, Load, Report
 from reports.measured.repeats import (
@@ -42,6 +43,8 @@ def verdict(report: Report) -> list[str]:
         not_measured(report),
         interrupted(report),
         failed_requests(report),
+        counted_by(report),
+        lengths(report),
         resolution(report),
         quality(report),
         mismatch(report),

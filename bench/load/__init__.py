@@ -1,1 +1,1 @@
-"""All that runs inside Locust: users, the streaming client, and the files that the sweep and Locust exchange."""
+"""All that runs inside Locust: users, and the files that the sweep and Locust exchange."""

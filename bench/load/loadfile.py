@@ -10,13 +10,15 @@ import errno
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.load import stream
-from bench.load.connection import Target, target_of
+from bench.client import stream
+from bench.client.connection import Target, target_of
+from bench.client.dialect import VLLM, Dialect
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Load:
     verify_tls: bool = True
     ca_path: str | None = None
     api_key_env: str | None = None
+    headers_env: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str] = field(default_factory=dict)
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    dialect: dict[str, Any] = field(default_factory=VLLM.as_dict)
+    keep_text: bool = False
+
+    def server(self) -> Target:
+        """The server under load; ValueError when its address cannot be used or an environment variable is not set."""
+        tls = {"verify_tls": self.verify_tls, "ca_path": self.ca_path}
+        return open_target(self.target, self.api_key_env, headers_env=self.headers_env, query=self.query, **tls)
 
 
 def read_load(path: str) -> Load:
@@ -66,6 +78,7 @@ def read_load(path: str) -> Load:
 
 def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[stream.Request]]:
     """The warm-up and the measured requests of a load, encoded: nothing is left to encode while the load runs."""
+    dialect = Dialect.of(load.dialect)
     warm: list[stream.Request] = []
     measured: list[stream.Request] = []
     run = secrets.token_hex(4)
@@ -81,8 +94,11 @@ def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[str
                         request_id=f"{run}-{'w' if goal is warm else ''}{len(goal)}",
                         model=load.model,
                         endpoint=prompt.get("endpoint") or load.endpoint,
+                        dialect=dialect,
                         temperature=load.temperature,
                         ignore_eos=load.ignore_eos,
+                        extra_body=load.extra_body,
+                        keep_text=load.keep_text,
                     )
                 )
             except (ValueError, KeyError, AttributeError) as error:
@@ -92,14 +108,17 @@ def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[str
     return warm, measured
 
 
-def open_target(url: str, api_key_env: str | None, **tls: Any) -> Target:
-    """The target with the key from the environment variable named `api_key_env`; ValueError when it is not set."""
-    key = os.environ.get(api_key_env) if api_key_env else None
-    if api_key_env and key is None:
-        raise ValueError(
-            f"The environment variable {api_key_env} (api_key_env) is not set; it should hold the API key."
-        )
-    return target_of(url, api_key=key, **tls)
+def open_target(
+    url: str, api_key_env: str | None, *, headers_env: Mapping[str, str] | None = None, **more: Any
+) -> Target:
+    """The target with its key and headers from the environment variables named; ValueError when one is not set."""
+    names = {**({"api_key_env": api_key_env} if api_key_env else {}), **(headers_env or {})}
+    if missing := next(((what, name) for what, name in names.items() if name not in os.environ), None):
+        what, name = missing
+        holds = "the API key" if what == "api_key_env" else f"the header {what}"
+        raise ValueError(f"The environment variable {name} ({what}) is not set; it should hold {holds}.")
+    headers = {header: os.environ[name] for header, name in (headers_env or {}).items()}
+    return target_of(url, api_key=os.environ[api_key_env] if api_key_env else None, headers=headers, **more)
 
 
 class Records:

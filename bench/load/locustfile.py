@@ -37,10 +37,11 @@ from locust import User, events, task
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from bench.load import loadfile, stream
+from bench.client import stream
+from bench.client.connection import Connection, Target
+from bench.client.pages import first_model, metrics
+from bench.load import loadfile
 from bench.load import users as crews
-from bench.load.connection import Connection, Target
-from bench.load.pages import first_model, metrics
 
 log = logging.getLogger("nbridge.load")
 
@@ -49,6 +50,7 @@ GO_LEAD_S = 0.2  # how far ahead the master sets zero, so that every worker has 
 READY_S = 15.0  # how long users may take to arrive at the gate
 
 _RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
+_ZERO = ("0", "0.0")
 
 
 def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[stream.Request]] | None:
@@ -58,7 +60,7 @@ def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[stream
         return None
     try:
         load = loadfile.read_load(path)
-        to = loadfile.open_target(load.target, load.api_key_env, verify_tls=load.verify_tls, ca_path=load.ca_path)
+        to = load.server()
         warm, measured = loadfile.read_prompts(load, to)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -165,12 +167,14 @@ def publish(environment: Any, record: dict[str, Any]) -> None:
     """A record in Locust's own statistics: end-to-end, time to first token and time per output token, apart."""
     sent, first, last, tokens = (record[key] for key in ("sent", "first_token", "last_token", "output_tokens"))
     failure = None if record["outcome"] == "ok" else f"{record['outcome']} ({record['error_kind']}): {record['error']}"
+    if failure is not None:
+        failure = re.sub(r"\d+", "#", failure)[:160]  # Locust keeps every text that it has not seen yet
     spent_s = record["ended"] - sent if sent is not None and record["ended"] is not None else 0.0
     fire(environment, "E2E", record["scenario"], spent_s, tokens=tokens, failure=failure)
     if first is not None and sent is not None:
         fire(environment, "TTFT", record["scenario"], first - sent)
-        if tokens is not None and tokens > 1:
-            fire(environment, "TPOT", record["scenario"], (last - first) / (tokens - 1))
+        if (after := stream.tokens_after_first(record)) is not None and after > 0:
+            fire(environment, "TPOT", record["scenario"], (last - first) / after)
 
 
 class Conductor:
@@ -294,7 +298,7 @@ def settled_metrics(to: Target) -> str | None:
     deadline_s = now() + SETTLE_S
     while True:
         text = metrics(to, timeout_s=2.0)
-        if text is None or now() > deadline_s or not any(float(value) for value in _RUNNING.findall(text)):
+        if text is None or now() > deadline_s or not any(value not in _ZERO for value in _RUNNING.findall(text)):
             return text
         gevent.sleep(0.05)
 

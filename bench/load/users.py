@@ -17,8 +17,8 @@ from threading import Event
 from time import perf_counter as now
 from typing import Any
 
-from bench.load import stream
-from bench.load.connection import Connection, Exchange, Target
+from bench.client import stream
+from bench.client.connection import Connection, Exchange, Target
 from bench.load.loadfile import Load, Records
 from bench.load.pulse import Pulse
 from bench.plans import arrivals
@@ -27,7 +27,7 @@ log = logging.getLogger("nbridge.load")
 
 UNREACHABLE_REQUESTS = 20  # so many connection errors in a row …
 UNREACHABLE_S = 3.0  # … over at least so long mean that the server is gone
-BACKOFF_S = 0.2  # a user's pause after a connection error, doubled up to BACKOFF_MAX_S
+BACKOFF_S = 0.2  # a user's pause after a connection error or a rate limit, doubled up to BACKOFF_MAX_S
 BACKOFF_MAX_S = 1.0
 CONNECT_AHEAD_S = 5.0  # how long a user may take to connect before the phase begins without its connection
 SPARE_CONNECTIONS = 32  # an open loop connects ahead as well, so that arrivals rarely wait for a new connection
@@ -195,7 +195,18 @@ class Crew:
                     continue
                 if not what.warmup:
                     self.ended_s = max(self.ended_s or 0.0, exchange.ended_s)
-                self._store(stream.record(what, exchange, scheduled_s, self.target.api_key, pause=_give_way))
+                self._store(self._read(what, exchange, scheduled_s))
+
+    def _read(self, what: stream.Request, exchange: Exchange, scheduled_s: float) -> dict[str, Any]:
+        try:
+            return stream.record(what, exchange, scheduled_s, self.target.secrets, pause=_give_way)
+        except Exception as error:  # noqa: BLE001 (whatever an answer does to its reader, only its own record may end)
+            return stream.blank(what, scheduled_s, "client_error") | {
+                "sent": exchange.sent_s,
+                "ended": exchange.ended_s,
+                "error_kind": type(error).__name__,
+                "error": "This program failed to read the answer; please report it.",
+            }
 
     def _store(self, record: dict[str, Any]) -> None:
         if record["warmup"] and record["outcome"] != "ok":
@@ -247,7 +258,8 @@ def closed_user(crew: Crew) -> None:
         free_s, pause_s = now(), BACKOFF_S
         while free_s < end_s and (what := crew.take()) is not None:
             exchange = crew.send(connection, what, free_s)
-            if exchange.failure is not None and exchange.failure[0] == "connection_error":
+            refused = exchange.framing.status in (429, 503)
+            if refused or (exchange.failure is not None and exchange.failure[0] == "connection_error"):
                 crew.halt.wait(pause_s)  # a server that refuses is not asked in a tight loop
                 pause_s = min(2 * pause_s, BACKOFF_MAX_S)
             else:

@@ -14,6 +14,8 @@
     concurrency = [1, 4, 16]
     [slo]
     ttft_s = 0.5
+    [target]                         # a server that already runs, instead of engines of our own
+    url = "http://127.0.0.1:8000"
     [cost]                           # a report with sections on memory, capacity and cost
     gpu = "rtx-4090"
     api = "openai/gpt-4o"
@@ -200,6 +202,55 @@ class Cost(_Table):
     inputs: dict[str, float | tuple[float, float, float]] = {}
 
 
+class DialectPins(_Table):
+    """What is not asked but taken as given about a server (bench.client.dialect.Route says what each means)."""
+
+    limit: Literal["max_tokens", "max_completion_tokens"] | None = None
+    token_ids: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: bool | None = None
+    temperature: bool | None = None
+    stream_options: bool | None = None
+    continuous_usage_stats: bool | None = None
+    usage: Literal["chunk", "difference", "end", "never"] | None = None
+
+    def pins(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class RunningServer(_Table):
+    """The `[target]` of a plan: a server that already runs, and what has to be said to reach it.
+
+    `headers` and `api_key_env` name environment variables: no secret stands in a plan or a run folder. `path` is the
+    endpoint's, behind the URL; `query` and `extra_body` go with every request. `tokens = "client"` counts output
+    tokens with `tokenizer` (a directory, a tokenizer.json or a known model) where the server does not.
+    """
+
+    url: str | None = None
+    model: str | None = None
+    endpoint: Literal["completions", "chat"] | None = None
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$")] | None = None
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    api_key_env: str | None = None
+    extra_body: dict[str, Any] = {}
+    ca: str | None = None
+    verify: bool = True
+    tokens: Literal["server", "client"] = "server"
+    tokenizer: str | None = None
+    dialect: DialectPins = DialectPins()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.path is not None and self.endpoint is None:
+            raise ValueError('`path` needs `endpoint`: say whether it is "chat" or "completions"')
+        if (self.tokens == "client") != (self.tokenizer is not None):
+            raise ValueError('tokens = "client" and `tokenizer` go together: name the tokenizer that counts')
+        if self.tokenizer is not None and self.dialect.usage not in (None, "never"):
+            raise ValueError('tokens = "client" counts here, so `usage` of the dialect has no meaning')
+        return self
+
+
 class Plan(_Table):
     """An expanded plan: every engine and load has a name and stands on its own."""
 
@@ -209,6 +260,7 @@ class Plan(_Table):
     cost: Cost | None = None
     cell_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    target: RunningServer | None = None
     engines: Annotated[tuple[Engine, ...], Field(min_length=1)]
     loads: Annotated[tuple[Load, ...], Field(min_length=1)]
 
@@ -249,6 +301,9 @@ def find_plan(name: str | None) -> Path:
 def expand(document: dict[str, Any], *, source: str, base: Path | None = None) -> Plan:
     """Apply `[defaults]` and `[matrix]`, name what has no name, and validate."""
     document = dict(document)
+    given = [table.get("engine") for key in ("defaults", "matrix") if isinstance(table := document.get(key), dict)]
+    if "target" in document and "engines" not in document and not any(given):
+        document["engines"] = [{"name": "target", "model": "target"}]  # replaced by what the server says it serves
     defaults = _sub_table(document, "defaults", source)
     matrix = _sub_table(document, "matrix", source)
     for kind, model in (("engine", Engine), ("load", Load)):
@@ -278,6 +333,14 @@ def validate(document: dict[str, Any], *, source: str) -> Plan:
         return Plan.model_validate(document)
     except ValidationError as error:
         raise PlanError(_explain(error, document, source)) from None
+
+
+def validate_target(document: dict[str, Any], *, source: str) -> RunningServer:
+    """A `[target]` table by itself. Raises PlanError."""
+    try:
+        return RunningServer.model_validate(document)
+    except ValidationError as error:
+        raise PlanError(_explain(error, document, source, RunningServer)) from None
 
 
 def _sub_table(document: dict[str, Any], key: str, source: str) -> dict[str, dict[str, Any]]:
@@ -330,9 +393,11 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(names)}."
 
 
-def _explain(error: ValidationError, document: dict[str, Any], source: str) -> str:
+def _explain(error: ValidationError, document: dict[str, Any], source: str, top: type[BaseModel] | None = None) -> str:
     """The first problems of a plan as one readable paragraph."""
-    tables: dict[str, type[BaseModel]] = {"engines": Engine, "loads": Load, "slo": Slo, "cost": Cost}
+    tables: dict[str, type[BaseModel]] = {
+        "engines": Engine, "loads": Load, "slo": Slo, "cost": Cost, "target": RunningServer, "dialect": DialectPins
+    }  # fmt: skip
     lengths = {"prompt_tokens", "output_tokens"}
     messages = []
     problems = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
@@ -352,7 +417,9 @@ def _explain(error: ValidationError, document: dict[str, Any], source: str) -> s
             where = ".".join([f"{path[0]}[{label or path[1]}]", *(str(part) for part in path[2:])])
         if item["type"] == "extra_forbidden":
             table: type[BaseModel] = Lengths if any(p in lengths for p in path[:-1]) else tables.get(str(path[0]), Plan)
+            table = tables["dialect"] if path[:2] == ["target", "dialect"] and len(path) > 2 else table
             known = set(table.model_fields) if len(path) > 1 else {*Plan.model_fields, "defaults", "matrix"}
+            known = set(top.model_fields) if top and len(path) == 1 else known
             messages.append(f"{where} = {item['input']!r}: unknown key. {_nearest(str(path[-1]), known)}")
         elif item["type"] == "missing":
             messages.append(f"{where}: is missing.")

@@ -8,7 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ class Vocabulary:
     """What prompts are made from: ids that are ordinary tokens, and the tokenizer for text.
 
     Of a server elsewhere the tokenizer itself is not at hand; `tokens_per_word` then says how long a text becomes.
+    `token_ids`: whether the server takes prompts as token ids, which alone have exact lengths.
     """
 
     ordinary_ids: tuple[int, ...]
     tokenizer: Tokenizer | None = None
     tokens_per_word: float = 1.0
     tokenize: Callable[[str], list[int]] | None = None
+    token_ids: bool = True
 
     @classmethod
     def load(cls, directory: Path) -> "Vocabulary":
@@ -91,6 +93,10 @@ class Vocabulary:
             raise ValueError("only a tokenizer can cut a text")
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens - 1][1]]
+
+    def spoken(self, *, token_ids: bool) -> "Vocabulary":
+        """The same for a server that takes token ids, or does not."""
+        return replace(self, token_ids=token_ids)
 
     def text(self, rng: random.Random, tokens: int) -> str:
         """English words that encode to `tokens` tokens, rarely to one or two fewer; about so without tokenizer."""
@@ -151,9 +157,11 @@ def prompts(
     prefix_ids = prefix_rng.choices(vocabulary.ordinary_ids, k=_PREFIX_TOKENS) if vocabulary else []
 
     def plain(size: int, shared: int) -> str | list[int]:
-        if vocabulary:
+        if vocabulary and vocabulary.token_ids:
             return prefix_ids[:shared] + rng.choices(vocabulary.ordinary_ids, k=size - shared)
-        return " ".join([*prefix_words[:shared], words(rng, size - shared)])
+        a_word = vocabulary.tokens_per_word if vocabulary else 1.0
+        same = round(shared / a_word)
+        return " ".join([*prefix_words[:same], words(rng, max(1, round(size / a_word) - same))])
 
     if load.scenario == "hidden_states":
         yield from _asking_states(load, count, rng, plain, max_model_len)

@@ -235,7 +235,7 @@ class _Maker:
 
     def _synthetic(self, blocks: tuple[int | str, ...], size: int, *, ids: bool) -> str | list[int]:
         """A prompt of `size` tokens whose blocks have the contents that their names stand for; random after them."""
-        if ids and self.vocabulary is not None:
+        if ids and self.vocabulary is not None and self.vocabulary.token_ids:
             shared = [token for block in blocks[: -(-size // self.block_tokens)] for token in self._block(block)][:size]
             return shared + self._rng.choices(self.vocabulary.ordinary_ids, k=size - len(shared))
         parts, left = [], size

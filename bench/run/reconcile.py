@@ -30,7 +30,7 @@ Grown = Callable[..., float | None]
 
 
 def delta(before: Total, after: Total, name: str, **labels: str) -> float | None:
-    """How much a counter grew; None when the server does not have it or it was reset in between."""
+    """How much a counter grew; None when the server does not have it, it was reset or is no finite number."""
     start, end = before(name, **labels), after(name, **labels)
     if end is None:
         return None
@@ -63,12 +63,14 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
     result: dict[str, Any] = {
         name: _count(client, grown(series), less[name])
         for name, client, series in (
-            ("output_tokens", pc.sum(ok["output_tokens"]).as_py(), "vllm:generation_tokens_total"),
-            ("prompt_tokens", pc.sum(ok["prompt_tokens"]).as_py(), "vllm:prompt_tokens_total"),
+            ("output_tokens", _sum(ok, "output_tokens"), "vllm:generation_tokens_total"),
+            ("prompt_tokens", _sum(ok, "prompt_tokens"), "vllm:prompt_tokens_total"),
             ("requests", len(ok), "vllm:e2e_request_latency_seconds_count"),
         )
     }
     exact = result["output_tokens"]["equal"]
+    if result["output_tokens"]["client"] is None:
+        notes.append("The server did not count the tokens of every answer, so the counts cannot be compared.")
     if unfinished:
         notes.append(
             f"{unfinished} requests did not end well; what the server generated for them is unknown to the client, "
@@ -143,7 +145,7 @@ def reconcile_states(requests: pa.Table, before: Total | None, after: Total | No
     ok = ok_only(requests)
     dropped = pc.sum(pc.equal(requests["outcome"], "dropped")).as_py() if len(requests) else 0
     unfinished = len(requests) - len(ok) - dropped
-    tokens = _count(pc.sum(ok["prompt_tokens"]).as_py(), grown("prompt_tokens_total"))
+    tokens = _count(_sum(ok, "prompt_tokens"), grown("prompt_tokens_total"))
     answered = _count(len(ok), grown("request_latency_seconds_count"))
     exact, notes = tokens["equal"], []
     if exact is None:
@@ -172,11 +174,16 @@ def coalesced_share(requests: pa.Table) -> float | None:
     return float(np.nansum(column(requests, "coalesced_reads")) / reads) if reads else None
 
 
+def _sum(ok: pa.Table, name: str) -> int | None:
+    """The total over all these answers; None when one of them has no count."""
+    return None if ok[name].null_count else int(pc.sum(ok[name]).as_py() or 0)
+
+
 def _count(client: int | None, server: float | None, less: int = 0) -> dict[str, Any]:
     """A count by the client and by the server; `less` of the server's are not the load's."""
-    client, said = client or 0, _whole(server)
+    said = _whole(server)
     said = None if said is None else said - less
-    return {"client": client, "server": said, "equal": None if said is None else client == said}
+    return {"client": client, "server": said, "equal": None if said is None or client is None else client == said}
 
 
 def _whole(value: float | None) -> int | None:

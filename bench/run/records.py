@@ -6,7 +6,7 @@ process loses at most the requests in flight. Warm-up records stay behind in the
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,28 @@ SCHEMA = pa.schema(
         ("connect_s", pa.float64()),
         ("reads", pa.int32()),
         ("coalesced_reads", pa.int32()),
+        ("merged_reads", pa.int32()),
+        ("tokens_after_first", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("retry_after_s", pa.float64()),
+        ("notes", pa.list_(pa.string())),
     ]
 )
+# What the client notes about an answer that it took all the same.
+NOTES = {
+    "bom": "begin with a byte order mark",
+    "content_type": "are event streams by content, not by content-type",
+    "empty_data": "hold empty data lines",
+    "foreign_event": "hold events that are not JSON",
+    "done_twice": "say [DONE] twice",
+    "usage_after_done": "count their tokens after [DONE]",
+    "after_done": "go on after [DONE], without text",
+    "no_done": "end without [DONE]",
+    "no_finish_reason": "end without a finish_reason",
+    "no_last_chunk": "end with [DONE] and a closed connection, without the last chunk of HTTP",
+    "no_content": "hold no generated text",
+    "unusable_count": "hold token counts that cannot be true",
+}
 _INSTANTS = ("scheduled", "sent", "headers", "first_token", "last_token", "ended")
 _BATCH_ROWS = 20_000
 
@@ -62,10 +82,14 @@ def from_zero(record: dict[str, Any], zero_s: float) -> dict[str, Any]:
     return row
 
 
-def write_parquet(sources: Iterable[Path], target: Path, zero_s: float) -> int:
+Amend = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def write_parquet(sources: Iterable[Path], target: Path, zero_s: float, amend: Amend | None = None) -> int:
     """Write the measured records of `sources` (JSONL) to `target`; returns how many rows it holds.
 
-    Works in batches, so memory does not grow with the run. The file appears whole or not at all.
+    Works in batches, so memory does not grow with the run. The file appears whole or not at all. `amend` may change
+    each record before it becomes a row.
     """
     partial = target.with_suffix(".partial")
     written = 0
@@ -76,7 +100,7 @@ def write_parquet(sources: Iterable[Path], target: Path, zero_s: float) -> int:
                 for record in parse_lines(lines):
                     if record.get("warmup"):
                         continue
-                    rows.append(from_zero(record, zero_s))
+                    rows.append(from_zero(amend(record) if amend else record, zero_s))
                     if len(rows) >= _BATCH_ROWS:
                         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                         written += len(rows)

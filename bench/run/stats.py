@@ -5,13 +5,16 @@ Definitions (docs/definitions.md has them for readers):
   TTFT from schedule   first content chunk read − the instant the arrival process scheduled the request
   chunk gap            between two content chunks of one request
   ITL                  a chunk's gap spread over the tokens that the chunk carries: one value per token
-  TPOT                 (last − first token) / (output tokens − 1): one value per request
+  TPOT                 (last − first chunk) / (output tokens after the first chunk): one value per request
   E2E                  response ended − request sent
   window               closed loop: all users are busy (see `window`); open loop: the scheduled time
-Only requests with outcome `ok` enter latencies and token counts; the others are counted beside them.
+Only requests with outcome `ok` enter latencies and token counts; the others are counted beside them. What cannot be
+known is absent, with the reason in `absent`: a token figure where the server did not count every answer's tokens, a
+goodput whose limit is on such a figure, and every rate of a cell in which nothing was answered.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,9 +80,9 @@ def latencies(ok: pa.Table) -> dict[str, Floats]:
     """
     sent, scheduled = column(ok, "sent_s"), column(ok, "scheduled_s")
     first, last, ended = column(ok, "first_token_s"), column(ok, "last_token_s"), column(ok, "ended_s")
-    tokens = column(ok, "output_tokens")
+    after = tokens_after_first(ok)
     with np.errstate(divide="ignore", invalid="ignore"):
-        tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+        tpot = np.where(after > 0, (last - first) / after, np.nan)
     return {
         "ttft_s": first - sent,
         "ttft_from_schedule_s": first - scheduled,
@@ -87,6 +90,23 @@ def latencies(ok: pa.Table) -> dict[str, Floats]:
         "e2e_s": ended - sent,
         "e2e_from_schedule_s": ended - scheduled,
     }
+
+
+def tokens_after_first(ok: pa.Table) -> Floats:
+    """Per request, the output tokens after its first content chunk; NaN where the server gave no count.
+
+    Records of runs from before this was recorded count the first chunk as one token.
+    """
+    tokens = column(ok, "output_tokens") - 1
+    if "tokens_after_first" not in ok.column_names:
+        return tokens
+    after = column(ok, "tokens_after_first")
+    return np.where(np.isnan(after), tokens, after)
+
+
+def uncounted(ok: pa.Table) -> int:
+    """How many of these streamed answers have no count of their output tokens."""
+    return int(np.isnan(column(ok, "output_tokens"))[~np.isnan(column(ok, "first_token_s"))].sum())
 
 
 def _batches(ok: pa.Table) -> Iterator[tuple[Floats, npt.NDArray[np.bool_], Floats, bool]]:
@@ -168,17 +188,19 @@ def meets_slo(ok: pa.Table, slo: dict[str, float], *, from_schedule: bool) -> np
     """For each row: did it meet every limit of `slo` (ttft_s, tpot_s, e2e_s)? Open-loop loads count from schedule.
 
     A request of one token has no TPOT and so cannot miss that limit, nor can an answer in one piece miss one of tokens.
+    One whose tokens nobody counted meets no limit on TPOT here; `summarise` gives no goodput then.
     """
     values, whole = latencies(ok), answered_whole(ok)
     met = np.ones(len(ok), dtype=bool)
     for name, limit in slo.items():
         measured = values[f"{name[:-2]}_from_schedule_s" if from_schedule and name != "tpot_s" else name]
-        met &= (measured <= limit) | (np.isnan(measured) if whole or name == "tpot_s" else False)
+        cannot_miss = np.isnan(measured) & (whole | ((name == "tpot_s") & ~np.isnan(tokens_after_first(ok))))
+        met &= (measured <= limit) | cannot_miss
     return met
 
 
 def _window_rates(
-    requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None
+    requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None, absent_why: dict[str, str]
 ) -> dict[str, Any]:
     absent = dict.fromkeys(
         (
@@ -195,6 +217,10 @@ def _window_rates(
         return {**absent, "goodput_rps": None}
     start, end = bounds
     length = end - start
+    if not len(ok):
+        absent_why.update(dict.fromkeys(absent, "no request was answered"))
+        held = {"window_s": length, "mean_in_flight": mean_in_flight(requests, start, end)}
+        return {**absent, **held, "goodput_rps": None}
     tokens_inside = sum(
         float(tokens[(instants > start) & (instants <= end)].sum()) for instants, _, tokens, _ in _batches(ok)
     )
@@ -203,29 +229,86 @@ def _window_rates(
     whole = answered_whole(ok)
     prefilled = done if whole else (first > start) & (first <= end)
     goodput = None
-    if slo:
+    missing = uncounted(ok)
+    why = f"the server gave no token count for {missing} of {len(ok)} answers"
+    if missing:
+        absent_why.update(dict.fromkeys(("output_throughput_tok_s", "output_tokens"), why))
+    if slo and "tpot_s" in slo and missing:
+        absent_why["goodput_rps"] = f"{why}, so their TPOT is not known"
+    elif slo:
         good = done & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
         goodput = float(good.sum() / length)
     return {
         "window_s": length,
         "mean_in_flight": mean_in_flight(requests, start, end),
-        "output_throughput_tok_s": None if whole else tokens_inside / length,
-        "prompt_throughput_tok_s": float(np.nansum(column(ok, "prompt_tokens")[prefilled]) / length),
+        "output_throughput_tok_s": None if whole or missing else tokens_inside / length,
+        "prompt_throughput_tok_s": _prompt_rate(column(ok, "prompt_tokens")[prefilled], length, absent_why),
         "request_throughput_rps": float(done.sum() / length),
         "goodput_rps": goodput,
     }
 
 
 def slo_share(requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None) -> float | None:
-    """Share of all requests that met every limit of `slo`; one that failed or was dropped met none."""
-    if not slo or not len(requests):
+    """Share of all requests that met every limit of `slo`; one that failed or was dropped met none.
+
+    None where a limit is on a figure that is not known: see `summarise`.
+    """
+    if not slo or not len(requests) or ("tpot_s" in slo and uncounted(ok)):
         return None
     return float(meets_slo(ok, slo, from_schedule=load["kind"] == "open").sum() / len(requests))
 
 
+def _prompt_rate(tokens: Floats, length_s: float, absent_why: dict[str, str]) -> float | None:
+    if missing := int(np.isnan(tokens).sum()):
+        absent_why["prompt_throughput_tok_s"] = f"the server did not count {missing} of {tokens.size} prompts"
+        return None
+    return float(tokens.sum() / length_s)
+
+
 def _total(ok: pa.Table, name: str) -> int | None:
-    value = pc.sum(ok[name]).as_py()
-    return None if value is None else int(value)
+    """The sum of a count; None when some answer has none: a part is no total."""
+    return None if ok[name].null_count else pc.sum(ok[name]).as_py()
+
+
+def _ended_by_model(ok: pa.Table) -> int | None:
+    """How many answers the model ended before the tokens asked for; None where no finish_reason is recorded."""
+    if "finish_reason" not in ok.column_names or ok["finish_reason"].null_count == len(ok):
+        return None
+    return int(pc.sum(pc.not_equal(ok["finish_reason"], "length")).as_py() or 0)
+
+
+_WORDS = 120
+
+
+def causes(requests: pa.Table) -> list[dict[str, Any]]:
+    """Why requests were not answered, the most frequent first: outcome, error_kind, the error's words with every
+    number as #, how many and which share of all, and the longest Retry-After where the server gave one."""
+    lost = requests.filter(pc.not_equal(requests["outcome"], "ok"))
+    found: dict[tuple[Any, ...], list[float]] = {}
+    waits = lost["retry_after_s"].to_pylist() if "retry_after_s" in lost.column_names else [None] * len(lost)
+    named = (lost[name].to_pylist() for name in ("outcome", "error_kind", "error"))
+    for outcome, kind, words, wait_s in zip(*named, waits, strict=True):
+        key = (outcome, kind, None if words is None else re.sub(r"\d+", "#", words)[:_WORDS])
+        found.setdefault(key, []).append(-1.0 if wait_s is None else wait_s)
+    return [
+        {
+            "outcome": outcome,
+            "error_kind": kind,
+            "error": words,
+            "requests": len(waited),
+            "share": len(waited) / len(requests),
+            "retry_after_s": max(waited) if max(waited) >= 0 else None,
+        }
+        for (outcome, kind, words), waited in sorted(found.items(), key=lambda item: -len(item[1]))
+    ][:20]
+
+
+def noted(requests: pa.Table) -> dict[str, int]:
+    """How many answers each of the client's notes (bench.run.records.NOTES) was made about."""
+    if "notes" not in requests.column_names:
+        return {}
+    counts = pc.value_counts(pc.list_flatten(requests["notes"])).to_pylist()
+    return {item["values"]: item["counts"] for item in counts}
 
 
 def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None) -> dict[str, Any]:
@@ -235,6 +318,7 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
     dropped = outcomes.get("dropped", 0)
     values = latencies(ok)
     gaps, itl = token_gaps(requests)
+    absent_why: dict[str, str] = {}
     summary: dict[str, Any] = {
         "requests": {
             "total": len(requests),
@@ -243,12 +327,17 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
             "dropped": dropped,
             "by_outcome": outcomes,
         },
-        **_window_rates(requests, ok, load, slo),
+        **_window_rates(requests, ok, load, slo, absent_why),
         "slo": slo,
         "slo_share": slo_share(requests, ok, load, slo),
         "prompt_tokens": _total(ok, "prompt_tokens"),
         "output_tokens": _total(ok, "output_tokens"),
         "cached_tokens": _total(ok, "cached_tokens"),
+        "uncounted": uncounted(ok),
+        "ended_by_model": _ended_by_model(ok),
+        "causes": causes(requests),
+        "notes": noted(requests),
+        "absent": absent_why,
     }
     for name in ("ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s"):
         seconds = values[name]
@@ -257,4 +346,8 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         summary["ttft_from_schedule_s"] = None
     summary["chunk_gap_s"] = distribution(gaps)
     summary["itl_s"] = summary["chunk_gap_s"] if itl is gaps else None if itl is None else distribution(itl)
+    if itl is None and gaps.size:
+        absent_why["itl_s"] = "the server does not say how many tokens each chunk carries"
+    if summary["tpot_s"] is None and summary["uncounted"]:
+        absent_why["tpot_s"] = "the server gave no token counts"
     return summary

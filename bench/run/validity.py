@@ -86,8 +86,9 @@ def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, 
             coalesced,
             COALESCED_SHARE,
             "share",
-            f"The client was saturated: {(coalesced or 0):.1%} of its reads held several chunks (limit 1 %), so their "
-            "arrival times are not known.",
+            f"{(coalesced or 0):.1%} of the reads held several chunks that came one after the other (limit 1 %), so "
+            "when each arrived is not known. The client read late, or the server or a proxy before it held them back: "
+            "nothing here tells which.",
         ),
     ]
 

@@ -51,7 +51,7 @@ def parse(page: str) -> list[Sample]:
             for family in text_string_to_metric_families(page)
             for sample in family.samples
         ]
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, ArithmeticError, TypeError) as error:
         raise MetricsError(f"not a Prometheus page ({str(error)[:120]})") from None
 
 

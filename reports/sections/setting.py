@@ -27,10 +27,13 @@ def engines(report: Report) -> Table:
         for name, engine in by_name.items()
     ]
     notes: tuple[str, ...] = ()
+    target = report.document.get("target")
+    if isinstance(target, dict) and target.get("learnt"):
+        notes += (f"What was learnt of the server: {target['learnt']}.",)
     if common:
         first = next(iter(by_name.values()))
         shared = "; ".join(f"{key} = {_text(first[key])}" for key in common)
-        notes = (f"The same for all: {shared}.",)
+        notes += (f"The same for all: {shared}.",)
     return table("engines", "Engine configurations", columns, rows, notes)
 
 

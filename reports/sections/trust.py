@@ -100,7 +100,7 @@ def reconciliation(report: Report) -> Table | None:
 
 
 def _counts(found: dict[str, Any] | None) -> Entry:
-    if not found or found.get("server") is None:
+    if not found or found.get("server") is None or found.get("client") is None:
         return Entry(MISSING)
     client, server = count(found.get("client")), count(found["server"])
     return Entry(f"{client} = {server}") if found.get("equal") else Entry(f"{client} ≠ {server}", "bad")

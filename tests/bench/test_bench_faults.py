@@ -70,7 +70,7 @@ def test_a_good_server_without_vllm_counters_is_measured_and_not_reconciled(meas
     [
         ("then=hang", "timeout", "stopped answering", {"timeout"}),
         ("status=500", "failed", "status 500 as asked", {"http_error"}),
-        ("status=429", "failed", "status 429 as asked", {"http_error"}),
+        ("status=429", "failed", "status 429 as asked", {"rate_limited"}),
         ("then=plain", "failed", "None of 6 requests was answered", {"protocol_error"}),
         ("then=garbage&after=3", "failed", "None of 6 requests was answered", {"protocol_error"}),
         ("then=error_event&after=3", "failed", "the engine fell over", None),

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from test_stats import request, rows
 
+from bench.client import stream
+from bench.client.connection import Connection, target_of
 from bench.errors import PlanError
-from bench.load import stream
-from bench.load.connection import Connection, target_of
 from bench.plans.plan import Load, expand, find_plan, load_plan
 from bench.plans.workload import Vocabulary, prompts
 from bench.run import stats
@@ -64,7 +64,7 @@ def test_a_right_answer_has_an_end_and_prompt_tokens_but_no_first_token(fake: fa
     ("step", "outcome", "kind", "said"),
     [
         (fakes.error(501, "no states here"), "http_error", "http_501", "no states here"),
-        (fakes.error(429, "queue full"), "http_error", "http_429", "queue full"),
+        (fakes.error(429, "queue full"), "rate_limited", "http_429", "queue full"),
         ((200, JSON, b"{}"), "protocol_error", "not_states", "no hidden states"),
         ((200, JSON, b'{"half": '), "protocol_error", "not_states", "no hidden states"),
         ((200, {"Content-Type": "text/html"}, b"<p>hello"), "protocol_error", "not_states", "text/html"),

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from golden import Golden, golden
 
+from bench.client.connection import target_of
 from bench.load import loadfile
-from bench.load.connection import target_of
 from bench.plans import arrivals
 
 ROOT = Path(__file__).parents[2]

@@ -74,7 +74,7 @@ def test_counters_that_agree_make_a_valid_cell() -> None:
         (two_requests(), CLOSED, after(time_to_first_token_seconds_sum=9.24), "mean TTFT by 10.0 ms more"),
         # the client's mean E2E is 0.3 s, the server's 0.28 s: 20 ms, of which the response head explains 2, limit 8.4
         (two_requests(), CLOSED, after(e2e_request_latency_seconds_sum=1.56), "mean E2E by 18.0 ms more"),
-        (two_requests(coalesced_reads=2), CLOSED, after(), "2.0% of its reads"),
+        (two_requests(coalesced_reads=2), CLOSED, after(), "2.0% of the reads"),
         (two_requests(scheduled_s=-0.05), CLOSED, after(), "left it"),
         (two_requests(), {**CLOSED, "concurrency": 2}, after(), "instead of 2"),
     ],

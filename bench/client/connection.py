@@ -6,17 +6,20 @@ imported) and many connections share one thread; without Locust they are the pla
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter as now
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from bench.load import sse
+from bench.client.framing import Framing
+from monitoring.scrape.address import normalised, resolved
 
 READ_BYTES = 64 * 1024
 _STALE = ("reset", "no_response")
@@ -24,7 +27,7 @@ _STALE = ("reset", "no_response")
 
 @dataclass(frozen=True)
 class Target:
-    """A server: where to connect, what to put before each path, and the key (never shown)."""
+    """A server: where to connect, what to put before each path and behind it, the key and other headers (not shown)."""
 
     host: str
     port: int
@@ -32,59 +35,90 @@ class Target:
     prefix: str
     tls: ssl.SSLContext | None = None
     api_key: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    query: str = ""
     _addresses: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no record may hold: the key and the values of the other headers."""
+        return tuple(value for value in (self.api_key, *(value for _, value in self.headers)) if value)
 
     def addresses(self) -> list[Any]:
         """What the host name resolves to, looked up once: a look-up per connection would be part of the timings."""
         if not self._addresses:
-            self._addresses.extend(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
-        return self._addresses
+            try:
+                self._addresses.extend(resolved(self.host, self.port))
+            except UnicodeError as error:
+                raise socket.gaierror(f"{self.host[:80]} is not a host name") from error
+        return list(self._addresses)
+
+    def prefer(self, address: Any) -> None:
+        """Puts the address that answered first: `localhost` may be two, of which a server listens on one."""
+        if self._addresses and self._addresses[0] is not address:
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)
 
 
 def target_of(
-    base_url: str, *, api_key: str | None = None, verify_tls: bool = True, ca_path: str | None = None
+    base_url: str,
+    *,
+    api_key: str | None = None,
+    verify_tls: bool = True,
+    ca_path: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
 ) -> Target:
-    """A target from a base URL (a path prefix is kept, a trailing /v1 dropped); ValueError says what is wrong."""
-    try:
-        parts = urlsplit(base_url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"The target {base_url!r} is not a URL: {error}.") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"The target {base_url!r} is not an http:// or https:// URL, e.g. http://127.0.0.1:8000.")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError(f"The target of {parts.hostname} has a user, query or fragment; only a path is allowed.")
-    if api_key is not None and (not api_key.isascii() or not api_key.isprintable() or not api_key.strip()):
+    """A target from a base URL in any form of monitoring.scrape.address; a path prefix is kept, a trailing /v1 dropped.
+
+    ValueError says what is wrong.
+    """
+    parts = urlsplit(normalised(base_url))
+    host = parts.hostname or ""
+    if api_key is not None and not _fits_header(api_key):
         raise ValueError("The API key is empty or has characters that cannot stand in an HTTP header.")
-    tls = None
-    if parts.scheme == "https":
-        try:
-            tls = ssl.create_default_context(cafile=ca_path)
-        except OSError as error:
-            raise ValueError(f"The CA file {ca_path!r} cannot be used: {error}.") from error
-        if not verify_tls:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    for header, value in (headers or {}).items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header) or not _fits_header(value):
+            raise ValueError(f"The header {header!r} or its value has characters that cannot stand in an HTTP header.")
+    tls = _tls(verify_tls, ca_path) if parts.scheme == "https" else None
     return Target(
-        host=parts.hostname,
-        port=port or (443 if tls else 80),
-        authority=name if port is None else f"{name}:{port}",
-        prefix=parts.path.rstrip("/").removesuffix("/v1"),
+        host=host,
+        port=parts.port or (443 if tls else 80),
+        authority=parts.netloc,
+        prefix=parts.path,
         tls=tls,
         api_key=api_key,
+        headers=tuple((headers or {}).items()),
+        query=urlencode(query or {}),
     )
 
 
+def _fits_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and bool(text.strip())
+
+
+def _tls(verify: bool, ca_path: str | None) -> ssl.SSLContext:
+    try:
+        tls = ssl.create_default_context(cafile=ca_path)
+    except OSError as error:
+        raise ValueError(f"The CA file {ca_path!r} cannot be used: {error}.") from error
+    if not verify:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    return tls
+
+
 def wire(to: Target, method: str, path: str, body: bytes = b"", request_id: str | None = None) -> bytes:
-    """An HTTP/1.1 request on the wire, with the target's key; a body is JSON."""
-    lines = [f"{method} {to.prefix}{path} HTTP/1.1", f"Host: {to.authority}", "User-Agent: neural-bridge"]
+    """An HTTP/1.1 request on the wire, with the target's key, headers and query; a body is JSON."""
+    asked = f"{to.prefix}{path}" + (f"{'&' if '?' in path else '?'}{to.query}" if to.query else "")
+    lines = [f"{method} {asked} HTTP/1.1", f"Host: {to.authority}", "User-Agent: neural-bridge"]
     if method == "POST":
         lines += ["Accept: text/event-stream", "Content-Type: application/json", f"Content-Length: {len(body)}"]
     if request_id is not None:
         lines.append(f"X-Request-Id: {request_id}")
     if to.api_key is not None:
         lines.append(f"Authorization: Bearer {to.api_key}")
+    lines += [f"{name}: {value}" for name, value in to.headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -96,7 +130,7 @@ class Exchange:
     `sent_s`, None when an open one was used. `failure` is (outcome, error_kind, message).
     """
 
-    framing: sse.Framing = field(default_factory=sse.Framing)
+    framing: Framing = field(default_factory=Framing)
     times_s: list[float] = field(default_factory=list)
     connect_s: float | None = None
     sent_s: float | None = None
@@ -211,7 +245,7 @@ class Connection:
             result.failure = _failure(TimeoutError(), connecting=False)
         elif result.failure is None and not result.times_s:
             result.failure = ("connection_error", "no_response", "The server closed the connection without an answer.")
-        ended_well = result.framing.complete and result.failure is None and not result.framing.extra
+        ended_well = result.framing.complete and result.failure is None and result.framing.trailing is None
         if not (ended_well and result.framing.reusable):
             self.close()
         return result
@@ -232,7 +266,7 @@ class Connection:
         finally:
             DEADLINES.remove(self)
 
-    def _read(self, sock: socket.socket, framing: sse.Framing, times_s: list[float]) -> None:
+    def _read(self, sock: socket.socket, framing: Framing, times_s: list[float]) -> None:
         while True:
             data = sock.recv(READ_BYTES)
             time_s = now()
@@ -249,8 +283,9 @@ class Connection:
 
     def _connect(self, deadline_s: float) -> None:
         failure: OSError = OSError(f"the name {self.target.host} has no address")
-        for family, kind, protocol, _, address in self.target.addresses():
-            self._socket = socket.socket(family, kind, protocol)
+        for found in self.target.addresses():
+            family, address = found
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
             try:
                 self._socket.settimeout(_left_s(deadline_s, now()))
                 self._socket.connect(address)
@@ -261,6 +296,7 @@ class Connection:
                 self.close()
                 failure = error
             else:
+                self.target.prefer(found)
                 return
         raise failure
 

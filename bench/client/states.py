@@ -1,11 +1,12 @@
 """Hidden states under load: what a request asks for, and whether its answer, which comes in one piece, is one. Pure."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
-from bench.load import sse
+from bench.client.events import Response
 
 PATH = "/v1/hidden_states"
 
@@ -19,7 +20,7 @@ class States:
     error: str | None = None
 
 
-def body(prompt: dict[str, Any], model: str) -> dict[str, Any]:
+def body(prompt: Mapping[str, Any], model: str) -> dict[str, Any]:
     """The request's body for a prompts-file entry; states come as base64, which is a third of the bytes of numbers."""
     if not isinstance(prompt.get("prompts"), list) or not prompt["prompts"]:
         raise ValueError("A hidden-states request needs `prompts`: a list of texts or lists of token ids.")
@@ -27,7 +28,7 @@ def body(prompt: dict[str, Any], model: str) -> dict[str, Any]:
     return {"model": model, "prompts": prompt["prompts"], **asked, "encoding_format": "base64"}
 
 
-def read(response: sse.Response, prompts: int) -> States:
+def read(response: Response, prompts: int) -> States:
     """What a complete answer of HTTP status 200 holds: one state per prompt, each as long as its shape says."""
     try:
         document = json.loads(response.body)

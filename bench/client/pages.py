@@ -1,0 +1,65 @@
+"""What a server says of itself beside completions: its pages, over a connection of their own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from bench.client.connection import Connection, Target, wire
+from bench.client.dialect import dumps
+from bench.client.events import response
+
+PROMETHEUS = ("text/plain", "application/openmetrics-text")
+
+
+class Page(NamedTuple):
+    """A complete answer."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    def document(self) -> Any:
+        """The JSON of the text; None when it is none."""
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError):
+            return None
+
+
+def fetch(to: Target, path: str, body: Any = None, *, timeout_s: float = 10.0) -> Page:
+    """GETs a path, or POSTs `body` as JSON; raises OSError when no complete answer came."""
+    connection = Connection(to)
+    sent = wire(to, "GET", path) if body is None else wire(to, "POST", path, dumps(body))
+    result = connection.exchange(sent, timeout_s)
+    connection.close()
+    came = response(result.framing, result.times_s)
+    if result.failure is not None or not came.complete or came.status is None:
+        why = result.failure[2] if result.failure else came.error
+        raise OSError(f"{path} of {to.authority} failed: {why}")
+    return Page(came.status, came.headers, came.body.decode("utf-8", "replace"))
+
+
+def metrics(to: Target, *, timeout_s: float = 10.0) -> str | None:
+    """The target's Prometheus text, None where it has none."""
+    try:
+        page = fetch(to, "/metrics", timeout_s=timeout_s)
+    except OSError:
+        return None
+    return page.text if page.status == 200 and page.headers.get("content-type", "").startswith(PROMETHEUS) else None
+
+
+def models(document: Any) -> list[dict[str, Any]]:
+    """The entries of a /v1/models answer that have a name; none for anything else."""
+    data = document.get("data") if isinstance(document, dict) else None
+    listed = data if isinstance(data, list) else []
+    return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]
+
+
+def first_model(to: Target, *, timeout_s: float = 10.0) -> str:
+    """The first model that /v1/models lists; OSError when there is none."""
+    page = fetch(to, "/v1/models", timeout_s=timeout_s)
+    listed = models(page.document())
+    if not listed:
+        raise OSError(f"/v1/models of {to.authority} answered {page.status} and names no model.")
+    return str(listed[0]["id"])
