@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+import reports
 from dashboards.errors import SettingsError
 from monitoring.scrape.address import normalised
 
 VARIABLE = "NBRIDGE_DASHBOARD"
-SAMPLE = Path(__file__).parent / "sample" / "cpu-2-cores-default"
+SAMPLE = Path(reports.__file__).parent / "published" / "cpu-2-cores-default"
 
 
 Address = Annotated[str, AfterValidator(normalised)]
