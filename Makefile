@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring test check serve dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring test test-quick check serve dashboard stack boards doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,9 +48,15 @@ test: check            ## lint, types and all tests (real vLLM, Locust, Promethe
 	@sh tools/packages.sh test
 	@# Before the tests, because training beside a running server takes five times as long.
 	$(BIN)/python -c 'from checkpoints.prepare import prepare; prepare("demo-1m"); prepare("demo-1m-b")'
-	@# Two at a time, then those with vLLM one after the other: a server takes all cores. 5 says that ARGS picked none.
-	$(BIN)/python -m pytest -n 2 -m 'not engine' $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m engine $(ARGS) || [ $$? = 5 ]
+	@# Two at a time, then those with vLLM one after the other: a server takes all cores. Both halves run, whatever the
+	@# first one says. 5 says that ARGS picked none.
+	@failed=0; \
+	$(BIN)/python -m pytest -n 2 -m 'not engine' $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m engine $(ARGS) || [ $$? = 5 ] || failed=1; \
+	exit $$failed
+
+test-quick: setup      ## the tests for the loop of editing: no vLLM, no browser, nothing slow
+	$(BIN)/python -m pytest -n 2 -q -m 'not engine and not slow' $(ARGS)
 
 check: setup           ## lint, format and types
 	$(BIN)/ruff check .
