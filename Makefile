@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring test test-quick check serve dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring test test-quick test-families check serve dashboard stack boards doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ test: check            ## lint, types and all tests (real vLLM, Locust, Promethe
 
 test-quick: setup      ## the tests for the loop of editing: no vLLM, no browser, nothing slow
 	$(BIN)/python -m pytest -n 2 -q -m 'not engine and not slow' $(ARGS)
+
+test-families: setup   ## hidden states of every decoder family against Hugging Face, into docs (an hour; ARGS="--missing")
+	$(BIN)/python -m bench.studies.hidden_families --publish $(ARGS)
 
 check: setup           ## lint, format and types
 	$(BIN)/ruff check .

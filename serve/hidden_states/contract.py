@@ -38,11 +38,28 @@ WORKER: tuple[Use, ...] = (
     Use(
         "vllm.v1.core.sched.output",
         "SchedulerOutput",
-        attributes=("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "finished_req_ids"),
+        attributes=(
+            "make_empty",
+            "scheduled_new_reqs",
+            "scheduled_cached_reqs",
+            "num_scheduled_tokens",
+            "total_num_scheduled_tokens",
+            "finished_req_ids",
+        ),
     ),
     Use(
         "vllm.v1.core.sched.output",
         "NewRequestData",
+        parameters=(
+            "req_id",
+            "prompt_token_ids",
+            "mm_features",
+            "sampling_params",
+            "pooling_params",
+            "block_ids",
+            "num_computed_tokens",
+            "lora_request",
+        ),
         attributes=("req_id", "prompt_token_ids", "sampling_params", "num_computed_tokens"),
     ),
     Use("vllm.v1.core.sched.output", "CachedRequestData", attributes=("req_ids", "num_computed_tokens")),
@@ -102,8 +119,13 @@ SERVER: tuple[Use, ...] = (
 
 
 def worker_uses(worker: type[Any]) -> list[str]:
-    """What is missing of the platform's worker class: the three methods that ours overrides, and their parameters."""
-    wanted = {"load_model": (), "execute_model": ("scheduler_output",), "sample_tokens": ("grammar_output",)}
+    """What is missing of the platform's worker class: the four methods that ours overrides, and their parameters."""
+    wanted = {
+        "load_model": (),
+        "compile_or_warm_up_model": (),
+        "execute_model": ("scheduler_output",),
+        "sample_tokens": ("grammar_output",),
+    }
     missing = []
     for name, parameters in wanted.items():
         method = getattr(worker, name, None)

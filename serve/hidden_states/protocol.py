@@ -64,6 +64,11 @@ class Layer:
     tap: int
     hf_index: int | None
 
+    @property
+    def proof(self) -> str:
+        """What the worker saw at start: that this goes into the next block, or is or becomes the model's output."""
+        return "final_norm" if self.tap == FINAL_NORM or self.hf_index is None else "next_block"
+
     def document(self) -> dict[str, Any]:
         return {"layer": self.layer, "hf_index": self.hf_index}
 

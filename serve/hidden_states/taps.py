@@ -5,11 +5,13 @@ returns `hidden + residual` there beside its output, as a part of whatever graph
 for models without it, and only where Python runs the layers one by one (eager mode).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from serve.hidden_states.proof import Parts, Wiring
 
 
 class Taps(Protocol):
@@ -52,10 +54,9 @@ class HookTaps:
 
     mode = "eager_hooks"
 
-    def __init__(self, blocks: nn.ModuleList, hidden_size: int) -> None:
+    def __init__(self, wiring: Wiring) -> None:
         self.selected: tuple[int, ...] = ()
-        self._blocks = blocks
-        self._hidden_size = hidden_size
+        self._wiring = wiring
         self._handles: list[Any] = []
         self._values: dict[int, Tensor] = {}
 
@@ -65,10 +66,11 @@ class HookTaps:
             return
         for handle in self._handles:
             handle.remove()
+        blocks = self._wiring.blocks
         self._handles = [
-            self._blocks[0].register_forward_pre_hook(self._before_first, with_kwargs=True)
+            blocks[0].register_forward_pre_hook(self._before_first, with_kwargs=True)
             if tap == 0
-            else self._blocks[tap - 1].register_forward_hook(self._after(tap))
+            else blocks[tap - 1].register_forward_hook(self._after(tap))
             for tap in taps
         ]
         self.selected = taps
@@ -79,23 +81,21 @@ class HookTaps:
         return values
 
     def _after(self, tap: int) -> Callable[[nn.Module, Any, Any], None]:
+        parts = self._wiring.leaves[tap - 1]
+
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            parts = output if isinstance(output, tuple) else (output,)
-            self._take(tap, [part for part in parts[:2] if self._is_stream(part)])
+            self._take(tap, parts, output if isinstance(output, (tuple, list)) else (output,))
 
         return hook
 
     def _before_first(self, _module: nn.Module, arguments: Any, named: Mapping[str, Any]) -> None:
-        self._take(0, [value for value in (*arguments, *named.values()) if self._is_stream(value)][:1])
+        self._take(0, self._wiring.enters, (*arguments, *named.values()))
 
-    def _is_stream(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == self._hidden_size
-
-    def _take(self, tap: int, parts: list[Tensor]) -> None:
-        # A block returns its output, or output and residual; the next block's fused norm overwrites both in place.
-        if parts:
-            total = parts[0].clone() if len(parts) == 1 else parts[0] + parts[1]
-            self._values[tap] = total.reshape(-1, self._hidden_size)
+    def _take(self, tap: int, parts: Parts, values: Sequence[Tensor]) -> None:
+        first, *others = (values[place] for place in parts)
+        # The next block's fused norm overwrites what it is given.
+        total = first + others[0] if others else first.clone()
+        self._values[tap] = total.reshape(-1, total.shape[-1])
 
 
 def has_aux_taps(model: nn.Module) -> bool:
@@ -104,12 +104,6 @@ def has_aux_taps(model: nn.Module) -> bool:
     vLLM's generic Transformers backend has the method too, but there a tap once set stays for good.
     """
     return any(hasattr(module, "aux_hidden_state_layers") for module in model.modules())
-
-
-def find_blocks(model: nn.Module, num_layers: int) -> nn.ModuleList | None:
-    """The list of the model's decoder blocks, or None when there is none or more than one of that length."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
-    return lists[0] if len(lists) == 1 else None
 
 
 def event_on(device: torch.device) -> Any:

@@ -10,6 +10,7 @@ parallelism.
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from serve.errors import ContractError
-from serve.hidden_states import capture, contract
+from serve.hidden_states import capture, contract, proof, rehearsal
 from serve.hidden_states.protocol import DEFAULT_LAYER, FINAL_NORM, KEY, ApiError, resolve
-from serve.hidden_states.taps import AuxTaps, HookTaps, Taps, event_on, find_blocks, has_aux_taps
+from serve.hidden_states.taps import AuxTaps, HookTaps, Taps, event_on, has_aux_taps
 
 contract.check(contract.WORKER)
 
@@ -51,12 +52,28 @@ class Worker(_PlatformWorker):  # type: ignore[misc]
         self._ledger = capture.Ledger()
         self._ready: tuple[Any, dict[str, Tensor]] | None = None
         self._num_layers = int(config.get_total_num_hidden_layers())
-        self._taps, self._reason = _choose_taps(
-            self.model_runner, self.vllm_config, self._num_layers, int(config.get_hidden_size())
-        )
-        if self._taps is not None and self._taps.mode == "compiled":
-            self._taps.select(_declared_taps(self.vllm_config.additional_config, self._num_layers))
+        self._proof_s: float | None = None
+        # Of the proving pass: the stream before the first block and after each, and the output.
+        self._proven: tuple[Tensor, ...] = ()
+        self._aux, self._reason = _aux_taps(self.model_runner, self.vllm_config)
+        # Nothing is given out before it is proven, but what is compiled in must be so from the first pass on.
+        self._taps: Taps | None = None
+        if self._aux is not None and self._aux.mode == "compiled":
+            self._aux.select(_declared_taps(self.vllm_config.additional_config, self._num_layers))
+
+    def compile_or_warm_up_model(self) -> Any:
+        # Before the graphs are captured and the random seeds are set anew.
+        begin_s = time.perf_counter()
+        if self._reason is None:
+            self._prove()
+        self._proof_s = time.perf_counter() - begin_s
+        result = super().compile_or_warm_up_model()
+        begin_s = time.perf_counter()
+        if isinstance(self._taps, AuxTaps) and self._taps.mode == "compiled":
+            self._check_compiled(self._taps)
+        self._proof_s += time.perf_counter() - begin_s
         _log.info("Hidden states: %s", self.nbridge_hidden_states())
+        return result
 
     def nbridge_hidden_states(self) -> dict[str, Any]:
         """What this worker can do, for the API server: mode, taps when they are fixed, why not when it is off."""
@@ -68,7 +85,64 @@ class Worker(_PlatformWorker):  # type: ignore[misc]
             "hidden_size": int(self.vllm_config.model_config.get_hidden_size()),
             "reason": self._reason,
             "living": len(self._ledger.requests),
+            "proof_s": self._proof_s,
         }
+
+    def _prove(self) -> None:
+        """Learn how the stream of this model is read, and keep only what a pass of a few tokens shows to be so."""
+        aux = self._aux
+        try:
+            wiring, played = self._rehearse(aux)
+        except proof.Unproven as error:
+            self._reason = str(error)
+        except Exception as error:  # noqa: BLE001 - the server must start, whatever a model or a runner makes of it
+            _log.exception("The pass that proves hidden states failed")
+            self._reason = f"the pass that proves them failed: {type(error).__name__}: {str(error)[:200]}"
+        else:
+            if aux is not None and proof.all_near(played.taps, wiring.streams):
+                self._taps, self._proven = aux, (*wiring.streams, played.output)
+            elif _is_eager(self.vllm_config):
+                self._taps = HookTaps(wiring)
+            else:
+                self._reason = "the model's auxiliary outputs are not the streams between its blocks"
+
+    def _rehearse(self, aux: AuxTaps | None) -> tuple[proof.Wiring, rehearsal.Played]:
+        fixed = aux.selected if aux else ()
+        config = self.vllm_config.model_config
+        with rehearsal.uncompiled(self.model_runner) as model:
+            watch = proof.Watch(
+                model, self._num_layers, int(config.get_hidden_size()), len(rehearsal.prompt(self.vllm_config))
+            )
+            try:
+                if aux is not None:
+                    aux.select(tuple(range(self._num_layers + 1)))
+                with watch.watching():
+                    played = self._play()
+            finally:
+                if aux is not None:
+                    aux.select(fixed)
+        return watch.wiring(played.output), played
+
+    def _check_compiled(self, taps: AuxTaps) -> None:
+        """Hold what the compiled graph delivers against the same prompt's streams in the model as it is written."""
+        try:
+            played = self._play()
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.exception("The pass that proves hidden states failed once compiled")
+            self._taps, self._reason = None, f"the pass that proves them failed: {type(error).__name__}"
+            return
+        places = [*taps.selected, len(self._proven) - 1]
+        delivered = [*played.taps, played.output]
+        if len(delivered) != len(places) or not all(
+            proof.nearest(found, self._proven) == place for found, place in zip(delivered, places, strict=True)
+        ):
+            self._taps, self._reason = None, "the compiled model delivers other streams than the model as it is written"
+        self._proven = ()
+
+    def _play(self) -> rehearsal.Played:
+        return rehearsal.play(
+            self.model_runner, super().execute_model, super().sample_tokens, rehearsal.prompt(self.vllm_config)
+        )
 
     def execute_model(self, scheduler_output: Any) -> Any:
         spans = self._plan(scheduler_output)
@@ -173,28 +247,28 @@ def _refuse_unhookable(config: Any) -> None:
         return
     raise ContractError(
         f"serve.hidden_states.worker.Worker cannot capture hidden states beside {problem}.",
-        next_step="Leave one of the two out: start without --worker-cls serve.hidden_states.worker.Worker "
-        "(nbridge serve: --no-hidden-states), or without the other.",
+        next_step="Leave one of the two out: start without --worker-cls serve.hidden_states.worker.Worker (nbridge "
+        "serve: --no-hidden-states), or without the other.",
     )
 
 
-def _choose_taps(runner: Any, config: Any, num_layers: int, hidden_size: int) -> tuple[Taps | None, str | None]:
-    """How this model is tapped, or None and why it cannot be."""
+def _aux_taps(runner: Any, config: Any) -> tuple[AuxTaps | None, str | None]:
+    """The taps that this model has by itself, or None; and why it cannot be tapped at all, or None."""
     if config.model_config.runner_type != "generate":
         return None, "the model does not generate"
-    compilation = config.compilation_config
-    eager = compilation.mode == CompilationMode.NONE and compilation.cudagraph_mode in (None, CUDAGraphMode.NONE)
     v2 = bool(getattr(config, "use_v2_model_runner", False))
     contract.check([contract.V2_RUNNER if v2 else contract.V1_RUNNER])
     model = runner.get_model()
     if supports_eagle3(model) and has_aux_taps(model):
-        return AuxTaps(model, runner, mode="dynamic" if eager else "compiled"), None
-    if not eager:
+        return AuxTaps(model, runner, mode="dynamic" if _is_eager(config) else "compiled"), None
+    if not _is_eager(config):
         return None, f"{type(model).__name__} has no auxiliary outputs and is compiled; start with --enforce-eager"
-    blocks = find_blocks(model, num_layers)
-    if blocks is None:
-        return None, f"the {num_layers} decoder blocks of {type(model).__name__} were not found"
-    return HookTaps(blocks, hidden_size), None
+    return None, None
+
+
+def _is_eager(config: Any) -> bool:
+    compilation = config.compilation_config
+    return compilation.mode == CompilationMode.NONE and compilation.cudagraph_mode in (None, CUDAGraphMode.NONE)
 
 
 def _declared_taps(additional_config: Any, num_layers: int) -> tuple[int, ...]:

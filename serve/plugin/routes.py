@@ -215,6 +215,7 @@ async def _answer(
             "num_prompts": len(prompts),
             "hidden_size": extractor.model.hidden_size,
             "dtype": extractor.model.dtype,
+            "proof": [layer.proof for layer in ask.layers],
         },
         "usage": {"prompt_tokens": sum(lengths), "total_tokens": sum(lengths)},
         "shapes": [list(array.shape) for array in states],

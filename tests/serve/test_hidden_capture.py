@@ -1,11 +1,10 @@
 """Which rows of which step belong to which request, with hand-made steps: row r of tap t holds 100 · t + r."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve.hidden_states.capture import HOLE, NO_TAP, Ledger, collect, taps_of
 from serve.hidden_states.protocol import FINAL_NORM, KEY
-from serve.hidden_states.taps import HookTaps, find_blocks
 
 
 def wish(taps: list[int], pooling: str = "last") -> dict[str, object]:
@@ -116,55 +115,3 @@ def test_the_mean_of_sixteen_bit_rows_is_summed_in_thirty_two():
     ledger = ledger_of(a=([1], "mean", 300))
     rows = torch.full((300, 1), 1.0, dtype=torch.bfloat16)
     assert step(ledger, {"a": 0}, {"a": 300}, {1: rows}) == {"a": [[1.0]]}
-
-
-class Block(nn.Module):
-    """Adds one: as its whole output, or split into output and residual as vLLM's blocks do."""
-
-    def __init__(self, split: bool) -> None:
-        super().__init__()
-        self.split = split
-
-    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None):
-        total = hidden if residual is None else hidden + residual
-        return (torch.ones_like(total), total) if self.split else total + 1
-
-
-class Decoder(nn.Module):
-    def __init__(self, blocks: int, split: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Block(split) for _ in range(blocks))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        residual = None
-        for layer in self.layers:
-            output = layer(torch.zeros(hidden.shape[0]), hidden, residual)
-            hidden, residual = output if isinstance(output, tuple) else (output, None)
-        return hidden if residual is None else hidden.add_(residual)
-
-
-def test_hooks_read_the_stream_before_the_first_and_after_each_block():
-    for split in (False, True):
-        model = Decoder(3, split)
-        blocks = find_blocks(model, 3)
-        assert blocks is model.layers
-        taps = HookTaps(blocks, hidden_size=2)
-        taps.select((0, 1, 3))
-        output = model(torch.zeros(4, 2))
-        found = taps.values(None)
-        assert {tap: value.tolist() for tap, value in found.items()} == {
-            0: [[0.0, 0.0]] * 4,
-            1: [[1.0, 1.0]] * 4,
-            3: [[3.0, 3.0]] * 4,
-        }
-        assert output.tolist() == [[3.0, 3.0]] * 4
-        taps.select(())
-        model(torch.zeros(4, 2))
-        assert taps.values(None) == {}
-        assert not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
-
-
-def test_blocks_are_found_only_when_there_is_no_doubt():
-    model = Decoder(3, False)
-    assert find_blocks(model, 4) is None
-    assert find_blocks(nn.ModuleList([model, Decoder(3, True)]), 3) is None

@@ -52,6 +52,7 @@ def test_a_worker_that_lost_a_method_or_a_parameter_is_named():
         def execute_model(self, step: object) -> None: ...
 
     assert [name.rpartition("Changed.")[2] for name in contract.worker_uses(Changed)] == [
+        "compile_or_warm_up_model",
         "execute_model(scheduler_output)",
         "sample_tokens",
     ]

@@ -16,10 +16,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from hidden_reference import VOCABULARY, Reference, place_of, relative_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.studies.families import VOCABULARY
+from bench.studies.hidden_truth import Reference, place_of, relative_error
 from checkpoints.prepare import prepare
 from serve.engine.server import Server
 

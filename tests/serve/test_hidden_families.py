@@ -1,4 +1,4 @@
-"""True hidden states of other architectures, in the engine's own process, against Hugging Face."""
+"""True hidden states of other architectures, in the engine's own process, against Hugging Face; or none."""
 
 import json
 import subprocess
@@ -8,23 +8,35 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+# The four hand on a finished stream beside an old residual; Qwen 2 and Mistral have taps of their own.
+FAMILIES = {
+    "cohere": "eager_hooks",
+    "stablelm": "eager_hooks",
+    "exaone4": "eager_hooks",
+    "granitemoehybrid": "eager_hooks",
+    "gpt2": "eager_hooks",
+    "qwen2": "dynamic",
+    "mistral+compiled": "compiled",
+    "crooked": "off",
+}
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
-def test_other_families_hooks_and_compiled_models(tmp_path: Path):
-    """Qwen2 (biases) and Mistral by their own taps, GPT-2 by hooks, Mistral compiled, in one process of its own."""
-    families = ["qwen2", "mistral", "gpt2", "mistral+compiled"]
+@pytest.mark.timeout(1200)
+def test_families_are_right_at_every_place_or_refused():
     done = subprocess.run(
-        [sys.executable, HERE / "hidden_families.py", tmp_path, *families],
+        [sys.executable, HERE / "crooked_families.py", *FAMILIES],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1100,
         check=False,
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [line["family"] for line in lines] == families, done.stderr[-3000:]
-    assert [line["mode"] for line in lines] == ["dynamic", "dynamic", "eager_hooks", "compiled"]
-    for line in lines:
-        assert line["worst"] <= 1e-5, line
-        assert line["refused"], line
+    lines = {line["family"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert {name: line.get("mode") for name, line in lines.items()} == FAMILIES, (lines, done.stderr[-3000:])
+    for name, line in lines.items():
+        if name == "crooked":
+            assert "block 1 of CrookedForCausalLM depends on more of block 0" in line["reason"]
+            continue
+        assert max(line["worst"].values()) <= 1e-5, line
+        assert line["unknown_refused"], line
+    assert done.returncode == 0

@@ -127,7 +127,7 @@ def test_an_answer_has_the_guides_fields_and_ours():
         "pooling": "last",
         "encoding_format": "float",
         "prompt_tokens": [2, 1],
-        "metadata": {"num_prompts": 2, "hidden_size": 2, "dtype": "float32"},
+        "metadata": {"num_prompts": 2, "hidden_size": 2, "dtype": "float32", "proof": ["next_block"]},
         "usage": {"prompt_tokens": 3, "total_tokens": 3},
         "shapes": [[2], [2]],
         "hidden_states": [[97.0, 3.0], [99.0, 3.0]],

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from hidden_reference import Reference, relative_error
 
+from bench.studies.hidden_truth import Reference, relative_error
 from checkpoints.prepare import prepare
 from serve.cli import with_adapters
 from serve.engine.server import Server, start
