@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 # Where the journal leaves a function that ends the connection at once; ASGI itself has none.
 ABORT = "nbridge_abort"
+END = b"\n"  # after the JSON: what is sent last
 
 _log = logging.getLogger("vllm.nbridge.routes")
 
@@ -37,11 +38,8 @@ class Held(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Any) -> None:
-            # A server's `send` returns when there is room to write more, not when this was written; so the empty
-            # message at the end waits for the last piece.
             async with asyncio.timeout(self.stall_s):
                 await send(message)
-            self._is_written = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         with self.held:
             try:
@@ -52,3 +50,14 @@ class Held(StreamingResponse):
             finally:
                 if not self._is_written:
                     self.cut()
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self.body_iterator:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        # A server's `send` returns when there is room to write more, not when this was written: one more waits for it.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        # Counted and logged before the client has all of it, who may look at once.
+        self._is_written = True
+        self.held.close()
+        await send({"type": "http.response.body", "body": END, "more_body": False})

@@ -21,7 +21,7 @@ from serve.hidden_states.extraction import Extractor
 from serve.hidden_states.protocol import ApiError, Encoding
 from serve.hidden_states.request import Ask, parse
 from serve.plugin.engine_health import Vitals
-from serve.plugin.held import Held
+from serve.plugin.held import END, Held
 from serve.plugin.telemetry import IN_FLIGHT, RequestRecord
 
 STATE = "nbridge_hidden_states"
@@ -176,7 +176,7 @@ def written(document: dict[str, Any], states: Any, *, encoding: Encoding = "floa
     if sum(array.size for array in arrays) > SMALL_VALUES:
         return Held(answer.in_threads(pieces), stall_s=stall_s)
     body = b"".join(pieces)
-    return Held(answer.at_once(body), stall_s=stall_s, headers={"Content-Length": str(len(body))})
+    return Held(answer.at_once(body), stall_s=stall_s, headers={"Content-Length": str(len(body) + len(END))})
 
 
 def _ask(body: bytes, extractor: Extractor) -> Ask:

@@ -52,8 +52,15 @@ def wait_for(client: httpx.Client, name: str, value: float, *labels: str) -> Non
 
 
 def journal(server: Server, request_id: str) -> list[dict[str, Any]]:
-    log = server.log_path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line]
+    """The lines of a request, once the last is there: of vLLM's answers it is written when the client has them."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s:
+        log = server.log_path.read_text(encoding="utf-8")
+        found = [json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line]
+        if found and found[-1]["event"] == "response":
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"the log has no answer to {request_id}")
 
 
 def test_a_text_of_megabytes_is_refused_by_its_length_with_completions_beside(client: httpx.Client):

@@ -321,7 +321,7 @@ def test_a_place_is_kept_until_the_answer_has_been_written():
         assert (await post(app, {"prompts": ["c"]})).status_code == 429
         reads.set()
         await first
-        assert messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+        assert messages[-1] == {"type": "http.response.body", "body": b"\n", "more_body": False}
         assert (await post(app, {"prompts": ["c"]})).status_code == 200
         assert getattr(app.state, routes.STATE).admission.prompts == 0
 
