@@ -184,7 +184,7 @@ def exceeds_memory(engine: Engine, checkpoint: Checkpoint, device: str) -> str |
         return None
     share = engine.tensor_parallel_size * engine.pipeline_parallel_size
     if device == "gpu":
-        memory = min((gpu["memory_bytes"] for gpu in gpus()), default=None)
+        memory = min((gpu["memory_bytes"] for gpu in gpus() if "memory_bytes" in gpu), default=None)
         if memory is None:
             return None
         room, what = memory * (engine.gpu_memory_utilization or 0.9), "of a GPU's memory that vLLM may use"

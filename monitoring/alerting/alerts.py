@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from monitoring.alerting.receivers import Severity
-from monitoring.alerting.recording import BURNING, Rule, duration
+from monitoring.alerting.recording import BURNING, Rule, duration, either
 from monitoring.alerting.thresholds import BurnSpeed, Thresholds
 
 WATCHDOG = "Watchdog"
@@ -112,11 +112,22 @@ def engine_alerts(settings: Thresholds) -> list[Rule]:
     rules.alert(
         "CanaryFailing",
         "critical",
-        'label_replace(nbridge_canary_up == 0, "instance", "$1", "server", "https?://([^/]+).*")\n'
+        # One that has never had an answer says nothing of the engine: CanaryNeverAnswered.
+        "label_replace(nbridge_canary_up == 0 and max_over_time(nbridge_canary_up[1d]) > 0, "
+        '"instance", "$1", "server", "https?://([^/]+).*")\n'
         f'  and on (instance) avg_over_time(up{{job="{settings.jobs.servers}"}}[{there}]) > 0.5\n'
         f"  unless on (instance) {_AWAKE} == 0",
         f"{{{{ $labels.server }}}} has failed to produce one token at least {canary.failures} times in a row",
         for_s=(canary.failures - 1) * canary.interval_s + canary.timeout_s,
+    )
+    rules.alert(
+        "CanaryNeverAnswered",
+        "warning",
+        'label_replace(max_over_time(nbridge_canary_up[1d]) == 0, "instance", "$1", "server", "https?://([^/]+).*")\n'
+        f'  and on (instance) avg_over_time(up{{job="{settings.jobs.servers}"}}[{there}]) > 0.5\n'
+        f"  unless on (instance) {_AWAKE} == 0",
+        "{{ $labels.server }} has not once given a canary what it asked for, in a day or since it is watched",
+        for_s=900,
     )
     return rules.rules
 
@@ -137,7 +148,7 @@ def load_alerts(settings: Thresholds) -> list[Rule]:
     rules.alert(
         "KvCachePressure",
         "warning",
-        f"max by ({_ENGINE}) (vllm:kv_cache_usage_perc) > {engine.kv_usage_max:g}\n"
+        f"max by ({_ENGINE}) ({either('vllm:kv_cache_usage_perc')}) > {engine.kv_usage_max:g}\n"
         f"  and on ({_ENGINE})\n"
         f"increase(vllm:num_preemptions_total[{window}]) > 0",
         "The KV cache of engine {{ $labels.engine }} on {{ $labels.instance }} is {{ $value | humanizePercentage }} "

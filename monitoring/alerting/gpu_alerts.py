@@ -86,10 +86,11 @@ def gpu_exporter_alerts(settings: Thresholds) -> list[Rule]:
         "warning",
         f"(changes(nbridge_gpu_last_collect_timestamp_seconds[{stale}]) == 0\n"
         "  and on (instance) nbridge_gpu_expected_count > 0)\n"
-        # A driver that hangs from its first call on leaves no time of a collection at all.
+        # A driver that hangs from its first call on, or never worked, leaves no time of a collection at all.
         f'or (up{{job="{settings.jobs.gpus}"}} == 1\n'
         "  unless on (instance) nbridge_gpu_last_collect_timestamp_seconds)",
-        f"The GPU exporter {{{{ $labels.instance }}}} has collected nothing new for {stale}: the driver hangs",
+        f"The GPU exporter {{{{ $labels.instance }}}} has collected nothing new for {stale}: "
+        "the driver hangs or is broken",
         for_s=gpu.stale_s / 2,
     )
     rules.alert(

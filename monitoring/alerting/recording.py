@@ -9,9 +9,11 @@ Percentiles are estimates: histogram_quantile assumes that requests lie evenly b
 took 7 s: it says 9.75 s). So no alert reads them. `…slo_bad:share` is exact, because it counts what crossed a bound.
 """
 
+import re
 from typing import Any
 
 from monitoring.alerting.thresholds import LATENCIES, Latency, Thresholds
+from monitoring.scrape.metrics import RENAMED
 
 Rule = dict[str, Any]
 
@@ -45,7 +47,14 @@ def record(name: str, expr: str, **labels: str) -> Rule:
 
 def rate(series: str, by: str, window: str) -> str:
     """The summed increase per second of a counter."""
-    return f"sum by ({by}) (rate({series}[{window}]))"
+    return f"sum by ({by}) ({either(f'rate({series}[{window}])')})"
+
+
+def either(expr: str) -> str:
+    """An expression of one series, or the same of what vLLM called it up to 0.9."""
+    name = re.search(r"vllm:\w+", expr)
+    old = next((old for old, new in RENAMED.items() if name and name[0].startswith(new)), None)
+    return f"{expr} or {expr.replace(RENAMED[old], old)}" if old else expr
 
 
 def over_threshold(name: Latency, threshold_s: float, by: str, window: str) -> str:
@@ -156,7 +165,7 @@ def engine_rules(settings: Thresholds) -> list[Rule]:
             record(f"{level}:nbridge_prompt_tokens:rate", rate("vllm:prompt_tokens_total", by, window)),
             record(f"{level}:nbridge_requests_running:sum", f"sum by ({by}) (vllm:num_requests_running)"),
             record(f"{level}:nbridge_requests_waiting:sum", f"sum by ({by}) (vllm:num_requests_waiting)"),
-            record(f"{level}:nbridge_kv_cache_usage:max", f"max by ({by}) (vllm:kv_cache_usage_perc)"),
+            record(f"{level}:nbridge_kv_cache_usage:max", f"max by ({by}) ({either('vllm:kv_cache_usage_perc')})"),
             record(f"{level}:nbridge_prefix_cache_hit:share", f"{hits}\n  / {queries} >= 0"),
             record(f"{level}:nbridge_preemptions:rate", rate("vllm:num_preemptions_total", by, window)),
         ]

@@ -110,7 +110,9 @@ def graphics() -> Iterator[Finding]:
     """GPUs by NVML, with the driver; nothing wrong with a machine that has none."""
     found = gpus()
     for gpu in found:
-        seen = f"{gpu['name']}, {gpu['memory_bytes'] / GIB:.0f} GiB, driver {gpu['driver']}"
+        memory_bytes = gpu.get("memory_bytes")
+        size = f"{memory_bytes / GIB:.0f} GiB" if memory_bytes else "memory not known (perhaps shared with the machine)"
+        seen = f"{gpu['name']}, {size}, driver {gpu['driver']}"
         major = int(str(gpu["driver"]).partition(".")[0] or 0)
         if major < 580:  # CUDA 13, which the current wheels of vLLM are built for, needs 580
             yield Finding("GPU", "warn", seen, "Current vLLM wheels want driver 580 or newer: update it.")

@@ -19,6 +19,7 @@ CONFIG = "vllm:cache_config_info"
 GIB = 2**30
 TIGHT_GPU = 0.98
 SMALL_BATCH = 2.0
+ENOUGH_TOKENS = 4  # of fewer the same character over and over says nothing
 PARTS = {"queue": "waiting in the queue", "prefill": "reading prompts", "decode": "generating"}
 _PART_TODO = {
     "queue": "Requests wait for others: raise max_num_seqs if the KV cache has room, add a replica, or send less.",
@@ -31,11 +32,13 @@ _PART_TODO = {
 class Probe:
     """What one answer of the model looked like. None is not known: the server was not asked, or cannot tell.
 
-    `text` is what the model finds likeliest after a prompt; `state` is the hidden state after the last layer but one.
+    `text` is what the model finds likeliest after a prompt, `token_count` its length by the server; `state` is the
+    hidden state after the last layer but one.
     The problems say why there is none.
     """
 
     text: str | None = None
+    token_count: int | None = None
     text_problem: str | None = None
     state: tuple[float, ...] | None = None
     state_problem: str | None = None
@@ -79,7 +82,7 @@ def _numbers(probe: Probe) -> Iterator[Finding]:
     if probe.text_problem is not None:
         yield Finding("Model output", "warn", probe.text_problem, "Without an answer the output cannot be judged.")
     elif probe.text is not None:
-        yield _output(probe.text)
+        yield _output(probe.text, probe.token_count)
     if probe.state_problem is not None:
         todo = "Not finite: broken weights or an overflow of a 16-bit dtype; try --dtype bfloat16, or float32."
         is_bad = "not finite" in probe.state_problem
@@ -94,7 +97,10 @@ def _numbers(probe: Probe) -> Iterator[Finding]:
             yield Finding("Hidden states", "ok", f"{len(probe.state)} values, not zero, finite (norm {norm:.3g})")
 
 
-def _output(text: str) -> Finding:
+def _output(text: str, token_count: int | None) -> Finding:
+    length = len(text.strip()) if token_count is None else token_count
+    if text.strip() and length < ENOUGH_TOKENS:
+        return Finding("Model output", "ok", f"{text.strip()[:40]!r}: too short to judge")
     if len(set(text.strip())) > 1:
         return Finding("Model output", "ok", f"{text.strip()[:40]!r}")
     seen = f"one character over and over: {text[:16]!r}" if text.strip() else "nothing but blanks"
@@ -189,7 +195,14 @@ def _memory(seen: Observation) -> Finding:
             "0.85), max_num_batched_tokens or max_num_seqs, quantize, or end the other programs on that GPU."
         )
         return Finding("GPU memory", "warn", "; ".join(tight), todo)
-    return Finding("GPU memory", "ok", f"{len(seen.gpus)} GPUs, each with room for a peak")
+    known = sum("memory_used_bytes" in gpu.readings for gpu in seen.gpus)
+    unread = len(seen.gpus) - known
+    words = f"{known} GPUs, each with room for a peak" if known else "not to be read"
+    if unread:
+        shared = "Where GPUs share the machine's memory (GB10, Jetson), free tells what is left."
+        more = f"; of {unread} more it cannot be read" if known else ""
+        return Finding("GPU memory", "ok" if known else "warn", f"{words}{more}", shared)
+    return Finding("GPU memory", "ok", words)
 
 
 def _heat(seen: Observation, thresholds: Thresholds) -> Finding:

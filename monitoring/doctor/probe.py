@@ -29,21 +29,25 @@ def probe(
             raise http_exchange.NoAnswer(refusal(answer).reason or f"HTTP {answer.status}")
         return json.loads(answer.text)
 
-    text, text_problem = None, None
+    text, text_problem, token_count = None, None, None
     try:
         name = model or ask("GET", "/v1/models")["data"][0]["id"]
         document = {"model": name, "prompt": PROMPT, "max_tokens": WORDS, "temperature": 0, "ignore_eos": True}
-        text = str(ask("POST", "/v1/completions", document)["choices"][0]["text"])
+        answer = ask("POST", "/v1/completions", document)
+        text = str(answer["choices"][0]["text"])
+        usage = answer.get("usage")
+        count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        token_count = count if isinstance(count, int) else None
     except http_exchange.NoAnswer as error:
         text_problem = str(error)
     except (ValueError, LookupError, TypeError, RecursionError):
         text_problem = "the answer to a completion has no text"
     if not with_states:
-        return Probe(text, text_problem)
+        return Probe(text, token_count, text_problem)
     try:
         states = ask("POST", "/v1/hidden_states", {"prompts": [PROMPT], "layer": -2})
-        return Probe(text, text_problem, state=tuple(float(value) for value in states["hidden_states"][0]))
+        return Probe(text, token_count, text_problem, state=tuple(float(value) for value in states["hidden_states"][0]))
     except http_exchange.NoAnswer as error:
-        return Probe(text, text_problem, state_problem=str(error))
+        return Probe(text, token_count, text_problem, state_problem=str(error))
     except (ValueError, LookupError, TypeError, RecursionError):
-        return Probe(text, text_problem, state_problem="the answer has no hidden states")
+        return Probe(text, token_count, text_problem, state_problem="the answer has no hidden states")

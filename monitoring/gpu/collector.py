@@ -108,7 +108,7 @@ class Collector:
         self._answered = threading.Condition()
         self._stop = threading.Event()
         self._watch: XidWatch | None = None
-        self._open = False
+        self._open = self._broken = False
         self._next_try_s, self._wait_s = 0.0, retry_s
         self._thread = threading.Thread(target=self._run, name="gpu-rounds", daemon=True)
 
@@ -143,7 +143,8 @@ class Collector:
         for reader in asked:
             self._judge(reader)
         ended_s = time.monotonic()
-        if not self.readers or any(reader.failure is None and not reader.busy for reader in asked):
+        nothing_here = not self.readers and not (self._broken and self.expected != 0)
+        if nothing_here or any(reader.failure is None and not reader.busy for reader in asked):
             self.last = Round(time.time(), ended_s - began_s)
         self.collected.set()
 
@@ -191,9 +192,13 @@ class Collector:
             self.errors[error_word(error)] += 1
             hint = RESTART_HINT.get(error.value, "")
             state = f"NVML does not answer ({error}): no GPU readings until it does.{hint}"
-            if self.expected is None:
+            # Without the library this machine has no NVIDIA driver, and no GPU is expected. With it, a driver that does
+            # not work hides GPUs that may be there: that is no answer, and how many there should be is not known.
+            self._broken = error.value != nvml.NVML_ERROR_LIBRARY_NOT_FOUND
+            if self.expected is None and not self._broken:
                 self.expected = 0
         else:
+            self._broken = False
             known = len(self.readers)
             state = f"{known} GPU{'' if known == 1 else 's'} by NVML, driver {nvml.nvmlSystemGetDriverVersion()}"
         if state != self._told:

@@ -119,6 +119,7 @@ ESSENTIAL: tuple[Read, ...] = (
 )
 CHANGING: tuple[Read, ...] = (
     *ESSENTIAL,
+    _one("power_limit_watts", nvml.nvmlDeviceGetEnforcedPowerLimit, per=1000),  # nvidia-smi -pl changes it any time
     _one("energy_joules_total", nvml.nvmlDeviceGetTotalEnergyConsumption, per=1000),
     _one("fan_speed_ratio", nvml.nvmlDeviceGetFanSpeed, per=100),
     *(
@@ -150,7 +151,6 @@ CHANGING: tuple[Read, ...] = (
 )
 # Read once for as long as NVML stays initialised.
 CONSTANT: tuple[Read, ...] = (
-    _one("power_limit_watts", nvml.nvmlDeviceGetEnforcedPowerLimit, per=1000),
     *(
         _one("temperature_limit_celsius", nvml.nvmlDeviceGetTemperatureThreshold, limit, labels=f'limit="{name}"')
         for name, limit in (
@@ -213,16 +213,16 @@ def readings() -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def described() -> list[dict[str, Any]]:
-    """Name, memory in bytes and driver of each GPU; empty without a driver."""
+    """Name, memory in bytes and driver of each GPU; empty without a driver.
+
+    A GPU that shares the machine's memory (GB10, Jetson) has none of its own to tell: there `memory_bytes` is absent.
+    """
     listed = []
     with handles() as found:
         for _, handle in found:
             with contextlib.suppress(nvml.NVMLError):
-                listed.append(
-                    {
-                        "name": nvml.nvmlDeviceGetName(handle),
-                        "memory_bytes": int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-                        "driver": nvml.nvmlSystemGetDriverVersion(),
-                    }
-                )
+                one = {"name": nvml.nvmlDeviceGetName(handle), "driver": nvml.nvmlSystemGetDriverVersion()}
+                with contextlib.suppress(nvml.NVMLError):
+                    one["memory_bytes"] = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+                listed.append(one)
     return listed

@@ -4,6 +4,7 @@
 for long. Every rule looks at the window, never at averages since the server's start.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,18 +81,23 @@ def _answers(seen: Observation) -> Iterator[Reason]:
 
 
 def hang(seen: Observation, stalled_s: float) -> str | None:
-    """Why an engine counts as hanging, by its metrics or its silence; None when it does not."""
-    stalls = progress.stalls(seen.scrapes, stalled_s) if seen.scrapes else []
+    """Which engines hang and why, by their metrics or their silence; None when none does."""
+    stalls = sorted(progress.stalls(seen.scrapes, stalled_s), key=_number) if seen.scrapes else []
     if stalls:
-        stall = stalls[0]
-        return (
+        return " ".join(
             f"Engine {stall.engine} hangs: {some(stall.running)} running and {stall.waiting:.0f} waiting, "
             f"and no step in the last {stall.silent_s:.0f} s."
+            for stall in stalls
         )
     if seen.engine_silence_s is not None and seen.engine_silence_s >= stalled_s:
         work = f", with {some(seen.requests_in_work)} in work" if seen.requests_in_work else ""
         return f"The engine hangs: no sign of life for {seen.engine_silence_s:.0f} s{work}."
     return None
+
+
+def _number(stall: progress.Stall) -> tuple[int, str]:
+    """Engines in the order of their numbers: 2 before 10."""
+    return (int(stall.engine), "") if stall.engine.isdecimal() else (sys.maxsize, stall.engine)
 
 
 def _hangs(seen: Observation, stalled_s: float) -> Iterator[Reason]:
@@ -179,6 +185,8 @@ def _says_itself(seen: Observation, known: list[Reason]) -> Iterator[Reason]:
 
 
 def _notes(seen: Observation, thresholds: Thresholds) -> Iterator[str]:
+    if seen.canary is not None and seen.canary.failed == "unserved":
+        yield f"No canary: {seen.canary.reason}."
     if seen.canary is not None and seen.canary.failed == "refused":
         yield f"The canary was refused ({seen.canary.reason}), so nothing is known of what a request would get."
     if seen.health_status is not None and 300 <= seen.health_status < 500:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -24,11 +25,34 @@ FOLLOW_S = 5.0  # as often as Prometheus reads its target files
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way of asking for little: the route, the request's body without the model, and what its answer must hold."""
+
+    path: str
+    asks: dict[str, Any]
+    result: Callable[[Any], Any]
+
+
+_ONE_TOKEN = {"max_tokens": 1, "temperature": 0}
+WAYS = (
+    Way("/v1/completions", {"prompt": PROMPT, **_ONE_TOKEN}, lambda said: said["choices"][0]["text"]),
+    Way(
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": PROMPT}], **_ONE_TOKEN},
+        lambda said: said["choices"][0]["message"],
+    ),
+    Way("/v1/embeddings", {"input": PROMPT}, lambda said: said["data"][0]["embedding"]),
+    Way("/pooling", {"input": PROMPT}, lambda said: said["data"][0]["data"]),
+)
+
+
+@dataclass(frozen=True)
 class Beat:
     """One canary's outcome. `latency_s` from before the connection to the whole answer, None when it failed.
 
     `failed` is None when a token came; else "down" (no connection, or cut off), "late" (nothing before the deadline),
-    "refused" (4xx: a wrong key or model, which says nothing of the engine), "error" (5xx) or "bad" (no token in it).
+    "refused" (4xx: a wrong key or model, which says nothing of the engine), "unserved" (it has no route that a canary
+    knows: nothing is known of it), "error" (5xx) or "bad" (no token in it).
     """
 
     latency_s: float | None = None
@@ -61,6 +85,7 @@ class Canary:
         self._headers = http_exchange.key_headers(api_key_env)
         self._given_model, self._model = model, model
         self._clock = clock
+        self._way: Way | None = None
         self.failures = 0
         self._last: tuple[float, Beat] | None = None
         self._stop = threading.Event()
@@ -72,6 +97,7 @@ class Canary:
         beat = self._ask(started_s + self.deadline_s)
         if not beat.up:
             self.failures += 1
+            self._way = None
             self._model = self._given_model  # another model may be served when it comes back
         self._last = self._clock(), beat
         return beat
@@ -106,17 +132,27 @@ class Canary:
                 if answer.status != 200:
                     return refusal(answer)
                 self._model = str(json.loads(answer.text)["data"][0]["id"])
-            document = {"model": self._model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
-            started_s = self._clock()
-            answer = self._exchange("POST", "/v1/completions", until_s, document)
-            if answer.status != 200:
-                return refusal(answer)
-            json.loads(answer.text)["choices"][0]["text"]
+            return self._ask_what_is_served(until_s)
         except http_exchange.NoAnswer as error:
             return Beat(failed="late" if error.slow else "down", reason=str(error))
         except (ValueError, LookupError, TypeError, RecursionError):
             return Beat(failed="bad", reason="the answer is not one of an OpenAI-compatible server")
-        return Beat(latency_s=self._clock() - started_s)
+
+    def _ask_what_is_served(self, until_s: float) -> Beat:
+        """The first way of asking that the server has; it is kept for the next time."""
+        for way in (self._way,) if self._way else WAYS:
+            started_s = self._clock()
+            answer = self._exchange("POST", way.path, until_s, {"model": self._model, **way.asks})
+            if _is_not_served(answer):
+                continue
+            if answer.status != 200:
+                return refusal(answer)
+            way.result(json.loads(answer.text))
+            self._way = way
+            return Beat(latency_s=self._clock() - started_s)
+        self._way = None
+        paths = ", ".join(way.path for way in WAYS)
+        return Beat(failed="unserved", reason=f"it serves nothing that a canary can ask for ({paths})")
 
     def _exchange(self, method: str, path: str, until_s: float, document: object = None) -> http_exchange.Answer:
         left_s = max(0.001, until_s - self._clock())
@@ -205,12 +241,20 @@ class Canaries:
         )
         failures = CounterMetricFamily("nbridge_canary_failures", "Canaries that got no token.", labels=["server"])
         for canary in self.canaries:
-            if beat := canary.last():
+            if (beat := canary.last()) and beat.failed != "unserved":
                 up.add_metric([canary.server], float(beat.up))
                 failures.add_metric([canary.server], canary.failures)
                 if beat.latency_s is not None:
                     latency.add_metric([canary.server], beat.latency_s)
         yield from (up, latency, failures)
+
+
+def _is_not_served(answer: http_exchange.Answer) -> bool:
+    """Whether an answer says that the server has no such route, or that its model is of another kind."""
+    if answer.status == 404:
+        # A route that is there says so of a model that is not.
+        return not ('"error"' in answer.text and "model" in answer.text.lower())
+    return answer.status in (405, 501) or (answer.status == 400 and "does not support" in answer.text)
 
 
 def refusal(answer: http_exchange.Answer) -> Beat:

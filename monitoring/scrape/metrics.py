@@ -1,12 +1,22 @@
 """A server's `/metrics` page: fetched with a deadline, parsed, and asked for sums."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.errors import MonitoringError
 from monitoring.scrape import http_exchange
+
+# What vLLM called its series up to 0.9 → what it has called them since; suffixes (_total, _bucket …) are the same.
+RENAMED = {
+    "vllm:gpu_cache_usage_perc": "vllm:kv_cache_usage_perc",
+    "vllm:time_per_output_token_seconds": "vllm:inter_token_latency_seconds",
+    "vllm:gpu_prefix_cache_queries": "vllm:prefix_cache_queries",
+    "vllm:gpu_prefix_cache_hits": "vllm:prefix_cache_hits",
+}
+_OLD_NAME = re.compile(rf"({'|'.join(RENAMED)})(_total|_bucket|_sum|_count|_created)?$")
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,25 @@ def check(answer: http_exchange.Answer) -> None:
 
 
 def parse(page: str) -> list[Sample]:
-    """All samples of a Prometheus text page. Raises MetricsError when the page is something else (HTML, JSON …)."""
+    """All samples of a Prometheus text page, under the names that vLLM has for them today.
+
+    Raises MetricsError when the page is something else (HTML, JSON …).
+    """
     try:
-        return [
+        samples = [
             Sample(sample.name, dict(sample.labels), float(sample.value))
             for family in text_string_to_metric_families(page)
             for sample in family.samples
         ]
     except (ValueError, LookupError, ArithmeticError, TypeError) as error:
         raise MetricsError(f"not a Prometheus page ({str(error)[:120]})") from None
+    names = {sample.name for sample in samples}
+    # Some versions show both: then the new one speaks.
+    return [replace(one, name=new) if (new := _new_name(one.name)) not in names else one for one in samples]
+
+
+def _new_name(name: str) -> str:
+    return _OLD_NAME.sub(lambda old: RENAMED[old[1]] + (old[2] or ""), name)
 
 
 def total(samples: Iterable[Sample], name: str, **labels: str) -> float | None:

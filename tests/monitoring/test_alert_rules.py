@@ -113,6 +113,22 @@ CASES = [
         summary="http://a:8000 has failed to produce one token at least 2 times in a row",
     ),
     Case(
+        "CanaryNeverAnswered",
+        "engine.yml",
+        {
+            'nbridge_canary_up{instance="n:9400",job="gpu",server="http://a:8000"}': "0x200 1x9",
+            'nbridge_canary_up{instance="n:9400",job="gpu",server="http://b:8000"}': "1x1 0x208",  # CanaryFailing's
+            'up{instance="a:8000",job="vllm"}': "1x210",
+            'up{instance="b:8000",job="vllm"}': "1x210",
+        },
+        silent="14m55s",
+        fires="15m5s",
+        over="16m50s",
+        severity="warning",
+        labels={"instance": "a:8000", "job": "gpu", "server": "http://a:8000"},
+        summary="http://a:8000 has not once given a canary what it asked for, in a day or since it is watched",
+    ),
+    Case(
         "ServerMemoryGrowing",
         "engine.yml",
         {
@@ -417,7 +433,7 @@ CASES = [
         over="175s",
         severity="warning",
         labels={"instance": "n:9400", "job": "gpu"},
-        summary="The GPU exporter n:9400 has collected nothing new for 30s: the driver hangs",
+        summary="The GPU exporter n:9400 has collected nothing new for 30s: the driver hangs or is broken",
     ),
     Case(
         "GpuExporterStale",
@@ -432,7 +448,7 @@ CASES = [
         over="110s",
         severity="warning",
         labels={"instance": "n:9400", "job": "gpu"},
-        summary="The GPU exporter n:9400 has collected nothing new for 30s: the driver hangs",
+        summary="The GPU exporter n:9400 has collected nothing new for 30s: the driver hangs or is broken",
     ),
     Case(
         "RulesFailing",

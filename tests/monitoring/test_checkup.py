@@ -184,6 +184,65 @@ def test_a_canary_that_fails_says_how(
     assert canary.ask().up
 
 
+VECTOR = json.dumps({"data": [{"embedding": [0.5, 0.25]}]})
+CHAT = json.dumps({"choices": [{"message": {"content": "a"}}]})
+NO_COMPLETIONS = json.dumps({"error": {"message": "The model does not support Completions API", "code": 501}})
+
+
+@pytest.mark.parametrize(
+    ("answers", "path"),
+    [
+        ({"/v1/completions": (404, "application/json", "{}"), "/v1/embeddings": VECTOR}, "/v1/embeddings"),
+        ({"/v1/completions": (501, "application/json", NO_COMPLETIONS), "/v1/embeddings": VECTOR}, "/v1/embeddings"),
+        ({"/v1/completions": (404, "text/plain", "no"), "/v1/chat/completions": CHAT}, "/v1/chat/completions"),
+        ({"/v1/completions": (405, "text/plain", "no"), "/pooling": '{"data": [{"data": [1.0]}]}'}, "/pooling"),
+    ],
+)  # fmt: skip
+def test_a_canary_asks_for_what_is_served(server: FakeServer, answers: dict[str, Any], path: str) -> None:
+    server.answers |= {
+        route: (200, "application/json", said) if isinstance(said, str) else said for route, said in answers.items()
+    }
+    canary = Canary(server.url, model="m", deadline_s=60)
+    assert canary.ask().up
+    server.asked.clear()
+    assert canary.ask().up
+    assert [asked[0] for asked in server.asked] == [path]  # what it has learnt, it does not ask again
+
+
+def test_a_server_that_serves_nothing_a_canary_knows_is_not_down(server: FakeServer) -> None:
+    del server.answers["/v1/completions"]
+    canaries = Canaries([server.url], model="m", deadline_s=60)
+    beat = canaries.canaries[0].ask()
+    assert (beat.failed, beat.up) == ("unserved", False)
+    assert "/v1/embeddings" in str(beat.reason)
+    registry = CollectorRegistry()
+    registry.register(canaries)
+    assert "nbridge_canary_up{" not in generate_latest(registry).decode()
+    server.answers["/v1/completions"] = (
+        404,
+        "application/json",
+        '{"error":{"message":"The model `m` does not exist."}}',
+    )
+    assert canaries.canaries[0].ask().failed == "refused"
+
+
+OLD_PAGE = """vllm:gpu_cache_usage_perc{model_name="m"} 0.99
+vllm:time_per_output_token_seconds_count{model_name="m"} 7
+vllm:gpu_prefix_cache_hits_total{model_name="m"} 3
+"""
+
+
+def test_the_names_of_older_vllm_are_read_as_those_of_today() -> None:
+    old = {sample.name: sample.value for sample in parse(OLD_PAGE)}
+    assert old == {
+        "vllm:kv_cache_usage_perc": 0.99,
+        "vllm:inter_token_latency_seconds_count": 7,
+        "vllm:prefix_cache_hits_total": 3,
+    }
+    both = {sample.name: sample.value for sample in parse(OLD_PAGE + 'vllm:kv_cache_usage_perc{model_name="m"} 0.5\n')}
+    assert both["vllm:kv_cache_usage_perc"] == 0.5
+
+
 def test_a_canary_asks_anew_for_the_model_after_a_failure(server: FakeServer) -> None:
     canary = Canary(server.url, deadline_s=20)
     assert canary.ask().up

@@ -128,6 +128,33 @@ def test_zeros_and_numbers_that_are_none(probe: Probe, check: str, verdict: str,
     assert finding.todo
 
 
+@pytest.mark.parametrize(
+    "probe", [Probe(text=" 2", token_count=1), Probe(text="!!!!!!!!", token_count=1), Probe(text="!!")]
+)
+def test_an_answer_that_is_too_short_is_not_judged(probe: Probe) -> None:
+    found = findings(IDLE, served(), probe)["Model output"]
+    assert (found.verdict, "too short" in found.seen) == ("ok", True)
+
+
+def test_memory_that_cannot_be_read_has_no_room() -> None:
+    unread = findings(IDLE, served(), gpus=[Gpu("0", readings={"temperature_celsius": 50.0})])["GPU memory"]
+    assert (unread.verdict, unread.seen) == ("warn", "not to be read")
+    room = {"memory_used_bytes": GIB, "memory_total_bytes": 80 * GIB}
+    some = findings(IDLE, served(), gpus=[Gpu("0", readings=room), Gpu("1")])["GPU memory"]
+    assert some.seen == "1 GPUs, each with room for a peak; of 1 more it cannot be read"
+
+
+def test_each_engine_that_hangs_is_named() -> None:
+    page = "".join(
+        f'vllm:num_requests_running{{engine="{i}"}} {i}\nvllm:iteration_tokens_total_count{{engine="{i}"}} 5\n'
+        for i in (10, 2, 1, 3)
+    )
+    words = findings(page, page)["Health"].seen
+    assert [words.index(f"Engine {i} hangs") for i in (1, 2, 3, 10)] == sorted(
+        words.index(f"Engine {i} hangs") for i in (1, 2, 3, 10)
+    )
+
+
 def test_what_was_not_asked_is_not_found() -> None:
     assert not {"Model output", "Hidden states"} & set(findings(IDLE, served(), Probe()))
 

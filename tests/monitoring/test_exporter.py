@@ -247,16 +247,26 @@ def test_a_driver_that_does_not_work_is_said_once_and_tried_again(
     running = start_exporter(orders=(f"init {code}",))
     page = running.wait(failed(error, 2))
     assert {name for name in names(page) if name.startswith("nbridge_")} == {
-        "nbridge_gpu_expected_count",
-        "nbridge_gpu_last_collect_timestamp_seconds",
-        "nbridge_gpu_collect_duration_seconds",
-        "nbridge_gpu_collect_errors_total",
+        "nbridge_gpu_collect_errors_total",  # no answered collection, no expectation: GpuExporterStale fires
     }
-    assert value(page, "expected_count") == 0
     (said,) = [line for line in log(running) if "NVML does not answer" in line]
     assert said.endswith(advice) or advice in said
     running.order()
     assert value(running.wait(up(8)), "expected_count") == 8
+
+
+def test_a_broken_driver_where_no_gpu_is_expected(start_exporter: Start) -> None:
+    running = start_exporter("--expect", "0", orders=("init 9",))
+    page = running.wait(lambda page: bool(samples(page, "last_collect_timestamp_seconds")))
+    assert value(page, "expected_count") == 0
+
+
+def test_the_power_limit_in_force_is_the_one_of_now(start_exporter: Start) -> None:
+    running = start_exporter()
+    running.wait(up(8))
+    assert value(running.get(), "power_limit_watts", gpu="1") == 700
+    running.order("return nvmlDeviceGetEnforcedPowerLimit 3")  # what was read at the start is not kept
+    running.wait(lambda page: up(8)(page) and not samples(page, "power_limit_watts"))
 
 
 def test_no_library_at_all(start_exporter: Start, tmp_path: Path) -> None:
