@@ -26,11 +26,12 @@ import httpx
 from monitoring.alerting import alertmanager, prometheus, rulefiles
 from monitoring.alerting.prometheus import Targets
 from monitoring.alerting.recording import SERIES, duration
-from monitoring.alerting.thresholds import LATENCIES, Thresholds, bound_problem
+from monitoring.alerting.thresholds import LATENCIES, Runbooks, Thresholds, bound_problem
 from monitoring.errors import MissingProgram, PortTaken, RulesRefused, SettingsError, StackFailed
 from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
 
 HOST = "127.0.0.1"
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks.md"
 READY_TIMEOUT_S = 120.0  # Prometheus reads its whole write-ahead log before it is ready
 STOP_GRACE_S = 10.0
 RESEND_EVALUATIONS = 4  # an alert that still fires is repeated to Alertmanager after so many evaluations
@@ -163,6 +164,17 @@ def bucket_bounds(samples: Sequence[Sample], series: str) -> tuple[float, ...]:
     return tuple(sorted(found - {float("inf")}))
 
 
+def linked(plan: Plan) -> Thresholds:
+    """The settings with a link to the runbooks that a browser on this machine can open: the exporter's own page.
+
+    An address that the settings name stays; without an exporter of ours the link is the file's.
+    """
+    if "://" in plan.settings.runbooks.url:
+        return plan.settings
+    url = RUNBOOKS.as_uri() if plan.ports.exporter is None else f"http://{HOST}:{plan.ports.exporter}/runbooks"
+    return plan.settings.model_copy(update={"runbooks": Runbooks(url=url)})
+
+
 def prepare(plan: Plan, programs: Mapping[str, str]) -> list[Part]:
     """Write the configuration, have it checked, and return what to start, in order.
 
@@ -182,7 +194,7 @@ def prepare(plan: Plan, programs: Mapping[str, str]) -> list[Part]:
     scraped = prometheus.configuration(
         plan.settings,
         Targets(plan.targets.servers, plan.targets.files, (*exporters, *plan.targets.exporters)),
-        rule_files=[*rulefiles.write(plan.settings, config / "rules"), *plan.rules],
+        rule_files=[*rulefiles.write(linked(plan), config / "rules"), *plan.rules],
         prometheus=f"{HOST}:{plan.ports.prometheus}",
         alertmanager=f"{HOST}:{plan.ports.alertmanager}",
     )

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from monitoring.errors import PortTaken, SettingsError
 from monitoring.gpu.collector import Collector
 from monitoring.gpu.nvml import label
+from monitoring.gpu.runbook_page import runbook_page
 from monitoring.scrape.canary import Canaries
 from monitoring.scrape.metrics import parse
 
@@ -119,6 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, "text/plain; version=0.0.4; charset=utf-8", type(self).render())
             case "/health":
                 self._answer(200, "application/json", b'{"status": "ok"}\n')
+            case "/runbooks" if page := runbook_page():
+                self._answer(200, "text/html; charset=utf-8", page)
             case "/":
                 self._answer(200, "text/plain; charset=utf-8", b"nbridge exporter: see /metrics\n")
             case _:
