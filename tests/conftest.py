@@ -44,7 +44,7 @@ def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def nbridge() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line as a user does; nothing is raised for a bad exit code."""
 
-    def run(*words: object, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
+    def run(*words: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "nbridge", *map(str, words)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
 

@@ -179,7 +179,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, engine_server
     bench, run_dir = start_bench(tmp_path, text, engine_server, "interrupted")
     wait_for((run_dir / "cells" / "target-open-r1" / "requests.jsonl").exists)
     os.kill(bench.pid, signal.SIGINT)
-    _, said = bench.communicate(timeout=60)
+    _, said = bench.communicate(timeout=300)
     assert bench.returncode == 130, said
     assert "bench --resume" in said.replace("\n", " ")
     assert "Traceback" not in said
@@ -259,7 +259,7 @@ def kill_engine_during(folder: Path, cell_id: str) -> None:
         time.sleep(0.1)
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 300.0) -> None:
     """Poll until a condition of another process holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -306,7 +306,7 @@ def test_a_request_can_be_aborted_from_beside(server: Golden) -> None:
     while len(server.log()) == seen:  # the server logs when it begins to hang
         pass
     connection.abort()
-    asking.join(10)
+    asking.join(300)
     assert [(r["outcome"], len(r["chunk_s"]) <= 2) for r in records] == [("aborted", True)]
 
 

@@ -80,7 +80,7 @@ def test_of_two_at_once_one_builds_and_the_other_waits(tmp_path):
     def slow(directory):
         built.append(directory)
         building.set()
-        assert waiting.wait(30)
+        assert waiting.wait(300)
         return build_text(directory)
 
     def second_says(message):
@@ -89,7 +89,7 @@ def test_of_two_at_once_one_builds_and_the_other_waits(tmp_path):
 
     first = threading.Thread(target=cache.build_once, args=(tmp_path / "made", slow))
     first.start()
-    assert building.wait(30)
+    assert building.wait(300)
     manifest = cache.build_once(tmp_path / "made", slow, second_says)
     first.join()
     assert len(built) == 1

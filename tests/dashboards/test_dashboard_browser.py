@@ -70,7 +70,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         started.terminate()
-        _, errors = started.communicate(timeout=30)
+        _, errors = started.communicate(timeout=300)
         metrics.shutdown()
         thread.join()
         metrics.server_close()

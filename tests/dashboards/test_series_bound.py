@@ -79,7 +79,7 @@ def test_nothing_that_a_client_sends_makes_a_series(engine_server: Server) -> No
     """After one odd request of each kind, more of them with other words add nothing."""
 
     def odd(word: str) -> None:
-        with httpx.Client(base_url=engine_server.base_url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=engine_server.base_url, timeout=300, trust_env=False) as client:
             client.get(f"/{word}/{word}", params={word: word})
             client.request(word.upper(), "/v1/models")
             client.post("/v1/completions", json={"model": word, "prompt": word, "user": word})

@@ -102,7 +102,7 @@ def test_batches_are_cut_joined_in_order_and_told_of(connect, fake):
 
 
 def test_no_more_requests_at_a_time_than_allowed(connect, fake):
-    both = threading.Barrier(2, timeout=10)  # breaks unless two requests are under way together
+    both = threading.Barrier(2, timeout=300)  # breaks unless two requests are under way together
 
     def wait(request):
         both.wait()

@@ -41,7 +41,7 @@ def precise(keyed_server: Server) -> Server:
 
 
 def client_of(server: Server, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=server.base_url, timeout=120, trust_env=False, **options)
+    return httpx.Client(base_url=server.base_url, timeout=300, trust_env=False, **options)
 
 
 def key_of(server: Server) -> dict[str, str]:
@@ -345,7 +345,7 @@ def test_the_guides_own_client_works_as_it_stands(engine_server: Server):
         ["node", folder / "use.js", engine_server.base_url],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
         env={**os.environ, "VLLM_BASE_URL": engine_server.base_url, "VLLM_MODEL_NAME": "demo-1m"},
     )

@@ -34,7 +34,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv += ["--steps", "20", "--window-tokens", "64", "--learning-rate", "0.01"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*map(str, argv)], capture_output=True, text=True, check=False, timeout=280, cwd=ROOT, env=environment
+        [*map(str, argv)], capture_output=True, text=True, check=False, timeout=300, cwd=ROOT, env=environment
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["perplexity"]
@@ -60,7 +60,7 @@ def served(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def client(served: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.base_url, timeout=120, trust_env=False) as opened:
+    with httpx.Client(base_url=served.base_url, timeout=300, trust_env=False) as opened:
         yield opened
 
 

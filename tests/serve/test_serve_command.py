@@ -161,7 +161,7 @@ def test_every_option_we_write_is_kept_from_extra_arguments():
 def test_vllm_knows_every_option_we_write():
     argv = build(FULL, device="gpu").argv[3:]
     done = subprocess.run(
-        [sys.executable, "-c", PARSE, json.dumps(argv)], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-c", PARSE, json.dumps(argv)], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.partition("RESULT")[2])

@@ -36,7 +36,7 @@ def start(tmp_path: Path, behaviour: str = "serve", running: int = 0, **more) ->
     return server.start(settings, log_path=tmp_path / "server.log", command=command, timeout_s=60, **more)
 
 
-def wait_until(condition, what: str, timeout_s: float = 30.0) -> None:
+def wait_until(condition, what: str, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what
