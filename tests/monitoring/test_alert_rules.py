@@ -179,6 +179,20 @@ CASES = [
         summary="The KV cache of engine 0 on a:8000 is 97% full, and requests are preempted and computed again",
     ),
     Case(
+        "KvCachePressure",  # of vLLM up to 0.9, which calls the gauge otherwise
+        "engine.yml",
+        {
+            f"vllm:gpu_cache_usage_perc{{{ENGINE}}}": "0.97x60 0.5x20",
+            f"vllm:num_preemptions_total{{{ENGINE}}}": "0x5 1x80",
+        },
+        silent="85s",
+        fires="95s",
+        over="310s",
+        severity="warning",
+        labels={"instance": "a:8000", "model_name": "m", "engine": "0"},
+        summary="The KV cache of engine 0 on a:8000 is 97% full, and requests are preempted and computed again",
+    ),
+    Case(
         "AdmissionRejections",
         "engine.yml",
         {
