@@ -59,9 +59,9 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None, pr
     name = _repository(name)
     if out is not None:
         _require_resumable(out)
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    at = endpoint()
     try:
-        info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
+        info = HfApi(endpoint=at).model_info(name, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         chosen = choose_files(name, sizes)
         total_bytes = sum(sizes[file] for file in chosen)
@@ -72,14 +72,14 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None, pr
             revision=revision,
             local_dir=out,
             allow_patterns=[glob.escape(file) for file in chosen],
-            endpoint=endpoint,
+            endpoint=at,
         )
     except HFValidationError as error:
         raise UnknownModel(
             f"{name!r} is not the name of a repository on the hub, which is written organisation/name."
         ) from error
     except (HTTPError, OSError) as error:
-        _explain(error, name, revision, endpoint or DEFAULT_ENDPOINT)
+        explain(error, name, revision, at or DEFAULT_ENDPOINT)
     read_weights(Path(path))
     return Fetched(name, str(path), info.sha, tuple(chosen), total_bytes)
 
@@ -148,7 +148,13 @@ def _bytes_under(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _explain(error: Exception, name: str, revision: str | None, endpoint: str) -> NoReturn:
+def endpoint() -> str | None:
+    """Return the mirror that HF_ENDPOINT names; None for the hub itself."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def explain(error: Exception, name: str, revision: str | None, endpoint: str) -> NoReturn:
+    """Raise what a failure while talking to the hub means, in words."""
     from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
     # A failure while files arrive is wrapped in "nothing in the local cache"; its cause is what matters.

@@ -19,7 +19,7 @@ import os
 import re
 import statistics
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -181,12 +181,13 @@ class _Tables(_Entry):
 
 @dataclass(frozen=True)
 class Stale:
-    """A price that is older than 90 days."""
+    """A price that is older than 90 days; `of` is the GPU or machine whose it is."""
 
     what: str
     source: str
     retrieved: datetime.date
     age_days: int
+    of: str
 
 
 @dataclass(frozen=True)
@@ -219,16 +220,20 @@ class Catalog:
     def stale(self, today: datetime.date) -> list[Stale]:
         """Return the prices that are older than 90 days on a day, the oldest first."""
         dated = [
-            (f"{name} ({price.term}, {price.provider})", price.source, price.retrieved) for name, price in self.prices()
+            (name, f"{name} ({price.term}, {price.provider})", price.source, price.retrieved)
+            for name, price in self.prices()
         ]
-        dated += [(f"{build.name} (parts)", build.source, build.retrieved) for build in self.builds.values()]
-        found = [Stale(what, source, day, (today - day).days) for what, source, day in dated]
+        dated += [(one.name, f"{one.name} (parts)", one.source, one.retrieved) for one in self.builds.values()]
+        found = [Stale(what, source, day, (today - day).days, of) for of, what, source, day in dated]
         return sorted((one for one in found if one.age_days > STALE_AFTER_DAYS), key=lambda one: -one.age_days)
 
 
-def stale_note(catalog: Catalog, today: datetime.date) -> str | None:
-    """Return one sentence about prices that are too old to be relied on; None when there are none."""
-    stale = catalog.stale(today)
+def stale_note(catalog: Catalog, today: datetime.date, used: Container[str] | None = None) -> str | None:
+    """Return one sentence about prices that are too old to be relied on; None when there are none.
+
+    `used`: the GPUs whose prices an answer rests on; None for all prices of the catalog.
+    """
+    stale = [one for one in catalog.stale(today) if used is None or one.of in used]
     if not stale:
         return None
     oldest = stale[0]

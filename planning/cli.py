@@ -20,7 +20,9 @@ def vram(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A known name (nbridge models), a model directory, or a .safetensors file.", metavar="MODEL"
+            help="A known name (nbridge models), a model directory, a .safetensors or .gguf file, or organisation/name "
+            "on the hub (headers only).",
+            metavar="MODEL",
         ),
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="A GPU of the catalog; without it, every kind is tried.")] = None,
@@ -35,6 +37,13 @@ def vram(
     max_num_seqs: Annotated[int | None, typer.Option(help="As given to vLLM; else its default.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="As given to vLLM; else its default.")] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
+    ask_vllm: Annotated[
+        bool | None,
+        typer.Option(
+            "--ask-vllm/--no-ask-vllm",
+            help="Ask the installed vLLM what it makes of the model. [default: where our arithmetic is not exact]",
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Compare a run's engines with what vLLM reported at its start.")
     ] = None,
@@ -47,7 +56,7 @@ def vram(
     """
     from planning.catalogs import load
     from planning.errors import BadInput
-    from planning.memory.shapes import read
+    from planning.memory.models import read
     from planning.memory.sharding import Setting
     from planning.memory.vram import estimate, smallest_sets
 
@@ -57,7 +66,7 @@ def vram(
         return
     if model is None:
         raise BadInput("Name a MODEL (nbridge models lists the known ones), or give a run with --run.")
-    shape = read(model, quantization, dtype)
+    shape = read(model, quantization, dtype, hub=True)
     setting = Setting(
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
@@ -69,6 +78,9 @@ def vram(
     )
     chosen = facts.gpu(gpu) if gpu else None
     made = estimate(shape, chosen, setting, context_tokens=context, concurrency=concurrency) if chosen else None
+    if made is not None:
+        engine = _engine(made, model, dtype, ask_vllm)
+        made = estimate(shape, made.gpu, setting, context_tokens=context, concurrency=concurrency, engine=engine)
     sets = smallest_sets(shape, facts, setting, context_tokens=context, concurrency=concurrency)
     if as_json:
         _print_json(
@@ -84,7 +96,6 @@ def vram(
         else:
             asked = context or min(8192, shape.context_tokens or 8192)
             _print(Text(f"{printout.model_line(shape)}\n"), printout.smallest(sets, asked, concurrency))
-    _warn_of_age(facts)
     if not (made.fits if made else sets):
         raise typer.Exit(1)
 
@@ -186,7 +197,8 @@ def select(
         _print(printout.selection(made))
         if peak_rps is not None:
             _print(printout.servers(made, peak_rps, headroom, spares))
-    _warn_of_age(facts)
+    priced = {one.candidate.gpu for one in (*made.accepted, *made.rejected) if one.candidate.usd_per_hour is not None}
+    _warn_of_age(facts, {name for name in priced if name})
     if made.chosen is None:
         raise typer.Exit(1)
 
@@ -315,7 +327,7 @@ def _vram_of_run(run: Path, facts: Any, gpu_name: str | None, as_json: bool) -> 
     from planning import printout
     from planning.errors import MissingMeasurement, PlanningError
     from planning.memory.against_startup import against_startup, estimate_of
-    from planning.memory.shapes import read
+    from planning.memory.models import read
 
     document = _document(run)
     gpu = _gpu_of(document, facts, gpu_name)
@@ -421,10 +433,39 @@ def _today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def _warn_of_age(facts: Any) -> None:
+def _engine(made: Any, model: str, dtype: str, asked: bool | None) -> Any:
+    """What the installed vLLM says of the model; None when it was not asked, or cannot say and need not."""
+    from planning.memory import asking
+
+    directory = Path(model).expanduser()
+    needless = asked is None and (made.exact_weights and made.exact_cache)
+    if asked is False or needless or not (directory / "config.json").is_file():
+        if asked:
+            raise asking.NotAnswered(f"vLLM is asked of a directory with a config.json; {model} is none.")
+        return None
+    if asked is None and asking.installed() is None:
+        return None
+    setting = made.setting
+    try:
+        return asking.ask(
+            directory,
+            tensor_parallel=setting.tensor_parallel,
+            dtype=dtype,
+            quantization="none" if made.shape.scheme != "fp8" else "fp8",
+            kv_cache_dtype=setting.kv_cache_dtype,
+            waiting=lambda text: typer.echo(text, err=True),
+        )
+    except asking.NotAnswered as error:
+        if asked:
+            raise
+        typer.echo(f"note: {error} Our own arithmetic stands.", err=True)
+        return None
+
+
+def _warn_of_age(facts: Any, used: set[str] | None = None) -> None:
     from planning.catalogs import stale_note
 
-    if note := stale_note(facts, _today()):
+    if note := stale_note(facts, _today(), used):
         typer.echo(f"note: {note}", err=True)
 
 

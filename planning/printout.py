@@ -14,7 +14,7 @@ from planning.choice.selection import Judged, Selection
 from planning.cost.api_prices import ApiPrice, Rate, package_version
 from planning.memory.against_startup import Check, in_words
 from planning.memory.shapes import Shape
-from planning.memory.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, GpuSet, gib
+from planning.memory.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, GpuSet, gib, kinds
 from planning.speed.roofline import decode_bound, prefill_bound
 
 _ENDS = ("low", "mode", "high")
@@ -41,16 +41,27 @@ def vram(made: Estimate, sets: Sequence[GpuSet]) -> RenderableType:
         Text(f"{_VERDICT[made.verdict]}. {made.reason}\n"),
         _budget(made),
     ]
-    if made.kv_bytes_per_token is not None and made.kv_room["mode"] > 0:
+    if made.sequence_bytes(1) and made.kv_room["mode"] > 0 and not made.unknown_layers:
         parts += [Text(""), _contexts(made), Text(""), _speeds(made)]
     parts += [Text(""), smallest(sets, made.context_tokens, made.concurrency)]
-    parts.append(
-        Text(
-            "\nWeights and cache per token are exact. The activation peak is the weakest term: start the engine once "
-            "and compare with `nbridge vram --run RUN`."
-        )
-    )
+    parts.append(Text(f"\n{_sureness(made)}"))
     return Group(*parts)
+
+
+def _sureness(made: Estimate) -> str:
+    """What was held against vLLM and what was not, in a sentence."""
+    both = {"weights": made.exact_weights, "cache per token": made.exact_cache}
+    exact = " and ".join(name for name, is_so in both.items() if is_so)
+    estimated = " and ".join(name for name, is_so in both.items() if not is_so)
+    said = f"{exact.capitalize()} {'are' if all(both.values()) else 'is'} exact: held against vLLM. " if exact else ""
+    if exact == "weights":
+        said = said.replace(" is exact", " are exact")
+    if estimated:
+        verb = "was" if estimated == "cache per token" else "were"
+        said += f"{estimated.capitalize()} {verb} not held against vLLM for this kind of model. "
+    return said + (
+        "The activation peak is the weakest term: start the engine once and compare with `nbridge vram --run RUN`."
+    )
 
 
 def model_line(shape: Shape) -> str:
@@ -59,13 +70,14 @@ def model_line(shape: Shape) -> str:
     if shape.parameters is not None:
         active = shape.active_parameters
         of_them = f", {active:,} of them used for a token" if active != shape.parameters else ""
-        said.append(f"{shape.parameters:,} parameters{of_them}")
+        towers = f", {shape.tower_parameters:,} of them for pictures or sound" if shape.tower_parameters else ""
+        said.append(f"{shape.parameters:,} parameters{towers}{of_them}")
     scheme = "" if shape.scheme == "none" else f" as {shape.scheme}"
     size = shape.weights_bytes
     said.append(
         f"{size / 1e9:,.2f} GB of weights{scheme}" if size >= 1e9 else f"{size / 1e6:,.1f} MB of weights{scheme}"
     )
-    return ", ".join(said)
+    return "\n".join([", ".join(said), *shape.notes])
 
 
 def smallest(sets: Sequence[GpuSet], context_tokens: int, concurrency: int) -> RenderableType:
@@ -214,8 +226,11 @@ def _budget(made: Estimate) -> RenderableType:
         row(f"− {term.name}", term.bytes.model_dump(), f"{'exact' if term.exact else 'estimate'}: {term.why}")
     row("= room for the KV cache", made.kv_room, "low if every estimate is at its worst")
     if made.kv_bytes_per_token is not None:
-        tokens = [f"{made.kv_tokens(end):,}" for end in _ENDS]
-        table.add_row("  in tokens", *tokens, f"exact: {made.kv_bytes_per_token / 1024:,.4g} KiB a token")
+        tokens = ["" if (held := made.kv_tokens(end)) is None else f"{held:,}" for end in _ENDS]
+        kind = "exact" if made.exact_cache else "estimate"
+        table.add_row("  in tokens", *tokens, f"{kind}: {made.kv_bytes_per_token / 1024:,.4g} KiB a token")
+        if len(of_layers := kinds(made.caches or ())) > 1:
+            table.add_row("  layers", "", "", "", ", ".join(f"{count} of {kind}" for kind, count in of_layers.items()))
     return _titled("Memory of one GPU" if made.setting.gpus == 1 else "Memory of the fullest GPU", table)
 
 

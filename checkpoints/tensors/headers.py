@@ -76,6 +76,11 @@ def weight_files(directory: Path) -> list[Path]:
     return paths
 
 
+def has_weights(directory: Path) -> bool:
+    """Say whether a directory holds safetensors files, or an index of them."""
+    return (directory / INDEX_FILE).exists() or any(directory.glob("*.safetensors"))
+
+
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Return name → tensor over all weight files of a model directory. Raises as `weight_files`, `read_header`."""
     tensors: dict[str, Tensor] = {}

@@ -84,6 +84,17 @@ def ignored_modules(tensors: Mapping[str, tuple[int, ...]]) -> list[str]:
     return ["lm_head", *sorted(routers)]
 
 
+def check_experts(tensors: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise BadScheme when experts are fused in three dimensions, which the formats written here have no place for."""
+    name = next((name for name, shape in tensors.items() if len(shape) == 3 and ".experts." in name), None)
+    if name is not None:
+        raise BadScheme(
+            f"The experts are fused in three dimensions ({name}, shape {list(tensors[name])}), a layout that the "
+            "formats written here have no place for. Use a checkpoint with one tensor per expert, or one that is "
+            "published quantized."
+        )
+
+
 def check_fits(name: str, shape: tuple[int, ...], scheme: str, group_size: int) -> None:
     """Raise BadScheme when a weight of this shape cannot be stored in the scheme."""
     if scheme == W8A8_INT8:

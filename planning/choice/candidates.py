@@ -8,7 +8,8 @@ from typing import Any
 from checkpoints.catalog import models as known_models
 from planning.catalogs import Catalog, Gpu
 from planning.errors import BadInput
-from planning.memory.shapes import Shape, read
+from planning.memory.models import read
+from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
 from planning.memory.vram import estimate, smallest_sets
 from planning.speed.capacity import DEFAULT_HEADROOM, LEAST_ATTAINMENT, attainment, replicas

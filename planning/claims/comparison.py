@@ -16,7 +16,7 @@ from planning.cost import api_prices
 from planning.cost.api_prices import PER_MTOK
 from planning.cost.uncertainty import Number
 from planning.cost.wording import span_text, times_text
-from planning.memory import shapes
+from planning.memory import models
 from planning.speed import roofline
 
 _SECONDS = 3600.0
@@ -108,7 +108,7 @@ def _within_roofline(stated: Comparison, state: _State) -> float:
     """The stated speed, or the bound of the hardware where it lies above it."""
     if stated.model is None or stated.gpu is None:
         return stated.tok_s
-    shape, gpu = shapes.read(stated.model), catalogs.load().gpu(stated.gpu)
+    shape, gpu = models.read(stated.model), catalogs.load().gpu(stated.gpu)
     if stated.tok_s_of == "output":
         if stated.batch is None:
             return stated.tok_s

@@ -11,7 +11,7 @@ from planning.claims.claimfile import Given
 from planning.claims.formula import Span
 from planning.cost import api_prices
 from planning.errors import BadInput, unknown
-from planning.memory import shapes
+from planning.memory import models
 from planning.memory.shapes import Shape
 from planning.speed import roofline
 
@@ -48,7 +48,7 @@ def look_up(given: Given, spans: Mapping[str, tuple[Span, Span | None]], on: dat
 
 def _figure_of(given: Given) -> Looked:
     if given.model is not None:
-        shape = shapes.read(given.model, given.quantization)
+        shape = models.read(given.model, given.quantization)
         value, unit = _figure(given, f"figure of {given.model}", _MODEL_FIGURES, shape)
         how = f", {given.quantization}" if given.quantization != "none" else ""
         return Looked((value, value), unit, given.source or f"computed from the architecture of {given.model}{how}")
@@ -95,7 +95,7 @@ def _known(spans: Mapping[str, object]) -> str:
 
 
 def _bound(given: Given) -> Looked:
-    shape, gpu = shapes.read(given.model or "", given.quantization), catalogs.load().gpu(given.gpu or "")
+    shape, gpu = models.read(given.model or "", given.quantization), catalogs.load().gpu(given.gpu or "")
     many = f"{given.gpus} × " if given.gpus > 1 else ""
     where = f"{given.model} on {many}{gpu.label}"
     if given.bound == "decode":

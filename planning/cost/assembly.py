@@ -11,7 +11,7 @@ from planning.cost.measured import with_run
 from planning.cost.uncertainty import Quantity
 from planning.cost.unmeasured import with_bounds
 from planning.errors import BadInput, MissingMeasurement
-from planning.memory.shapes import read
+from planning.memory.models import read
 
 _PART = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _VALUE = re.compile(rf"({_PART})(?::({_PART}):({_PART}))?")

@@ -102,12 +102,13 @@ def _check(name: str, estimated: Spread, reported: Any, unit: str, *, exact: boo
 
 
 def _cpu_kv_bytes(shape: Shape, engine: Mapping[str, Any]) -> float | None:
-    per_layer = kv.layer_bytes_per_token(
-        shape.config,
+    if shape.caches is None or shape.unknown_layers:
+        return None
+    return kv.token_bytes(
+        shape.caches,
         tensor_parallel=int(engine.get("tensor_parallel_size") or 1),
         bytes_per_value=4 if engine.get("dtype") in ("float32", "float") else 2,
     )
-    return None if per_layer is None else per_layer * shape.layers
 
 
 def in_words(check: Check) -> tuple[str, str]:

@@ -1,49 +1,46 @@
-"""The key-value cache: what one token and one sequence of it occupy on one GPU. Exact; blocks as vLLM allots them."""
+"""The key-value cache: what one token and one sequence of it occupy on one GPU, in blocks as vLLM allots them. Pure.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+`checkpoints.tensors.layers` says what each layer keeps; here it is summed over layers and rounded to blocks.
+"""
 
-from checkpoints.tensors import architecture
+from collections.abc import Iterable
+
+from checkpoints.tensors.layers import Cache, Layer
 
 BLOCK_TOKENS = 16
-Config = Mapping[str, Any]
 
 
-def layer_bytes_per_token(config: Config, *, tensor_parallel: int = 1, bytes_per_value: float = 2) -> float | None:
-    """Return the bytes that one token takes in one layer's cache on one of the tensor-parallel GPUs.
+def token_bytes(found: Iterable[Layer], *, tensor_parallel: int = 1, bytes_per_value: float = 2) -> float:
+    """Return the bytes that one more token takes in these layers on one of the GPUs while no window slides.
 
-    Grouped-query attention divides its key-value heads among the GPUs until each holds one, and then repeats them.
-    Latent attention (MLA) has one shared vector, which every GPU holds. None when the architecture is not known.
+    Layers with a fixed state per sequence take nothing, nor do layers whose kind is not known.
     """
-    text = config.get("text_config") or config
-    whole = architecture.kv_bytes_per_token(config, bytes_per_value=1)
-    if whole is None:
-        return None
-    heads = 1 if text.get("kv_lora_rank") else int(text.get("num_key_value_heads") or text["num_attention_heads"])
-    held = -(-heads // tensor_parallel)
-    return whole / int(text["num_hidden_layers"]) * held / heads * bytes_per_value
-
-
-def windows(config: Config) -> list[int | None]:
-    """Return for each layer the number of tokens that its attention looks back; None where it sees all of them."""
-    text = config.get("text_config") or config
-    layers, window = int(text["num_hidden_layers"]), text.get("sliding_window")
-    if not isinstance(window, int) or window <= 0 or text.get("use_sliding_window") is False:
-        return [None] * layers
-    kinds = text.get("layer_types")
-    if kinds:
-        return [window if "sliding" in kind else None for kind in kinds[:layers]]
-    first = text.get("max_window_layers") if text.get("use_sliding_window") else 0
-    return [window if layer >= int(first or 0) else None for layer in range(layers)]
+    return sum(
+        cache.token_bytes(tensor_parallel=tensor_parallel, bytes_per_value=bytes_per_value)
+        for layer in found
+        for cache in layer
+    )
 
 
 def sequence_bytes(
-    layer_bytes: float, layer_windows: Sequence[int | None], tokens: int, *, block_tokens: int = BLOCK_TOKENS
+    found: Iterable[Layer],
+    tokens: float,
+    *,
+    tensor_parallel: int = 1,
+    bytes_per_value: float = 2,
+    block_tokens: int = BLOCK_TOKENS,
 ) -> float:
-    """Return the bytes of one sequence's cache in these layers: whole blocks, capped where a window slides.
+    """Return the bytes of one sequence's cache in these layers: whole blocks, capped where a window slides, and states.
 
     While a long prompt is read, vLLM holds up to one batch beyond the window; that is part of the activation peak's
-    uncertainty and not counted here.
+    uncertainty and not counted here, and neither is what its groups of unlike layers leave unused. `block_tokens` 1
+    gives what is read of it instead of what is allotted.
     """
-    held = (tokens if window is None else min(tokens, window) for window in layer_windows)
-    return sum(-(-count // block_tokens) * block_tokens for count in held) * layer_bytes
+
+    def one(cache: Cache) -> float:
+        held = tokens if cache.window is None else min(tokens, cache.window)
+        blocks = -(-held // block_tokens) * block_tokens if block_tokens > 1 else held
+        per_token = cache.token_bytes(tensor_parallel=tensor_parallel, bytes_per_value=bytes_per_value)
+        return blocks * per_token + cache.sequence_bytes(tensor_parallel)
+
+    return sum(one(cache) for layer in found for cache in layer)

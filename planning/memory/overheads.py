@@ -3,6 +3,7 @@
 After a start, vLLM's own figures replace them.
 """
 
+from checkpoints.tensors import prequantized
 from planning.catalogs import GIB, Gpu, Spread, point
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting, text_value
@@ -15,6 +16,27 @@ _GRAPHS_GIB = Spread(low=0.2, mode=0.6, high=2.0)
 _ACTIVATION_RANGE = (0.4, 2.0)
 # The sampler's copies of a step's logits, at 32 bit: logits, probabilities, sorted values and indices.
 _LOGIT_COPIES = 4
+
+
+def padding(shape: Shape, tensor_parallel: int = 1) -> Spread:
+    """Return how many times as large as in the files the weights are once an engine's kernels have padded them.
+
+    1 but for MXFP4 experts, whose width and inner width vLLM 0.32 rounds up to what its kernels take: the inner width
+    to 64 at least (Triton), to 128 and the width to 256 at most (Marlin). gpt-oss-120b printed 64.4 and 66.0 GiB.
+    """
+    text = shape.text
+    width, inner = text_value(text, "hidden_size"), text_value(text, "moe_intermediate_size")
+    inner = inner or text_value(text, "intermediate_size")
+    if shape.scheme != prequantized.MXFP4 or not width or not inner or not shape.weights_bytes:
+        return point(1)
+
+    def grown(inner_step: int, width_step: int) -> float:
+        held = inner / tensor_parallel
+        wide, deep = -(-width // width_step) * width_step, -(-held // inner_step) * inner_step
+        return 1 + (wide * deep / (width * held) - 1) * shape.expert_bytes / shape.weights_bytes
+
+    low, high = grown(64, 1), grown(128, 256)
+    return Spread(low=low, mode=high, high=high)
 
 
 def outside_torch(setting: Setting) -> Spread:

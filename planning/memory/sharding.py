@@ -4,17 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from checkpoints.tensors import layers
 from planning.catalogs import Gpu
 from planning.errors import BadInput
 from planning.memory import kv
-from planning.memory.shapes import VOCABULARY, Shape
-
-# Linear layers divided along their outputs and along their inputs; all others are repeated on every GPU.
-_BY_OUTPUT = ("q_proj", "gate_proj", "up_proj", "w1", "w3", "q_b_proj", "kv_b_proj", "gate_up_proj", "qkv_proj")
-_BY_INPUT = ("o_proj", "down_proj", "w2")
-_BY_KV_HEAD = ("k_proj", "v_proj")
-# Leaves that hold one value per output, or none per input: whole on each GPU of a layer divided along its inputs.
-_NOT_BY_INPUT = ("bias", "weight_shape")
+from planning.memory.placement import BY_KV, DIVIDED, HEAD, TABLE, TOWER, WAYS, WHOLE, Place
+from planning.memory.shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,7 @@ class Setting:
 
     @property
     def kv_bytes_per_value(self) -> int:
+        """The bytes of a cached value, where the checkpoint does not ask for another type itself ("auto")."""
         return 1 if self.kv_cache_dtype.startswith("fp8") else 2
 
     def batch(self, gpu: Gpu) -> tuple[int, int]:
@@ -79,17 +75,17 @@ class Stage:
 
 def refusal(shape: Shape, setting: Setting) -> str | None:
     """Return why vLLM would refuse to divide the model in this way; None when it would not."""
-    heads, tensor = shape.text.get("num_attention_heads"), setting.tensor_parallel
+    found, tensor = layers.heads_of(shape.config), setting.tensor_parallel
     if setting.pipeline_parallel > shape.layers:
         return f"pipeline_parallel = {setting.pipeline_parallel} is more than the model's {shape.layers} layers."
-    if tensor == 1 or not isinstance(heads, int):
+    if tensor == 1 or found is None:
         return None
+    heads, kv_heads = found
     if heads % tensor:
         fitting = [str(n) for n in range(1, heads + 1) if heads % n == 0 and n <= 16]
         return (
             f"tensor_parallel = {tensor} does not divide the model's {heads} attention heads; {', '.join(fitting)} do."
         )
-    kv_heads = int(shape.text.get("num_key_value_heads") or heads)
     if not shape.text.get("kv_lora_rank") and kv_heads % tensor and tensor % kv_heads:
         return f"tensor_parallel = {tensor} neither divides nor is a multiple of the {kv_heads} key-value heads."
     inner = shape.text.get("moe_intermediate_size") or shape.text.get("intermediate_size")
@@ -104,35 +100,40 @@ def stages(shape: Shape, setting: Setting) -> tuple[Stage, ...]:
     """Return the stages of the pipeline. Raises BadInput when vLLM would refuse to divide the model so."""
     if why := refusal(shape, setting):
         raise BadInput(f"{shape.name}: {why}")
-    bounds = _bounds(shape.layers, setting.pipeline_parallel)
+    shares = {way: share(way, layers.heads_of(shape.config), setting.tensor_parallel) for way in WAYS}
+    held = {place: size * shares[place.way] for place, size in shape.portions.items()}
+    return placed(held, shape.layers, setting.pipeline_parallel)
+
+
+def placed(held: Mapping[Place, float], layer_count: int, stages_count: int) -> tuple[Stage, ...]:
+    """Return the stages of a pipeline that holds these bytes: layers where they are, the vocabulary at the ends."""
+    bounds = _bounds(layer_count, stages_count)
     weights = [0.0] * len(bounds)
-    kv_heads = int(shape.text.get("num_key_value_heads") or shape.text.get("num_attention_heads") or 1)
     stage_of = {layer: index for index, (first, last) in enumerate(bounds) for layer in range(first, last + 1)}
-    has_head = any(module == "lm_head" for _, module, _ in shape.portions)
-    for (layer, module, leaf), stored_bytes in shape.portions.items():
-        held = stored_bytes * _held(module, leaf, setting.tensor_parallel, kv_heads)
-        if layer in stage_of:
-            weights[stage_of[layer]] += held
-        elif module == "lm_head" or module not in VOCABULARY:
-            weights[-1] += held  # head and final norm
-        else:
-            weights[0] += held
+    has_head = any(place.part == HEAD for place in held)
+    for place, size in held.items():
+        if place.layer in stage_of:
+            weights[stage_of[place.layer]] += size
+        elif place.part == TABLE:
+            weights[0] += size
             if not has_head and len(bounds) > 1:
-                weights[-1] += held  # tied embeddings are needed at both ends
-    return tuple(Stage(held, first, last) for held, (first, last) in zip(weights, bounds, strict=True))
+                weights[-1] += size  # tied embeddings are needed at both ends
+        else:
+            weights[0 if place.part == TOWER else -1] += size  # head and final norm come last
+    return tuple(Stage(size, first, last) for size, (first, last) in zip(weights, bounds, strict=True))
 
 
-def _held(module: str, leaf: str, tensor_parallel: int, kv_heads: int) -> float:
-    whole_values = leaf in ("g_idx", "weight_shape")
-    if tensor_parallel == 1:
+def share(way: str, heads: tuple[int, int] | None, tensor_parallel: int) -> float:
+    """Return the share of a tensor that each of the tensor-parallel GPUs holds."""
+    if way == WHOLE or tensor_parallel == 1:
         return 1.0
-    if module in VOCABULARY or (module in _BY_OUTPUT and not whole_values):
+    if way == DIVIDED or heads is None:
         return 1 / tensor_parallel
-    if module in _BY_KV_HEAD and not whole_values:
-        return 1 / min(tensor_parallel, kv_heads)
-    if module in _BY_INPUT and leaf not in _NOT_BY_INPUT:
-        return 1 / tensor_parallel
-    return 1.0
+    query, key = heads
+    of_key = -(-key // tensor_parallel)
+    if way == BY_KV:
+        return of_key / key
+    return (query / tensor_parallel + 2 * of_key) / (query + 2 * key)
 
 
 def _bounds(layers: int, stages_count: int) -> list[tuple[int, int]]:

@@ -82,12 +82,12 @@ def decode_bound(
         raise BadInput(
             f"batch {batch:g}, gpus {gpus} and context {context_tokens:g} cannot be: the least are 1, 1 and 0."
         )
-    layer_bytes = kv.layer_bytes_per_token(shape.config, tensor_parallel=1, bytes_per_value=kv_bytes_per_value)
-    if layer_bytes is None:
+    if shape.caches is None or shape.unknown_layers:
         raise BadInput(f"{shape.name}: how much cache a token needs is not known for this architecture.")
     # Without rounding to blocks: what is read, not what is allotted.
-    seen = sum(context_tokens if window is None else min(context_tokens, window) for window in kv.windows(shape.config))
-    kv_read = batch * seen * layer_bytes
+    kv_read = batch * kv.sequence_bytes(
+        shape.caches, context_tokens, bytes_per_value=kv_bytes_per_value, block_tokens=1
+    )
     bandwidth = gpu.bandwidth_gb_s * 1e9 * gpus
     likely_bytes, floor_bytes = weights_read_bytes(shape, batch), weights_read_bytes(shape, 1)
     most = _decode_compute_tok_s(shape, gpu, gpus)

@@ -6,7 +6,8 @@ It is there when the plan's [cost] table names a GPU, or the machine has one tha
 from planning.catalogs import Gpu
 from planning.errors import PlanningError
 from planning.memory.against_startup import Check, against_startup, estimate_of, in_words
-from planning.memory.shapes import Shape, read
+from planning.memory.models import read
+from planning.memory.shapes import Shape
 from planning.memory.vram import FITS, TIGHT, UNKNOWN, Estimate
 from reports.measured.cells import Json, Report
 from reports.sections.section import Section

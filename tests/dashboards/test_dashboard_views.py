@@ -27,7 +27,7 @@ from planning.cost.assumptions import load_case, quantities
 from planning.cost.estimate import demand_curve, estimate, utilization_curve
 from planning.cost.uncertainty import Quantity, Range
 from planning.errors import BadInput
-from planning.memory import shapes, vram
+from planning.memory import models, vram
 from planning.memory.sharding import Setting
 from planning.speed.capacity import replicas
 from reports.figures.memory_bars import stacks
@@ -189,7 +189,7 @@ def test_runs_without_anything_in_common_say_so(tmp_path) -> None:
 def on_4090() -> vram.Estimate:
     known = catalogs.load()
     setting = Setting(gpu_memory_utilization=0.92)
-    shape = shapes.read("llama-3.1-8b")
+    shape = models.read("llama-3.1-8b")
     return vram.estimate(shape, known.gpu("rtx-4090"), setting, context_tokens=8192, concurrency=8)
 
 
@@ -227,7 +227,7 @@ def test_prices_are_told_with_their_range() -> None:
 
 
 def test_impossible_measurements_are_told() -> None:
-    shape, gpu = shapes.read("llama-3.1-8b"), catalogs.load().gpu("rtx-4090")
+    shape, gpu = models.read("llama-3.1-8b"), catalogs.load().gpu("rtx-4090")
     cell = {
         "id": "a-c1-r1", "engine": {"name": "a"}, "load": {"concurrency": 1},
         "metrics": {"requests": {"ok": 10}, "mean_in_flight": 1.0, "prompt_tokens": 640, "output_tokens": 320,

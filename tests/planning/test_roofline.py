@@ -4,7 +4,7 @@ import pytest
 
 from planning.catalogs import Catalog, load
 from planning.errors import BadInput
-from planning.memory.shapes import read
+from planning.memory.models import read
 from planning.speed.roofline import above, decode_bound, prefill_bound, weights_read_bytes
 
 LLAMA = "llama-3.1-8b"

@@ -8,7 +8,7 @@ from planning.cost.assembly import assemble
 from planning.cost.assumptions import EXAMPLE, read_document
 from planning.cost.unmeasured import REACHED, with_bounds
 from planning.errors import BadInput
-from planning.memory.shapes import read
+from planning.memory.models import read
 from planning.speed import roofline
 
 

@@ -1,5 +1,6 @@
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoints.catalog import models
-from checkpoints.tensors import schemes
+from checkpoints.tensors import layers, schemes
 from planning.catalogs import GIB, Catalog, load
 from planning.errors import BadInput, UnknownName
 from planning.memory import kv
-from planning.memory.shapes import read
+from planning.memory.models import read
 from planning.memory.sharding import Setting, refusal, stages
 from planning.memory.vram import estimate, smallest_sets
 
@@ -144,29 +145,25 @@ def test_active_parameters_of_mixtures_of_experts() -> None:
     ],
 )
 def test_the_cache_of_a_token_in_a_layer(name: str, tensor_parallel: int, layer_bytes: int) -> None:
-    assert kv.layer_bytes_per_token(models()[name].config, tensor_parallel=tensor_parallel) == layer_bytes
+    found = layers.layers(models()[name].config)
+    assert found is not None
+    assert {kv.token_bytes([one], tensor_parallel=tensor_parallel) for one in found} == {layer_bytes}
 
 
 def test_a_cache_at_8_bit_is_half() -> None:
-    assert kv.layer_bytes_per_token(models()["llama-3.1-8b"].config, bytes_per_value=1) == 2048
+    found = layers.layers(models()["llama-3.1-8b"].config) or ()
+    assert kv.token_bytes(found, bytes_per_value=1) == 32 * 2048
 
 
 def test_a_sequence_takes_whole_blocks_and_no_more_than_its_window() -> None:
-    config = {**models()["mistral-7b-v0.3"].config, "sliding_window": 4096}
-    assert kv.windows(config) == [4096] * 32
-    assert kv.sequence_bytes(10, [None, None], 17) == 2 * 32 * 10  # 17 tokens: two blocks of 16
-    assert kv.sequence_bytes(10, [4096], 5000) == 4096 * 10
-    assert kv.sequence_bytes(10, [4090], 5000) == 4096 * 10
-    assert kv.sequence_bytes(10, [4096], 100) == 112 * 10
-
-
-def test_windows_by_layer() -> None:
-    mixed = {"num_hidden_layers": 3, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 2}
-    assert kv.windows(mixed) == [512, None, 512]
-    assert kv.windows({"num_hidden_layers": 2, "sliding_window": 512, "use_sliding_window": False}) == [None, None]
-    top = {"num_hidden_layers": 3, "sliding_window": 512, "use_sliding_window": True, "max_window_layers": 2}
-    assert kv.windows(top) == [None, None, 512]
-    assert kv.windows({"num_hidden_layers": 1, "sliding_window": None}) == [None]
+    whole, last = (layers.Cache("x", "x", heads=1, values=5, window=window) for window in (None, 4096))
+    assert kv.sequence_bytes([(whole,), (whole,)], 17) == 2 * 32 * 10  # 17 tokens: two blocks of 16
+    assert kv.sequence_bytes([(last,)], 5000) == 4096 * 10
+    assert kv.sequence_bytes([(replace(last, window=4090),)], 5000) == 4096 * 10
+    assert kv.sequence_bytes([(last,)], 100) == 112 * 10
+    state = layers.Cache("state", "x", state_bytes=1000)
+    assert kv.sequence_bytes([(state,)], 5000, tensor_parallel=2) == 500
+    assert kv.token_bytes([(state,), (whole,)]) == 10
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -176,9 +173,9 @@ def test_the_cache_agrees_with_kvfit(name: str, tokens: int) -> None:
 
     config = dict(models()[name].config)
     theirs = kvfit.architectures.estimate_cache(config, context_tokens=tokens, kv_bytes=2.0)
-    layer_bytes = kv.layer_bytes_per_token(config)
-    assert layer_bytes is not None
-    assert kv.sequence_bytes(layer_bytes, kv.windows(config), tokens) == theirs.total_bytes
+    found = layers.layers(config)
+    assert found is not None
+    assert kv.sequence_bytes(found, tokens) == theirs.total_bytes
 
 
 def test_the_cache_of_a_sliding_model_agrees_with_kvfit() -> None:
@@ -186,7 +183,7 @@ def test_the_cache_of_a_sliding_model_agrees_with_kvfit() -> None:
 
     config = {**models()["mistral-7b-v0.3"].config, "sliding_window": 4096}
     theirs = kvfit.architectures.estimate_cache(config, context_tokens=32768, kv_bytes=2.0)
-    assert kv.sequence_bytes(4096, kv.windows(config), 32768) == theirs.total_bytes == 32 * 4096 * 4096
+    assert kv.sequence_bytes(layers.layers(config) or (), 32768) == theirs.total_bytes == 32 * 4096 * 4096
 
 
 @pytest.mark.parametrize(
@@ -199,9 +196,9 @@ def test_a_block_is_as_large_as_vllms(name: str, tensor_parallel: int) -> None:
     config = models()[name].config
     heads, width = max(1, config["num_key_value_heads"] // tensor_parallel), 128
     block = FullAttentionSpec(block_size=16, num_kv_heads=heads, head_size=width, dtype=torch.bfloat16)
-    layer_bytes = kv.layer_bytes_per_token(config, tensor_parallel=tensor_parallel)
-    assert layer_bytes is not None
-    assert kv.sequence_bytes(layer_bytes, [None], 16) == block.page_size_bytes
+    found = layers.layers(config)
+    assert found is not None
+    assert kv.sequence_bytes(found[:1], 16, tensor_parallel=tensor_parallel) == block.page_size_bytes
 
 
 def test_a_block_of_latent_attention_is_as_large_as_vllms() -> None:
@@ -209,9 +206,9 @@ def test_a_block_of_latent_attention_is_as_large_as_vllms() -> None:
     from vllm.v1.kv_cache_interface import MLAAttentionSpec
 
     block = MLAAttentionSpec(block_size=16, num_kv_heads=1, head_size=512 + 64, dtype=torch.bfloat16)
-    layer_bytes = kv.layer_bytes_per_token(models()["deepseek-v2"].config, tensor_parallel=8)
-    assert layer_bytes is not None
-    assert kv.sequence_bytes(layer_bytes, [None], 16) == block.page_size_bytes
+    found = layers.layers(models()["deepseek-v2"].config)
+    assert found is not None
+    assert kv.sequence_bytes(found[:1], 16, tensor_parallel=8) == block.page_size_bytes
 
 
 @pytest.mark.parametrize("stages_count", [1, 2, 3, 5, 7])

@@ -4,7 +4,7 @@ import pytest
 
 from planning.catalogs import GIB, Catalog, load
 from planning.memory.against_startup import against_startup, estimate_of, in_words, setting_of
-from planning.memory.shapes import read
+from planning.memory.models import read
 
 # What vLLM logs for Llama 3.1 8B on a GPU, as serve/engine/startup.py reads it.
 ON_A_GPU = {

@@ -11,7 +11,7 @@ from dashboards.screens.capacity import charts, view
 from planning import catalogs
 from planning.catalogs import Catalog
 from planning.errors import PlanningError
-from planning.memory import shapes, vram
+from planning.memory import models, vram
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
 from planning.memory.vram import Estimate
@@ -31,7 +31,7 @@ def catalog() -> Catalog:
 
 @st.cache_resource(max_entries=64)
 def shape_of(model: str, quantization: str) -> Shape:
-    return shapes.read(model, quantization)
+    return models.read(model, quantization)
 
 
 def show() -> None:
