@@ -224,7 +224,7 @@ def test_a_gpu_of_which_nothing_can_be_read_is_down(start_exporter: Start) -> No
             "FanSpeed",
             "ClockInfo",
         ),
-        *("TotalEccErrors", "RemappedRows", "PcieThroughput", "FieldValues"),
+        *("TotalEccErrors", "RemappedRows", "PcieThroughput", "FieldValues", "EnforcedPowerLimit"),
         *("ComputeRunningProcesses_v3", "GraphicsRunningProcesses_v3"),
     )
     running = start_exporter(orders=("count 1", *(f"return nvmlDeviceGet{read} 999" for read in reads)))
