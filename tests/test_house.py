@@ -29,11 +29,18 @@ MAY_USE = {
     ("dashboards", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
     ("alignment", "serve"): {"serve.client", "serve.errors"},
     ("planning", "checkpoints"): {
+        "checkpoints.tensors",
         "checkpoints.tensors.architecture",
-        "checkpoints.catalog",
+        "checkpoints.tensors.gguf_header",
         "checkpoints.tensors.headers",
+        "checkpoints.tensors.layers",
+        "checkpoints.tensors.meta",
+        "checkpoints.tensors.prequantized",
         "checkpoints.tensors.schemes",
+        "checkpoints.cache",
+        "checkpoints.catalog",
         "checkpoints.errors",
+        "checkpoints.hub_headers",
     },
 }
 MONKEY_PATCHING = {"locust", "gevent"}
