@@ -70,7 +70,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "bloom": Family("BloomConfig", _OLD | {"hidden_size": 64, "n_layer": 3, "n_head": 2}),
     "cohere": Family("CohereConfig", _GROUPED),
-    "cohere2": Family("Cohere2Config", _HEADS | _SLIDING),
+    # A window as wide as the context: vLLM's reaches one token farther than transformers'.
+    "cohere2": Family("Cohere2Config", _HEADS | _SLIDING | {"sliding_window": CONTEXT}),
     "cohere2_moe": Family("Cohere2MoeConfig", _HEADS | _EXPERTS | _SLIDING),
     "dbrx": Family(
         "DbrxConfig",
