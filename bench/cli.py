@@ -116,7 +116,7 @@ def _start(
     """A new run's folder, with every cell pending; nothing is written when anything is wrong with what was asked."""
     if target is not None:
         target = _one_form(target)
-    chosen = load_plan(find_plan(plan))
+    chosen = load_plan(find_plan(plan), remote=target is not None)
     if repeats is not None:
         chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
     remote: dict[str, Any] | None = None

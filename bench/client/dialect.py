@@ -18,7 +18,8 @@ class Route:
 
     `limit`: the field that bounds the answer. `exact_lengths`: whether an answer has the tokens asked for, by
     `ignore_eos` or `min_tokens`; without, its length is what the model makes of it. `usage`: where the answer counts
-    its tokens: in every chunk (`chunk`: so far, `difference`: its own), at the end, or never.
+    its tokens: in every chunk (`chunk`: so far, `difference`: its own), at the end, or never. `finish_reason`:
+    whether an answer says why it ended.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Route:
     stream_options: bool = True
     continuous_usage_stats: bool = True
     usage: Usage = "chunk"
+    finish_reason: bool = True
 
     @property
     def exact_lengths(self) -> bool:

@@ -25,6 +25,7 @@ from bench.client.pages import PROMETHEUS, Page, fetch, models
 from bench.client.verdict import plain
 
 PROBE_TOKENS = 32
+PROBE_ID = "9be00000-0000-4000-8000-"  # how the X-Request-Id of a probe begins; all of them are UUIDs
 PROBE_TIMEOUT_S = 120.0
 SHORT = "Reply with the single word OK."
 LONG = "Write the numbers from one to forty in words, separated by commas."
@@ -163,11 +164,11 @@ class _Asker:
     def ask(self, prompt: Any, *, tokens: int = PROBE_TOKENS) -> dict[str, Any]:
         """The record of one request; both ways to an exact length are asked for at once, as far as they are taken."""
         extra = {"min_tokens": tokens} if self.route.min_tokens and self.route.ignore_eos else {}
-        routes: dict[str, Any] = {self.endpoint: replace(self.route, token_ids=True, usage="end")}
+        routes: dict[str, Any] = {self.endpoint: replace(self.route, token_ids=True, usage="end", finish_reason=False)}
         what = stream.request(
             self.to,
             {"prompt": prompt, "max_tokens": tokens},
-            request_id=f"nbridge-probe-{next(_numbers)}",
+            request_id=f"{PROBE_ID}{next(_numbers):012x}",
             model=self.model,
             endpoint=self.endpoint,
             dialect=Dialect(**routes),
@@ -241,6 +242,7 @@ class _Asker:
         if len(record["chunk_s"]) < 8:
             record = longer if (longer := self.ask(LONG))["outcome"] == "ok" else record
         self._set("usage", record["usage"])
+        self._set("finish_reason", record["finish_reason"] is not None)
         if self.endpoint == "completions" and "token_ids" not in self.pins:
             self._set("token_ids", self._takes_ids())
 

@@ -26,7 +26,8 @@ class Request:
     """One request, ready to send: the bytes on the wire and what its record says about it.
 
     `prompts`: of how many prompts it asks the hidden states; None for a completion, whose answer is streamed.
-    `differences`: whether usage in a chunk counts that chunk alone. `keep_text`: whether the record holds what was
+    `differences`: whether usage in a chunk counts that chunk alone. `reasons`: whether the server says why an answer
+    ended. `keep_text`: whether the record holds what was
     generated, for a tokenizer to count.
     """
 
@@ -36,6 +37,7 @@ class Request:
     wire: bytes = field(repr=False)
     prompts: int | None = None
     differences: bool | None = None
+    reasons: bool = True
     keep_text: bool = False
 
 
@@ -72,7 +74,8 @@ def request(
     }
     sent = wire(to, "POST", route.path, dumps(body), request_id)
     differences = None if route.usage == "end" else route.usage == "difference"
-    return Request(request_id, scenario, warmup, sent, differences=differences, keep_text=keep_text)
+    reasons = route.finish_reason
+    return Request(request_id, scenario, warmup, sent, differences=differences, reasons=reasons, keep_text=keep_text)
 
 
 def _asked(prompt: Mapping[str, Any], endpoint: str, route: Route) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def record(
         said = {"prompt_tokens": whole.prompt_tokens}
     else:
         read = answer(came.events or (), pause, differences=what.differences)
-        outcome, kind, error = verdict.of_stream(came, read, exchange.failure)
+        outcome, kind, error = verdict.of_stream(came, read, exchange.failure, reasons=what.reasons)
         notes |= read.notes
         if outcome == "ok":
             notes |= _ends(read.done, read.finish_reason, bool(read.chunk_s), verdict.cut_short(came))

@@ -28,10 +28,14 @@ def plain(text: str, secrets: Sequence[str] = ()) -> str:
     return text.encode("utf-8", "replace").decode().translate(_CONTROL)[:ERROR_CHARACTERS]
 
 
-def of_stream(response: Response, answer: Answer, failure: Verdict | None) -> Verdict:
-    """The verdict on a streamed answer. A finish_reason and a clean end are an answer, and so is a [DONE]."""
-    ended = answer.finish_reason is not None or answer.done
-    whole = answer.done and answer.error_kind is None and failure is None and cut_short(response)
+def of_stream(response: Response, answer: Answer, failure: Verdict | None, *, reasons: bool = True) -> Verdict:
+    """The verdict on a streamed answer: a finish_reason and a clean end are an answer, [DONE] or not.
+
+    A [DONE] alone is none: it is also how a server ends an answer that it breaks off (llama-cpp-python does, when the
+    next request comes). `reasons` is False for a server that never gives a finish_reason; a [DONE] then has to do.
+    """
+    ended = answer.finish_reason is not None or (answer.done and not reasons)
+    whole = ended and answer.done and answer.error_kind is None and failure is None and cut_short(response)
     verdict: Verdict
     if refusal := _refused(response, failure):
         verdict = refusal
@@ -47,7 +51,12 @@ def of_stream(response: Response, answer: Answer, failure: Verdict | None) -> Ve
     elif response.trailing is not None:
         verdict = _trailing(response)
     elif not ended:
-        verdict = "protocol_error", "early_close", "The stream ended without a finish_reason and without a [DONE]."
+        how = "with [DONE] and" if answer.done else "without a [DONE] and"
+        verdict = (
+            "protocol_error",
+            "early_close",
+            f"The server broke the answer off: it ended {how} without a finish_reason.",
+        )
     else:
         verdict = "ok", None, None
     return verdict

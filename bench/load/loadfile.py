@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from bench.client import stream
 from bench.client.connection import Target, target_of
@@ -81,7 +82,7 @@ def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[str
     dialect = Dialect.of(load.dialect)
     warm: list[stream.Request] = []
     measured: list[stream.Request] = []
-    run = secrets.token_hex(4)
+    run = secrets.token_hex(12)
     with Path(load.prompts_path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -91,7 +92,7 @@ def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[str
                     stream.request(
                         to,
                         prompt,
-                        request_id=f"{run}-{'w' if goal is warm else ''}{len(goal)}",
+                        request_id=_id(run, number),
                         model=load.model,
                         endpoint=prompt.get("endpoint") or load.endpoint,
                         dialect=dialect,
@@ -106,6 +107,11 @@ def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[str
     if not measured:
         raise ValueError(f"{load.prompts_path} has no prompt to measure.")
     return warm, measured
+
+
+def _id(run: str, number: int) -> str:
+    """A UUID: servers exist that refuse every other X-Request-Id (llama-cpp-python's, by starlette-context)."""
+    return str(UUID(f"{run}{number:08x}"))
 
 
 def open_target(

@@ -30,6 +30,7 @@ import sys
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
+from uuid import uuid4
 
 import gevent
 from gevent.event import Event
@@ -137,7 +138,7 @@ class ByHand(User):  # type: ignore[misc]
         asked = {"prompts": [text]} if ENDPOINT == "hidden_states" else {"prompt": text, "max_tokens": OUTPUT_TOKENS}
         prompt = {**asked, "scenario": ENDPOINT}
         what = stream.request(
-            self.connection.target, prompt, request_id=str(self.sent), model=self.model, endpoint=ENDPOINT
+            self.connection.target, prompt, request_id=str(uuid4()), model=self.model, endpoint=ENDPOINT
         )
         record = stream.complete(self.connection, what, scheduled_s=now(), timeout_s=300.0)
         publish(self.environment, record)

@@ -213,6 +213,7 @@ class DialectPins(_Table):
     stream_options: bool | None = None
     continuous_usage_stats: bool | None = None
     usage: Literal["chunk", "difference", "end", "never"] | None = None
+    finish_reason: bool | None = None
 
     def pins(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
@@ -278,7 +279,7 @@ def cell_id(engine: Engine, load: Load, repeat: int) -> str:
     return f"{slug(engine.name)}-{slug(load.name)}-r{repeat}"
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path, *, remote: bool = False) -> Plan:
     """Read, check and expand a plan. Raises PlanError that names the file, the key, its value and what was expected."""
     try:
         document = files.read_toml(path)
@@ -287,7 +288,7 @@ def load_plan(path: Path) -> Plan:
         raise PlanError(f"{path}: no such plan. Give a TOML file or a bundled plan: {', '.join(bundled)}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PlanError(f"{path}: not readable as TOML ({error}).") from error
-    return expand(document, source=str(path), base=path.parent)
+    return expand(document, source=str(path), base=path.parent, remote=remote)
 
 
 def find_plan(name: str | None) -> Path:
@@ -298,11 +299,14 @@ def find_plan(name: str | None) -> Path:
     return bundled if "/" not in name and not Path(name).exists() and bundled.exists() else Path(name)
 
 
-def expand(document: dict[str, Any], *, source: str, base: Path | None = None) -> Plan:
-    """Apply `[defaults]` and `[matrix]`, name what has no name, and validate."""
+def expand(document: dict[str, Any], *, source: str, base: Path | None = None, remote: bool = False) -> Plan:
+    """Apply `[defaults]` and `[matrix]`, name what has no name, and validate.
+
+    `remote`: it is for a server that already runs, so that it needs no engines.
+    """
     document = dict(document)
     given = [table.get("engine") for key in ("defaults", "matrix") if isinstance(table := document.get(key), dict)]
-    if "target" in document and "engines" not in document and not any(given):
+    if (remote or "target" in document) and "engines" not in document and not any(given):
         document["engines"] = [{"name": "target", "model": "target"}]  # replaced by what the server says it serves
     defaults = _sub_table(document, "defaults", source)
     matrix = _sub_table(document, "matrix", source)

@@ -242,7 +242,7 @@ def _window_rates(
         "window_s": length,
         "mean_in_flight": mean_in_flight(requests, start, end),
         "output_throughput_tok_s": None if whole or missing else tokens_inside / length,
-        "prompt_throughput_tok_s": _prompt_rate(column(ok, "prompt_tokens")[prefilled], length, absent_why),
+        "prompt_throughput_tok_s": _prompt_rate(column(ok, "prompt_tokens"), prefilled, length, absent_why),
         "request_throughput_rps": float(done.sum() / length),
         "goodput_rps": goodput,
     }
@@ -258,11 +258,13 @@ def slo_share(requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[
     return float(meets_slo(ok, slo, from_schedule=load["kind"] == "open").sum() / len(requests))
 
 
-def _prompt_rate(tokens: Floats, length_s: float, absent_why: dict[str, str]) -> float | None:
+def _prompt_rate(
+    tokens: Floats, inside: npt.NDArray[np.bool_], length_s: float, absent_why: dict[str, str]
+) -> float | None:
     if missing := int(np.isnan(tokens).sum()):
         absent_why["prompt_throughput_tok_s"] = f"the server did not count {missing} of {tokens.size} prompts"
         return None
-    return float(tokens.sum() / length_s)
+    return float(tokens[inside].sum() / length_s)
 
 
 def _total(ok: pa.Table, name: str) -> int | None:

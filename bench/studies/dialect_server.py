@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 TTFT_S = 0.06
 GAP_S = 0.01
+_UUID = re.compile(r"^X-Request-Id: [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\r$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ MODES = {
     "rate-limit": Mode("429 with Retry-After", status=429),
     "unavailable": Mode("503 with Retry-After", status=503),
     "no-key": Mode("401", status=401),
+    "uuids": Mode("an X-Request-Id that is no UUID refused", refuses=("free request ids",), nameless=True),
 }
 
 
@@ -191,24 +194,25 @@ class Server:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 length = next((int(line[15:]) for line in head.split("\r\n") if line[:15] == "Content-Length:"), 0)
                 body = await reader.readexactly(length)
-                await self.answer(writer, head.split(" ")[1], body, perf_counter())
+                await self.answer(writer, head, body, perf_counter())
         writer.close()
 
-    async def answer(self, writer: asyncio.StreamWriter, path: str, body: bytes, arrived_s: float) -> None:
-        name, _, path = path.lstrip("/").partition("/")
+    async def answer(self, writer: asyncio.StreamWriter, head: str, body: bytes, arrived_s: float) -> None:
+        name, _, path = head.split(" ")[1].lstrip("/").partition("/")
         mode = MODES[name]
         try:
             status, document = 200, self.listing(mode, path)
             if document is None:
-                await self.stream(writer, name, self.checked(mode, path, body), arrived_s)
+                free = {"free request ids"} if _UUID.search(head) is None else set()
+                await self.stream(writer, name, self.checked(mode, path, body, free), arrived_s)
                 return
         except Refused as refusal:
             status, words = refusal.args
             document = {"error": {"message": words}}
         text = json.dumps(document).encode()
         more = "Retry-After: 7\r\n" if status in (429, 503) else ""
-        head = f"HTTP/1.1 {status} Dialect\r\nContent-Type: application/json\r\n{more}Content-Length: {len(text)}\r\n"
-        writer.write(f"{head}\r\n".encode() + text)
+        answer = f"HTTP/1.1 {status} Dialect\r\nContent-Type: application/json\r\n{more}Content-Length: {len(text)}\r\n"
+        writer.write(f"{answer}\r\n".encode() + text)
         await writer.drain()
 
     def listing(self, mode: Mode, path: str) -> dict[str, Any] | None:
@@ -219,7 +223,7 @@ class Server:
             raise Refused(401, "a key is wanted")
         return {"object": "list", "data": [{"id": "m", "object": "model"}]}
 
-    def checked(self, mode: Mode, path: str, body: bytes) -> dict[str, Any]:
+    def checked(self, mode: Mode, path: str, body: bytes, sent: set[str]) -> dict[str, Any]:
         """The request, when this mode takes it."""
         endpoint = {"v1/completions": "completions", "v1/chat/completions": "chat"}.get(path)
         if endpoint is None or endpoint not in mode.endpoints:
@@ -227,7 +231,7 @@ class Server:
         if mode.status != 200:
             raise Refused(mode.status, "not now")
         asked: dict[str, Any] = json.loads(body)
-        sent = {*asked, *(asked.get("stream_options") or {})}
+        sent |= {*asked, *(asked.get("stream_options") or {})}
         sent |= {"token ids"} if isinstance(asked.get("prompt"), list) else set()
         if refused := [field for field in mode.refuses if field in sent]:
             words = "Bad request" if mode.nameless else f"Unrecognized request argument supplied: {refused[0]}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter as now
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -57,7 +58,7 @@ def ask(found: Found, url: str, endpoint: str, requests: int) -> list[dict[str, 
         what = stream.request(
             connection.target,
             {"prompt": "Hello there", "max_tokens": TOKENS},
-            request_id=str(number),
+            request_id=str(UUID(int=number)),
             model=found.model,
             endpoint=endpoint,
             dialect=found.dialect,

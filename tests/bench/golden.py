@@ -31,6 +31,8 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
 
+PROBE_ID = "9be00000-"  # bench.client.probe's
+
 
 class Hangup(Exception):
     """The server ends the connection here."""
@@ -91,7 +93,7 @@ class Connection:
             return await self.plain(401, error(f"Incorrect API key: {headers.get('authorization')}"))
         self.server.requests += 1
         options = dict(parse_qsl(asked["model"].partition("?")[2]))
-        if headers.get("x-request-id", "").startswith("nbridge-probe"):
+        if headers.get("x-request-id", "").startswith(PROBE_ID):
             # A probe learns the dialect of a server that is well; what goes wrong goes wrong under the load.
             options = {name: value for name, value in options.items() if name not in ("then", "status")}
         await self.complete(asked, options, entry)
@@ -180,6 +182,10 @@ class Connection:
             await self.send(stream.framed(b"data: {broken\n\n"))
         if then == "bad_chunk":
             await self.send(b"xyz\r\nnot a chunk\r\n")
+        if then == "break_off":
+            self.server.log(entry)
+            await self.send(stream.framed(b"data: [DONE]\n\n") + stream.end())
+            raise Hangup
         if then == "error_event":
             await self.send(stream.framed(f"data: {error('the engine fell over')}\n\n".encode()))
 

@@ -158,6 +158,18 @@ def test_a_finish_reason_and_a_clean_end_are_an_answer(server: Golden) -> None:
     assert (record["outcome"], record["notes"], record["finish_reason"]) == ("ok", ["no_done"], "length")
 
 
+def test_a_done_alone_is_how_an_answer_is_broken_off(server: Golden) -> None:
+    """What llama-cpp-python sends when the next request comes; a server that never gives a reason is another matter."""
+    for after, chunks in ((0, 0), (3, 3)):
+        record = ask(server, f"then=break_off&after={after}")
+        assert (record["outcome"], record["error_kind"], len(record["chunk_s"])) == (
+            "protocol_error",
+            "early_close",
+            chunks,
+        )
+        assert "broke the answer off" in record["error"]
+
+
 def test_a_hanging_server_is_a_timeout_with_what_came(server: Golden) -> None:
     record = ask(server, "then=hang&after=3", timeout_s=0.3)
     assert (record["outcome"], record["error_kind"], len(record["chunk_s"])) == ("timeout", "deadline", 3)
@@ -348,7 +360,7 @@ def test_metrics_and_models(server: Golden) -> None:
         ("http://ho st", "http://"),
         ("ftp://host", "http://"),
         ("http://", "http://"),
-        ("http://host:99999", "URL"),
+        ("http://host:99999", "port|Port"),
         ("http://user:secret@host", "user"),
         ("http://host/?a=b", "query"),
     ],
