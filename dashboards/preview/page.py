@@ -10,9 +10,8 @@ from markupsafe import Markup
 from dashboards.errors import SettingsError
 from dashboards.grafana.panels import Board, Limits, Panel, place
 from dashboards.grafana.promql import substitute
-from dashboards.preview.charts import SHOWN, Frame, Named, heat_chart, line_chart, state_chart
-from dashboards.preview.scale import clock
-from dashboards.preview.source import Prometheus
+from dashboards.preview.charts import SHOWN, STATUS, Frame, Named, heat_chart, line_chart, state_chart
+from dashboards.preview.source import Prometheus, clock
 from dashboards.preview.units import parted, words
 from dashboards.theme import DARK, LIGHT
 
@@ -85,6 +84,7 @@ def render(board: Board, source: Prometheus, asked: Asked, *, note: str = "") ->
         note=note,
         light=LIGHT,
         dark=DARK,
+        status=STATUS,
         time=f"{clock(asked.start_s, '%Y-%m-%d %H:%M:%S')} to {clock(asked.end_s)} UTC, every {asked.step_s:g} s",
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -60,3 +61,8 @@ class Prometheus:
 def _series(labels: dict[str, str], values: list[list[Any]]) -> Series:
     points = ((float(at_s), float(value)) for at_s, value in values)
     return Series(labels, tuple((at_s, value) for at_s, value in points if not math.isnan(value)))
+
+
+def clock(at_s: float, form: str = "%H:%M:%S") -> str:
+    """A Unix time in UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime(form)

@@ -1,11 +1,9 @@
-"""The figures of a report as SVG. The only module that imports matplotlib.
+"""The figures of a report as SVG.
 
 Colour is never the only carrier: engines also differ by marker and dash, parts of a bar by hatching and place. Text
 stays text. The same report gives the same bytes.
 """
 
-import io
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +27,7 @@ from reports.figures.captions import (
 from reports.figures.labels import Box, along, columns_that_fit, place
 from reports.figures.memory_bars import stacks
 from reports.figures.pareto import Point, efficient, points
-from reports.figures.svg import accessible
+from reports.figures.svg import TEXT_STAYS_TEXT, drawn
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.repeats import CENTRAL_WORD, central
@@ -51,9 +49,7 @@ MAX_PANELS = 12
 MAX_VERTICES = 4000  # points on all lines of one figure: keeps the file small
 PARTS = ((ENGINES[0], "", "weights"), (ENGINES[1], "////", "KV cache"), (ENGINES[7], "\\\\", "rest of the peak"))
 _STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "neural-bridge",
-    "font.family": "DejaVu Sans",
+    **TEXT_STAYS_TEXT,
     "font.size": 8.5,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -71,7 +67,6 @@ _STYLE = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "text.color": INK,
-    "text.parse_math": False,
     "hatch.linewidth": 0.7,
     "hatch.color": PAPER,
     "legend.frameon": False,
@@ -144,11 +139,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _saved(figure: Figure, name: str, title: str, description: str, caption: str) -> Picture:
-    buffer = io.StringIO()
-    with warnings.catch_warnings():  # text stays text: a glyph that the measuring font lacks is the reader's to draw
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = accessible(buffer.getvalue(), name, title, description)
+    svg = drawn(figure, name, title, description)
     return Picture(name, title, description, caption, svg, float(figure.get_size_inches()[0]) * 72)
 
 

@@ -1,4 +1,4 @@
-"""The preview: axes and units by hand-worked values, and whole pages from a real Prometheus."""
+"""The preview: drawings and units by hand-worked values, and whole pages from a real Prometheus."""
 
 import math
 import re
@@ -12,15 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from dashboards.errors import SettingsError, SourceError
 from dashboards.grafana.boards import BOARDS
 from dashboards.grafana.panels import Board, Panel, Query, Row, Variable, heatmap, high_is_bad, lines, number
 from dashboards.preview.__main__ import preview
-from dashboards.preview.charts import Frame, Named, heat_chart, line_chart, state_chart
+from dashboards.preview.charts import Frame, Named, heat_chart, line_chart, stacked, state_chart
 from dashboards.preview.page import ask, render
-from dashboards.preview.scale import Axis, round_steps, round_times
 from dashboards.preview.source import Prometheus, Series
 from dashboards.preview.units import words
 
@@ -55,69 +55,87 @@ def test_values_read_as_a_person_writes_them(value: float, unit: str, text: str)
     assert words(value, unit) == text
 
 
-def test_steps_are_round_and_cover_the_values() -> None:
-    assert round_steps(0, 0.93) == [0, 0.25, 0.5, 0.75, 1]
-    assert round_steps(0, 17) == [0, 5, 10, 15, 20]
-    assert round_steps(3, 3) == [3, 3.25, 3.5, 3.75, 4]
-    assert [size / 2**30 for size in round_steps(0, 85 * 2**30, binary=True)] == [0, 25, 50, 75, 100]
-    assert round_times(START_S + 30, START_S + 630, 5) == [(START_S + 120.0 * n, f"08:{2 * n:02}") for n in range(1, 6)]
-    assert Axis(0, 10, 200, 100).place(2.5) == 175
-
-
 def series(values: list[float | None]) -> Series:
     return Series({}, tuple((START_S + 10.0 * n, value) for n, value in enumerate(values) if value is not None))
+
+
+def strokes(svg: str, colour: str) -> list[str]:
+    """The outlines of what is drawn in one colour of the page, each stretch without a gap by itself."""
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: none;[^"]* stroke: var\(--{colour},', svg)
+    return [run for path in paths for run in path.split("M")[1:]]
+
+
+def labels(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+@pytest.mark.parametrize(
+    ("highest", "unit", "steps"),
+    [
+        (0.93, "percentunit", ["0 %", "25 %", "50 %", "75 %", "100 %"]),
+        (17, "none", ["0", "5", "10", "15", "20"]),
+        (85 * 2**30, "bytes", ["0 B", "25 GiB", "50 GiB", "75 GiB", "100 GiB"]),
+        (0, "none", ["0", "0.25", "0.5", "0.75", "1"]),
+    ],
+)
+def test_steps_are_round_and_cover_the_values(highest: float, unit: str, steps: list[str]) -> None:
+    svg = line_chart(lines("t", "", unit, Query("x")), [Named("a", series([0, highest]))], FRAME)
+    times = ["08:00:00", "08:00:30", "08:01:00", "08:01:30"]
+    assert labels(svg) == [*times, *steps]
 
 
 def test_a_gap_in_the_values_is_a_gap_in_the_line() -> None:
     panel = lines("t", "", "s", Query("x"))
     whole = line_chart(panel, [Named("a", series([1, 2, 3, 4])), Named("b", series([1, 1, 1, 1]))], FRAME)
-    parted = line_chart(panel, [Named("a", series([1, 2, None, 4, 5])), Named("b", series([1]))], FRAME)
-    assert len(re.findall(r'<path class="line s0"', whole)) == 1
-    assert len(re.findall(r'<path class="line s0"', parted)) == 2
-    assert len(re.findall(r'<circle class="dot s1"', parted)) == 1  # a point alone is still seen
+    parted = line_chart(panel, [Named("a", series([1, 2, None, 4, math.inf, 5, 6])), Named("b", series([1]))], FRAME)
+    assert len(strokes(whole, "s0")) == 1
+    assert len([run for run in strokes(parted, "s0") if "L" in run]) == 2
+    assert parted.count("<use") == 2  # the points alone: the 4 of one, the 1 of the other
 
 
 def test_stacked_areas_stand_on_each_other() -> None:
-    svg = line_chart(
-        lines("t", "", "s", Query("x"), stacked=True),
-        [Named(name, series([value] * 2)) for name, value in (("a", 1), ("z", 0), ("b", 3))],
-        FRAME,
-    )
-    # The axis stands at 14 + 3 letters of 6.2 ("4 s"); a step of ten is a tenth of the 429.4 to its right. From 0 to 4
-    # on places 208 to 8: 1 is at 158, 1 + 3 at 8. What is 0 throughout has no line: it would hide another.
-    assert '<path class="line s0" d="M32.6 158L75.54 158"/>' in svg
-    assert '<path class="line s2" d="M32.6 8L75.54 8"/>' in svg
-    assert '<path class="area s2" d="M32.6 8L75.54 8L75.54 158L32.6 158Z"/>' in svg
-    assert "s1" not in svg
+    nan = math.nan
+    floors, tops = stacked(np.array([[1, 1, nan], [0, 0, 0], [3, nan, 2]]))
+    assert floors.tolist() == [[0, 0, 0], [1, 1, 0], [1, 1, 0]]
+    np.testing.assert_equal(tops, [[1, 1, nan], [nan, nan, nan], [4, nan, 2]])
+    panel = lines("t", "", "s", Query("x"), stacked=True)
+    svg = line_chart(panel, [Named(name, series([value] * 2)) for name, value in (("a", 1), ("z", 0), ("b", 3))], FRAME)
+    # The axis stands at 14 + 3 letters of 6.2 ("4 s"), a step of ten is a tenth of the 421.4 to its right; from 0 to 4
+    # on places 208 to 8, 1 is at 158 and 1 + 3 at 8. What is 0 throughout has no line: it would hide another.
+    places = {colour: [re.findall(r"[\d.]+", run) for run in strokes(svg, colour)] for colour in ("s0", "s1", "s2")}
+    assert places == {"s0": [["32.6", "158", "74.74", "158"]], "s1": [], "s2": [["32.6", "8", "74.74", "8"]]}
+    assert svg.count("fill-opacity: 0.16") == 2
 
 
 def test_a_limit_is_drawn_only_where_the_values_come_near() -> None:
     panel = lines("t", "", "celsius", Query("x"), limits=high_is_bad(75, 85))
-    assert "limit red" in line_chart(panel, [Named("a", series([60, 61]))], FRAME)
-    assert "limit red" not in line_chart(panel, [Named("a", series([30, 31]))], FRAME)
+    assert strokes(line_chart(panel, [Named("a", series([60, 61]))], FRAME), "red")
+    assert not strokes(line_chart(panel, [Named("a", series([30, 31]))], FRAME), "red")
 
 
 def test_what_a_value_is_compared_with_is_dashed() -> None:
     svg = line_chart(lines("t", "", "s", Query("x")), [Named("threshold", series([1, 1]), limit=True)], FRAME)
-    assert '<path class="limit red"' in svg
-    assert "area" not in svg
+    assert len(strokes(svg, "red")) == 1
+    assert "stroke-dasharray" in svg
+    assert "fill-opacity" not in svg
 
 
 def test_a_heatmap_shows_what_is_in_each_bucket_alone() -> None:
     cumulative = [("0.5", [4.0, 4.0]), ("1.0", [4.0, 8.0]), ("+Inf", [4.0, 8.0])]
     found = [Named("", Series({"le": bound}, series(list(values)).points)) for bound, values in cumulative]
     svg = heat_chart(heatmap("t", "", "s", "x"), found, FRAME)
-    assert svg.count('class="heat"') == 3  # 4 and 4 up to 0.5 s, 0 and 4 from there to 1 s, none above
+    # 4 and 4 up to 0.5 s, 0 and 4 from there to 1 s, none above: all equally many, so equally dark
+    assert svg.count("fill: var(--s0, #0b62a4)") == 3
+    assert "opacity" not in svg
     assert heat_chart(heatmap("t", "", "s", "x"), [Named("", Series({"le": "1.0"}, series([0.0]).points))], FRAME) == ""
 
 
 def test_states_are_named_and_have_no_colour_where_they_are_unknown() -> None:
     panel = Panel("states", "t", "", "none", (Query("x"),), names=((0, "down", "red"), (1, "up", "green")))
     svg = state_chart(panel, [Named("a<b", series([1, 1, 1, None, None, 0, 0, 0, 0]))], FRAME)
-    assert re.findall(r'<rect class="state (\w+)"', svg) == ["green", "red"]
-    assert ">up<" in svg
-    assert ">down<" in svg
-    assert "a&lt;b" in svg
+    assert re.findall(r"fill: var\(--(s2|red),", svg) == ["s2", "red"]  # green is a colour of the lines, too
+    assert labels(svg)[-2:] == ["up", "down"]
+    assert "a&lt;b: up, 08:00:00 to 08:00:20; a&lt;b: down, 08:00:40 to 08:01:20" in svg
 
 
 def page_of(step_s: int = 15, minutes: int = 10) -> str:
