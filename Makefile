@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring test test-quick test-families check serve guest-wheel dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -71,6 +71,9 @@ serve: setup           ## one vLLM server in the foreground (ARGS="--model demo-
 
 guest-wheel: setup     ## hidden states for a vLLM of your own: dist/nbridge_vllm-….whl
 	$(BIN)/python -m tools.guest.wheel $(ARGS)
+
+architecture: setup    ## draw docs/images/architecture.svg anew from the imports
+	$(BIN)/python -m tools.architecture
 
 dashboard: setup       ## runs, live servers, capacity, cost and claims in the browser
 	$(BIN)/nbridge dashboard $(ARGS)
