@@ -1,5 +1,6 @@
 """What tests of several packages share: one real vLLM server, and the command line."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from serve.engine.server import Server, start
 from serve.engine.settings import parse
 
 ROOT = Path(__file__).parent.parent
+# Every process that the tests start: its vLLM forks its workers (see the file there), so a server is up in half the time.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "forked"), os.environ.get("PYTHONPATH"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

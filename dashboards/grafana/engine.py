@@ -2,7 +2,7 @@
 
 from dashboards.grafana.limits import KV_USAGE, WAITING
 from dashboards.grafana.panels import Board, Panel, Query, Row, heatmap, high_is_bad, lines, number
-from dashboards.grafana.promql import ENGINE, RECENT, SERVER, buckets, increase, mean, quantile, rate
+from dashboards.grafana.promql import ENGINE, RECENT, SERVER, buckets, highest, increase, mean, quantile, rate
 from dashboards.grafana.variables import INSTANCE, MODEL
 
 BY_ENGINE = "instance, engine"
@@ -71,7 +71,7 @@ KV = Row(
             "KV cache in use",
             "Share of each engine's KV cache that holds tokens of requests. Near 1, requests wait or are preempted.",
             "percentunit",
-            Query(f"max by ({BY_ENGINE}) (vllm:kv_cache_usage_perc{{{ENGINE}}})", EACH),
+            Query(highest("vllm:kv_cache_usage_perc", ENGINE, by=BY_ENGINE), EACH),
             limits=KV_USAGE,
             maximum=1.0,
         ),
@@ -171,7 +171,7 @@ NOW = Row(
             "Fullest KV cache",
             "Share in use of the fullest engine's KV cache.",
             "percentunit",
-            f"max(vllm:kv_cache_usage_perc{{{ENGINE}}})",
+            highest("vllm:kv_cache_usage_perc", ENGINE),
             limits=KV_USAGE,
         ),
         number(

@@ -2,7 +2,7 @@
 
 from dashboards.grafana.limits import GPU_TEMPERATURE, KV_USAGE
 from dashboards.grafana.panels import Board, Panel, Query, Row, high_is_bad, lines, low_is_bad, number
-from dashboards.grafana.promql import ENGINE, RECENT, quantile, rate, share_of
+from dashboards.grafana.promql import ENGINE, RECENT, highest, quantile, rate, share_of
 from dashboards.grafana.variables import INSTANCE, JOB, MODEL
 
 UP = 'up{job=~"$job"}'
@@ -58,7 +58,7 @@ NOW = Row(
             "Fullest KV cache",
             "Share in use of the fullest engine's KV cache.",
             "percentunit",
-            f"max(vllm:kv_cache_usage_perc{{{ENGINE}}})",
+            highest("vllm:kv_cache_usage_perc", ENGINE),
             limits=KV_USAGE,
         ),
         number(

@@ -1,11 +1,14 @@
 """PromQL as text: the few forms that the boards need, each aggregated the only way that is right for it.
 
 Counters are rated and then summed over engines and servers; histograms are rated, their buckets summed, and only then
-asked for a quantile; a mean is a sum of sums over a sum of counts. Nothing here fills a gap with a zero.
+asked for a quantile; a mean is a sum of sums over a sum of counts. Nothing here fills a gap with a zero. A series that
+vLLM called otherwise up to 0.9 is asked for by both names.
 """
 
 import re
 from collections.abc import Mapping
+
+from monitoring.alerting.recording import either
 
 WINDOW = "$__rate_interval"  # Grafana's: at least four scrapes
 RECENT = "5m"  # the window of single numbers, as in the alert rules
@@ -16,14 +19,19 @@ ENGINE = f'model_name=~"$model",{SERVER}'
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
+def highest(gauge: str, matchers: str, *, by: str = "") -> str:
+    """A gauge's highest value over everything but the labels `by`."""
+    return f"max{_by(by)}({either(f'{gauge}{{{matchers}}}')})"
+
+
 def rate(metric: str, matchers: str, *, by: str = "", window: str = WINDOW) -> str:
     """A counter's increase per second, added up over everything but the labels `by`."""
-    return f"sum{_by(by)}(rate({metric}{{{matchers}}}[{window}]))"
+    return f"sum{_by(by)}({either(f'rate({metric}{{{matchers}}}[{window}])')})"
 
 
 def increase(metric: str, matchers: str, *, by: str = "", window: str = "$__range") -> str:
     """A counter's increase within a window, added up over everything but the labels `by`."""
-    return f"sum{_by(by)}(increase({metric}{{{matchers}}}[{window}]))"
+    return f"sum{_by(by)}({either(f'increase({metric}{{{matchers}}}[{window}])')})"
 
 
 def quantile(q: float, histogram: str, matchers: str, *, by: str = "", window: str = WINDOW) -> str:

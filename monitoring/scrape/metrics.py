@@ -68,10 +68,11 @@ def parse(page: str) -> list[Sample]:
         raise MetricsError(f"not a Prometheus page ({str(error)[:120]})") from None
     names = {sample.name for sample in samples}
     # Some versions show both: then the new one speaks.
-    return [replace(one, name=new) if (new := _new_name(one.name)) not in names else one for one in samples]
+    return [replace(one, name=new) if (new := current_name(one.name)) not in names else one for one in samples]
 
 
-def _new_name(name: str) -> str:
+def current_name(name: str) -> str:
+    """What vLLM calls a series today that it called `name` up to 0.9; any other name as it is."""
     return _OLD_NAME.sub(lambda old: RENAMED[old[1]] + (old[2] or ""), name)
 
 
