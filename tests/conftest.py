@@ -13,7 +13,7 @@ from serve.engine.server import Server, start
 from serve.engine.settings import parse
 
 ROOT = Path(__file__).parent.parent
-# Every process that the tests start: its vLLM forks its workers (see the file there), so a server is up in half the time.
+# For every process that the tests start: a server whose vLLM forks its workers is up in half the time (see there).
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "forked"), os.environ.get("PYTHONPATH"))))
 
 

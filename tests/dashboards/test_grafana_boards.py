@@ -126,7 +126,9 @@ def test_every_query_asks_for_what_is_exported(board: Board, panel: Panel) -> No
                 if operator in {"=", "!="} and value:
                     assert value in exported_values(metric, label), f"{metric} has no {label}={value!r}"
         if all(metric not in rules for metric, _ in asked):
-            carried = set().union(*((OF_PROMETHEUS.get(m) or exported[m]) | TARGET_LABELS for m, _ in asked))
+            carried = set().union(
+                *((OF_PROMETHEUS.get(m) or exported[current_name(m)]) | TARGET_LABELS for m, _ in asked)
+            )
             assert grouped(query.expr) <= carried
             assert set(re.findall(r"{{(\w+)}}", query.legend)) <= carried
 
