@@ -8,7 +8,7 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -24,7 +24,7 @@ from checkpoints.errors import (
     RepositoryNotFound,
     UnknownModel,
 )
-from checkpoints.tensors.headers import INDEX_FILE, read_weights
+from checkpoints.tensors.headers import INDEX_FILE, read_json, read_weights, shards_of
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _WANTED_SUFFIXES = (".json", ".model", ".tiktoken", ".jinja", ".txt", ".md")
@@ -63,7 +63,8 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None, pr
     try:
         info = HfApi(endpoint=at).model_info(name, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        chosen = choose_files(name, sizes)
+        shards = _shards(name, sizes, revision, out, at)
+        chosen = choose_files(name, sizes, shards)
         total_bytes = sum(sizes[file] for file in chosen)
         _require_room(out, total_bytes)
         progress(f"{name}: {len(chosen)} files, {total_bytes / 1e9:.2f} GB")
@@ -84,16 +85,20 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None, pr
     return Fetched(name, str(path), info.sha, tuple(chosen), total_bytes)
 
 
-def choose_files(name: str, files: Iterable[str]) -> list[str]:
+def choose_files(name: str, files: Iterable[str], shards: Collection[str] | None = None) -> list[str]:
     """Return the files to download: safetensors, configuration and tokenizer at the repository's top level.
 
-    With an index of shards, a second copy of the weights in one piece (`consolidated.safetensors`) is left
-    out. Raises RepositoryNotFound when the repository holds no safetensors, saying what it holds instead.
+    `shards`: the files that an index names, whatever they are called and wherever they lie; what it does not name (a
+    second copy in one piece, `consolidated.safetensors`) is left out. Without an index, all safetensors but such a copy
+    are taken. Raises RepositoryNotFound when the repository holds no safetensors, saying what it holds instead.
     """
-    top = sorted(file for file in files if "/" not in file and not file.startswith("."))
+    held = set(files)
+    top = sorted(file for file in held if "/" not in file and not file.startswith("."))
     weights = [file for file in top if file.endswith(".safetensors")]
-    if INDEX_FILE in top or "model.safetensors" in top:
-        weights = [file for file in weights if file.startswith("model")]
+    if shards is not None:
+        weights = sorted(held.intersection(shards))
+    elif any(file.startswith("model") for file in weights):
+        weights = [file for file in weights if not file.startswith("consolidated")]
     if not weights:
         pickles = [file for file in top if PurePosixPath(file).suffix in _PICKLE_SUFFIXES]
         held = (
@@ -107,6 +112,18 @@ def choose_files(name: str, files: Iterable[str]) -> list[str]:
         )
     others = [file for file in top if PurePosixPath(file).suffix in _WANTED_SUFFIXES or file.startswith("LICENSE")]
     return sorted({*weights, *others})
+
+
+def _shards(
+    name: str, files: Collection[str], revision: str | None, out: Path | None, at: str | None
+) -> frozenset[str] | None:
+    """The files that the repository's index names; None without one."""
+    from huggingface_hub import hf_hub_download
+
+    if INDEX_FILE not in files:
+        return None
+    path = Path(hf_hub_download(name, INDEX_FILE, revision=revision, local_dir=out, endpoint=at))
+    return frozenset(shards_of(read_json(path)))
 
 
 def _repository(name: str) -> str:

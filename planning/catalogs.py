@@ -36,7 +36,9 @@ SHIPPED = Path(__file__).parent / "catalog"
 _FILES = ("gpus.toml", "models.toml", "builds.toml")
 _TABLES = ("gpus", "models", "builds")
 # In a device's name: another card than the one that the rest of the name means, or a slice of it.
-_OTHER_CARDS = {"laptop", "mobile", "max", "mig"}
+_OTHER_CARDS = {"laptop", "mobile", "max", "mig", "d", "ti", "super", "se", "lite"}
+# A slice of a card by NVIDIA's vGPU: "NVIDIA L40S-12Q", "GRID A100-2-10C".
+_VIRTUAL = re.compile(r"-\d+[abcq]\b", re.IGNORECASE)
 QUALITY_CLASSES = ("high", "very-high", "excellent")
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -101,7 +103,10 @@ class Price(_Entry):
 
 
 class Gpu(_Entry):
-    """One kind of GPU. `usable_gib` is what the driver reports as the device's memory; FLOPS are dense peaks."""
+    """One kind of GPU. `usable_gib` is what the driver reports as the device's memory; FLOPS are dense peaks.
+
+    `also`: other names of it. `unified_memory`: the memory is the whole machine's, and its programs need some.
+    """
 
     name: str
     label: str
@@ -115,6 +120,8 @@ class Gpu(_Entry):
     per_node: Annotated[int, Field(gt=0)] = 8
     source: str
     verified: bool = True
+    also: tuple[str, ...] = ()
+    unified_memory: bool = False
     buy: tuple[Price, ...] = ()
     rent: tuple[Price, ...] = ()
 
@@ -200,10 +207,15 @@ class Catalog:
     files: tuple[str, ...]
 
     def gpu(self, name: str) -> Gpu:
-        """Return a GPU by its name. Raises UnknownName with the nearest names."""
-        if found := self.gpus.get(_plain(name)):
+        """Return a GPU by its name, as the catalog, a driver or a person writes it.
+
+        Raises UnknownName with the nearest names, those of the same chip first.
+        """
+        if found := self.gpus.get(_plain(name)) or recognise(name, self):
             return found
-        raise unknown("GPU", _plain(name), self.gpus, "Another GPU can be described in a file of your own.")
+        typed = _compact(name)
+        same = [one for one, gpu in self.gpus.items() if any(_compact(word) in typed for word in _chips(gpu))]
+        raise unknown("GPU", name.strip(), self.gpus, "Another GPU can be described in a file of your own.", same)
 
     def build(self, name: str) -> Build:
         """Return a machine by its name. Raises UnknownName with the nearest names."""
@@ -268,13 +280,19 @@ def load(own: Path | None = None) -> Catalog:
 def recognise(device_name: str, catalog: Catalog) -> Gpu | None:
     """Return the GPU that a driver's name of a device means; None when it is not in the catalog.
 
-    "NVIDIA A100-SXM4-80GB" is a100-80gb; a name that does not say which of two memory sizes it is gives None.
+    "NVIDIA A100-SXM4-80GB" is a100-80gb, "RTX4090" rtx-4090; a name that does not say which of two memory sizes it is
+    gives None, and so do a slice of a card (MIG, vGPU) and a card that only shares its number (RTX 4090 D, Laptop).
     """
     words = set(re.findall(r"[a-z]+\d*[a-z]*|\d+[a-z]*", device_name.lower()))
-    if words & _OTHER_CARDS:
+    if words & _OTHER_CARDS or _VIRTUAL.search(device_name):
         return None
-    fitting = [gpu for gpu in catalog.gpus.values() if set(gpu.name.split("-")) <= words]
-    return max(fitting, key=lambda gpu: len(gpu.name), default=None)
+    fitting = [
+        (len(name), gpu)
+        for gpu in catalog.gpus.values()
+        for name in (gpu.name, *gpu.also)
+        if set(name.split("-")) <= words or _compact(name) == _compact(device_name)
+    ]
+    return max(fitting, key=lambda one: one[0], default=(0, None))[1]
 
 
 def gpu_of_run(document: Mapping[str, Any], catalog: Catalog) -> Gpu | None:
@@ -308,6 +326,17 @@ def _over(prices: list[Spread]) -> Spread | None:
         mode=statistics.median(price.mode for price in prices),
         high=max(price.high for price in prices),
     )
+
+
+def _compact(name: str) -> str:
+    """A name without what people leave out or write differently: makers, spaces, dashes."""
+    return re.sub(r"nvidia|geforce|amd|instinct|intel|tesla|[^a-z0-9]", "", name.lower())
+
+
+def _chips(gpu: Gpu) -> tuple[str, ...]:
+    """The first words of a GPU's names that tell its chip: "h100" of h100-80gb, "rtx-4090" of itself."""
+    names = (gpu.name, *gpu.also)
+    return tuple(re.sub(r"-(\d+gb|nvl|pcie)$", "", name) for name in names)
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ PlanningError              (exit 4: the work failed)
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PlanningError(Exception):
@@ -41,9 +41,11 @@ class MissingMeasurement(PlanningError):
     exit_code = 2
 
 
-def unknown(kind: str, name: str, known: Iterable[str], otherwise: str = "") -> UnknownName:
-    """Return the error for a name that is not known, with the nearest names, else all of them."""
+def unknown(
+    kind: str, name: str, known: Iterable[str], otherwise: str = "", nearest: Sequence[str] = ()
+) -> UnknownName:
+    """Return the error for a name that is not known, with the nearest names (`nearest`, else by spelling), else all."""
     names = list(known)
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    near = list(nearest) or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(names)}."
     return UnknownName(f"There is no {kind} {name!r} in the catalog.{hint}{' ' + otherwise if otherwise else ''}")

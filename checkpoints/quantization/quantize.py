@@ -152,6 +152,12 @@ def _readable_weights(source: Path) -> dict[str, headers.Tensor]:
                 f"{source} stores its experts fused in three dimensions ({name}, shape {list(shape)}), a layout that "
                 "the formats written here have no place for. Use a checkpoint with one tensor per expert."
             )
+        if name.split(".")[-2:-1] in (["c_attn"], ["c_fc"]) and len(shape) == 2 and shape[0] < shape[1]:
+            raise BadScheme(
+                f"{source} keeps its linear weights as [inputs, outputs] ({name}, shape {list(shape)}: GPT-2's "
+                "Conv1D), and an engine turns them while it loads, which a quantized copy does not survive. Models of "
+                "this kind are not quantized here; serve it as it is."
+            )
         if schemes.is_quantized(name, shape):
             linear += 1
             if dtype not in schemes.SOURCE_DTYPES:

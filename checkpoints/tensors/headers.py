@@ -63,10 +63,7 @@ def weight_files(directory: Path) -> list[Path]:
     if not index_path.exists():
         return sorted(directory.glob("*.safetensors"))
     index = read_json(index_path)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(f"{index_path} has no weight_map, so which shard holds which tensor is not known.")
-    paths = [directory / shard for shard in sorted(set(weight_map.values()))]
+    paths = [directory / shard for shard in shards_of(index, str(index_path))]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise BadCheckpoint(
@@ -74,6 +71,17 @@ def weight_files(directory: Path) -> list[Path]:
             f"({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}). Run the download again for them."
         )
     return paths
+
+
+def shards_of(index: dict[str, Any], name: str = INDEX_FILE) -> list[str]:
+    """Return the names of the files that an index of shards names. Raises BadCheckpoint when it names none."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadCheckpoint(f"{name} has no weight_map, so which shard holds which tensor is not known.")
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    if outside := next((shard for shard in shards if shard.startswith("/") or ".." in shard.split("/")), None):
+        raise BadCheckpoint(f"{name} names a shard outside of the directory: {outside!r}.")
+    return shards
 
 
 def has_weights(directory: Path) -> bool:

@@ -189,7 +189,7 @@ def _check(claim: Claim, file: ClaimFile, spans: dict[str, tuple[Span, Span | No
 
 
 def _compared(claim: Claim, stated: Comparison, on: date | None) -> Finding:
-    walk = comparison.walk(claim.claimed, stated, on=on, tolerance=claim.tolerance)
+    walk = comparison.walk(claim.claimed, stated, on=on, tolerance=claim.tolerance, text=claim.text)
     corrected = (walk.corrected, walk.corrected)
     right = agree(claim.claimed, corrected, claim.tolerance)
     return Finding(

@@ -151,6 +151,7 @@ class Comparison(_Table):
     gpus: Annotated[int, Field(ge=1)] = 1
     batch: PositiveNumber | None = None
     same_model_api: str | None = None
+    quantization: str | None = None
 
 
 class Figure(_Table):

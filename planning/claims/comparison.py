@@ -5,6 +5,7 @@ on both sides, the utilization that the demand gives, the full cost, the discoun
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -20,6 +21,16 @@ from planning.memory import models
 from planning.speed import roofline
 
 _SECONDS = 3600.0
+_QUANTIZATIONS = {
+    "fp8": "fp8",
+    "int8": "int8",
+    "w8a8": "int8",
+    **dict.fromkeys(("int4", "w4a16"), "int4"),
+    "awq": "awq",
+    "gptq": "gptq",
+    "bitsandbytes": "bitsandbytes",
+    "nf4": "bitsandbytes",
+}
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,10 @@ class _State:
             self.codes.append(code)
 
 
-def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance: float = 0.05) -> Walk:
+def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance: float = 0.05, text: str = "") -> Walk:
     """Return the walk from the stated ratio to the one that holds, with API prices of the day `on`.
 
+    The weights are those of the comparison's `quantization`, else of the one that the claim's `text` names.
     Raises UnknownName when a model or GPU is not known.
     """
     price = api_prices.find(stated.api, on=on)
@@ -79,7 +91,8 @@ def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance
     if abs(said - rate) > 0.01 * rate:
         state.api = rate
         state.step("STALE_PRICE", f"{price.name} asks ${rate:g} per M {stated.price_of} tokens on {price.on}")
-    speed = _within_roofline(stated, state)
+    quantization = stated.quantization or quantization_in(text)
+    speed = _within_roofline(stated, state, quantization)
     per_request = stated.input_tokens + stated.output_tokens
     rps = _requests_per_second(stated, speed)
     _whole_requests(stated, state, price.standard, rps)
@@ -96,19 +109,27 @@ def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance
         f"API price of {price.on}: {price.package}",
         f"requests of {stated.input_tokens:g} input and {stated.output_tokens:g} output tokens",
         f"{stated.hours_per_month:g} h a month",
+        *([f"weights in {quantization}"] if stated.model and quantization != "none" else []),
     )
     return Walk(tuple(state.steps), tuple(dict.fromkeys(state.codes)), _reason(claimed, state), inputs)
+
+
+def quantization_in(text: str) -> str:
+    """Return the quantization of weights that a text names ("none" when it names none, or more than one)."""
+    words = set(re.findall(r"[a-z0-9]+", text.lower().replace("4-bit", "int4").replace("8-bit", "int8")))
+    found = {meaning for word, meaning in _QUANTIZATIONS.items() if word in words}
+    return found.pop() if len(found) == 1 else "none"
 
 
 def _near(claimed: Span, ratio: float, tolerance: float) -> bool:
     return claimed[0] * (1 - tolerance) <= ratio <= claimed[1] * (1 + tolerance)
 
 
-def _within_roofline(stated: Comparison, state: _State) -> float:
+def _within_roofline(stated: Comparison, state: _State, quantization: str) -> float:
     """The stated speed, or the bound of the hardware where it lies above it."""
     if stated.model is None or stated.gpu is None:
         return stated.tok_s
-    shape, gpu = models.read(stated.model), catalogs.load().gpu(stated.gpu)
+    shape, gpu = models.read(stated.model, quantization), catalogs.load().gpu(stated.gpu)
     if stated.tok_s_of == "output":
         if stated.batch is None:
             return stated.tok_s

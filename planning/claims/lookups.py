@@ -117,7 +117,7 @@ def _figure(
     read, unit = figures[name]
     value = read(of)
     if value is None:
-        raise BadInput(f"{kind.capitalize()}: {name} is not known.")
+        raise BadInput(f"{kind[:1].upper()}{kind[1:]}: {name} is not known.")
     return value, unit
 
 

@@ -178,6 +178,7 @@ def cell_bound(cell: Mapping[str, Any], shape: Shape, gpu: Gpu) -> DecodeBound |
 
 def _flops(shape: Shape, gpu: Gpu) -> float | None:
     teraflops = gpu.dense_tflops.get(_COMPUTE.get(shape.scheme, "bf16")) or gpu.dense_tflops.get("bf16")
+    teraflops = teraflops or gpu.dense_tflops.get("fp16")
     return None if teraflops is None else teraflops * 1e12
 
 

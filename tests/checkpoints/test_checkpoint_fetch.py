@@ -1,11 +1,14 @@
+import json
 import shutil
 import socket
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 from fake_hub import COMMIT, running_hub
-from made_models import LLAMA, make
+from made_models import LLAMA, make, write_safetensors
 
+from checkpoints import hub_headers
 from checkpoints.errors import (
     AccessDenied,
     BadCheckpoint,
@@ -17,6 +20,7 @@ from checkpoints.errors import (
 )
 from checkpoints.fetch import choose_files, fetch
 from checkpoints.prepare import prepare
+from checkpoints.tensors.architecture import tensor_shapes
 
 SECRET = "hf_not_to_be_seen_anywhere"
 
@@ -208,3 +212,34 @@ def test_second_copy_of_the_weights_is_left_out():
         "model.safetensors.index.json",
         "tokenizer.model",
     ]
+
+
+def test_shards_are_those_that_the_index_names():
+    held = ["mtp.safetensors", "model-00001-of-00001.safetensors", "extra/part.safetensors", "consolidated.safetensors"]
+    shards = {"mtp.safetensors", "model-00001-of-00001.safetensors", "extra/part.safetensors"}
+    assert choose_files("org/m", [*held, "model.safetensors.index.json"], shards) == sorted(
+        [*shards, "model.safetensors.index.json"]
+    )
+
+
+def test_a_shard_of_another_name_is_downloaded(hub, tmp_path):
+    parts = {"model-00001-of-00001.safetensors": "model.norm.weight", "mtp.safetensors": "mtp.norm.weight"}
+    files = {"config.json": b'{"model_type": "qwen3"}'}
+    for file, name in parts.items():
+        write_safetensors(tmp_path / file, {name: ("F32", np.ones(8, np.float32))})
+        files[file] = (tmp_path / file).read_bytes()
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {v: k for k, v in parts.items()}}).encode()
+    hub.repositories["org/with-mtp"] = files
+    done = fetch("org/with-mtp", out=tmp_path / "out")
+    assert set(parts) <= set(done.files)
+    assert all((tmp_path / "out" / file).is_file() for file in parts)
+
+
+def test_the_headers_of_a_repository_are_read_without_its_weights(hub, tmp_path):
+    made = make(tmp_path / "m", LLAMA)
+    hub.repositories["org/llama"] = {path.name: path.read_bytes() for path in made.iterdir()}
+    config, beside, tensors = hub_headers.read("org/llama")
+    assert (config["model_type"], beside) == ("llama", None)
+    assert {name: one.shape for name, one in tensors.items()} == tensor_shapes(LLAMA)
+    with pytest.raises(RepositoryNotFound, match="org/none"):
+        hub_headers.read("org/none")

@@ -215,3 +215,13 @@ def test_memory_does_not_grow_with_the_checkpoint(sharded, tmp_path, scheme):
     # The promise is one shard and a GiB. Beside one quantized weight there are only blocks of 8 MiB and their
     # temporaries, so the same code is held here to one shard and 64 MiB, half of what is being quantized.
     assert measured["after"] - measured["before"] <= largest_shard_bytes + 64 * 2**20
+
+
+def test_transposed_weights_are_refused(tmp_path):
+    # GPT-2 keeps [inputs, outputs], which an engine turns while it loads: scales per row would be scales of inputs.
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1}')
+    weight = ("F32", np.zeros((8, 24), np.float32))
+    write_safetensors(tmp_path / "model.safetensors", {"transformer.h.0.attn.c_attn.weight": weight})
+    with pytest.raises(BadScheme, match="Conv1D"):
+        quantize(tmp_path, tmp_path / "out", "w8a8-int8")
+    assert not (tmp_path / "out").exists()

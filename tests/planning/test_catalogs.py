@@ -128,12 +128,33 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA H100 80GB HBM3", "h100-80gb"),
-        ("NVIDIA H100 PCIe", None),
         ("NVIDIA L4", "l4"),
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
         ("AMD Instinct MI300X", "mi300x"),
-        ("Tesla T4", None),
+        ("Tesla T4", "t4"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA GeForce RTX 5090", "rtx-5090"),
+        ("RTX4090", "rtx-4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("AMD Instinct MI355X", "mi355x"),
+        ("Intel Gaudi3", "gaudi-3"),
+        ("NVIDIA GB10", "gb10"),
+        ("Orin (nvgpu)", "jetson-agx-orin"),
+        ("NVIDIA Thor", "jetson-thor"),
+        ("NVIDIA L40S-12Q", None),  # slices of a card
+        ("GRID T4-8Q", None),
+        ("GRID A100-2-10C", None),
+        ("NVIDIA GeForce RTX 4090 D", None),  # other cards of the same number
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA A100", None),  # 40 or 80 GB
     ],
 )
 def test_a_drivers_name_is_recognised(shipped: Catalog, device: str, name: str | None) -> None:
@@ -162,3 +183,17 @@ def test_a_run_was_measured_on_its_machine_whatever_its_plan_prices(shipped: Cat
         "unheard-of card": "h200",
         "none": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("H100", "h100-80gb or h100-nvl"), ("a100", "a100-40gb or a100-80gb"), ("rtx-4900", "rtx-4090")],
+)
+def test_the_cards_of_a_chip_are_offered_first(shipped: Catalog, typed: str, offered: str) -> None:
+    with pytest.raises(UnknownName, match=f"Did you mean {offered}"):
+        shipped.gpu(typed)
+
+
+def test_stale_prices_are_told_of_the_gpus_in_use(shipped: Catalog) -> None:
+    assert stale_note(shipped, DAY, {"b200"}) is None  # it has no price
+    assert "1 of the prices" in (stale_note(shipped, DAY, {"l4"}) or "")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from planning.claims import audit
-from planning.claims.claimfile import CODES, GUIDE_PATH, guide, load_claims, parse_claims
+from planning.claims.claimfile import CODES, GUIDE_PATH, Comparison, guide, load_claims, parse_claims
+from planning.claims.comparison import quantization_in, walk
 from planning.errors import BadCatalog, BadInput, UnknownName
 
 ON = date(2026, 11, 22)
@@ -303,3 +304,39 @@ def test_the_example_in_the_documentation() -> None:
 def test_the_documentation_explains_every_code() -> None:
     page = (EXAMPLE.parents[1] / "cost.md").read_text(encoding="utf-8")
     assert [code for code in CODES if f"| `{code}` |" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "quantization"),
+    [
+        ("70 tok/s with FP8 weights", "fp8"),
+        ("in 4-bit on one card", "int4"),
+        ("an AWQ copy", "awq"),
+        ("FP8 or int4", "none"),  # it does not say which
+        ("70 tok/s", "none"),
+    ],
+)
+def test_a_claims_text_names_the_weights(text: str, quantization: str) -> None:
+    assert quantization_in(text) == quantization
+
+
+def test_a_comparison_judges_speed_by_the_weights_it_names() -> None:
+    # Llama 3.1 70B on two H100: 6.7 TB/s over 140 GB of 16-bit weights is 48 tok/s, over 72 GB of FP8 weights 93.
+    said = {
+        "usd_per_hour": 4.0,
+        "tok_s": 70,
+        "api": "openai/gpt-4o",
+        "input_tokens": 750,
+        "output_tokens": 250,
+        "model": "llama-3.1-70b",
+        "gpu": "h100-80gb",
+        "gpus": 2,
+        "batch": 1,
+    }
+    codes = {}
+    for how in (None, "fp8", "none"):
+        stated = Comparison.model_validate({**said, "quantization": how})
+        codes[how] = walk((0.63, 0.63), stated, text="with FP8 weights").codes
+    assert "ABOVE_ROOFLINE" in codes["none"]
+    assert codes[None] == codes["fp8"]
+    assert "ABOVE_ROOFLINE" not in codes["fp8"]
