@@ -10,12 +10,14 @@ from typing import Any
 
 from checkpoints import tokenizer
 from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256, key, silent
-from checkpoints.tensors import architecture, schemes
+from checkpoints.errors import BadCheckpoint
+from checkpoints.tensors import architecture, layers, schemes
 
 TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
 _DATA_PATH = Path(__file__).parent / "data" / "architectures.json"
 # Raise when what is written into a weight-less directory changes.
 _RECIPE = 2
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,49 @@ def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Pro
             special=False,
         )
         return {"name": model.name, "kind": WEIGHTLESS, "scheme": scheme}
+
+    build_once(target, build, progress)
+    return target
+
+
+def with_tokenizer(path: Path, config: Mapping[str, Any], progress: Progress = silent) -> Path:
+    """Return a directory without weights that has a tokenizer: itself, or a cached copy with the small one.
+
+    The copy has the configuration's sizes, and the begin and end tokens of the small tokenizer. Raises BadCheckpoint
+    when the vocabulary is smaller than it.
+    """
+    if any((path / name).is_file() for name in _TOKENIZER_FILES):
+        return path
+    text = layers.text_of(config)
+    vocabulary = text.get("vocab_size")
+    if not isinstance(vocabulary, int) or vocabulary < tokenizer.VOCAB_SIZE:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer, and its vocabulary (vocab_size = {vocabulary!r}) is smaller than the "
+            f"{tokenizer.VOCAB_SIZE:,} of the one that is made for directories without weights. Put a tokenizer into it, or "
+            "download the whole model with `nbridge fetch`."
+        )
+    ends = {"bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
+    own = {**config, **ends}
+    if text is not config:
+        nested = next(key for key, value in config.items() if value is text)
+        own[nested] = {**text, **ends}
+    longest = text.get("max_position_embeddings")
+    target = (
+        checkpoints_dir() / f"{path.resolve().name}-random-{key(_RECIPE, own, file_sha256(tokenizer.TOKENIZER_PATH))}"
+    )
+
+    def build(directory: Path) -> dict[str, Any]:
+        write_config(directory, own)
+        for beside in ("hf_quant_config.json", "preprocessor_config.json", "processor_config.json"):
+            if (path / beside).is_file():
+                (directory / beside).write_bytes((path / beside).read_bytes())
+        tokenizer.write(
+            directory,
+            vocab_size=vocabulary,
+            max_model_len=longest if isinstance(longest, int) else 8192,
+            special=False,
+        )
+        return {"name": path.resolve().name, "kind": WEIGHTLESS, "scheme": schemes.scheme_of(own)}
 
     build_once(target, build, progress)
     return target

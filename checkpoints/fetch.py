@@ -92,11 +92,11 @@ def choose_files(name: str, files: Iterable[str], shards: Collection[str] | None
     second copy in one piece, `consolidated.safetensors`) is left out. Without an index, all safetensors but such a copy
     are taken. Raises RepositoryNotFound when the repository holds no safetensors, saying what it holds instead.
     """
-    held = set(files)
-    top = sorted(file for file in held if "/" not in file and not file.startswith("."))
+    there = set(files)
+    top = sorted(file for file in there if "/" not in file and not file.startswith("."))
     weights = [file for file in top if file.endswith(".safetensors")]
     if shards is not None:
-        weights = sorted(held.intersection(shards))
+        weights = sorted(there.intersection(shards))
     elif any(file.startswith("model") for file in weights):
         weights = [file for file in weights if not file.startswith("consolidated")]
     if not weights:

@@ -15,9 +15,9 @@ from checkpoints.cache import (
     read_manifest,
     silent,
 )
-from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory
+from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory, with_tokenizer
 from checkpoints.errors import BadScheme, UnknownModel
-from checkpoints.tensors import architecture, headers, schemes
+from checkpoints.tensors import architecture, headers, layers, schemes
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -117,6 +117,9 @@ def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkp
     config = headers.read_json(path / "config.json")
     if read_manifest(path).get("kind") == WEIGHTLESS:
         return _weightless_directory(path, name, scheme)
+    if not headers.has_weights(path) and not any(path.glob("*.bin")) and not any(path.glob("*.pt*")):
+        progress(f"{path} has no weights: random ones are made; speed and memory are real, the text is noise")
+        return _weightless_directory(with_tokenizer(path, config, progress), name, scheme)
     tensors = headers.read_weights(path)
     own = schemes.scheme_of(config)
     parameters = _parameters(config, tensors, own)
@@ -141,12 +144,12 @@ def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkp
 
 
 def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
-    # A directory that this package made without weights, given by its path.
+    # A directory without weights: of a user, or made by this package and given by its path.
     config = headers.read_json(path / "config.json")
     own = schemes.scheme_of(config)
     if scheme in schemes.WRITTEN:
         raise BadScheme(f"{path} has no weights to quantize. Name the architecture itself to get it as {scheme}.")
-    known = config.get("model_type") in architecture.KNOWN_TYPES
+    known = architecture.is_known(config)
     shapes = architecture.tensor_shapes(config) if known else {}
     stored = {tensor: schemes.Stored("BF16", shape) for tensor, shape in shapes.items()}
     return _checkpoint(
@@ -155,7 +158,7 @@ def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
         load_format="dummy",
         scheme=own if scheme == schemes.NONE else scheme,
         engine_method=scheme != schemes.NONE,
-        weights_bytes=schemes.weights_bytes(stored, own) if known else None,
+        weights_bytes=schemes.weights_bytes(stored, own) if known and own in (schemes.NONE, *schemes.WRITTEN) else None,
         parameters=architecture.parameters(config) if known else None,
     )
 
@@ -212,8 +215,7 @@ def _checkpoint(
     weights_bytes: int | None,
     parameters: int | None,
 ) -> Checkpoint:
-    config = headers.read_json(path / "config.json")
-    config = config.get("text_config") or config
+    config = layers.text_of(headers.read_json(path / "config.json"))
     return Checkpoint(
         path=str(path),
         name=name,
@@ -223,7 +225,7 @@ def _checkpoint(
         weights_bytes=None if engine_method else weights_bytes,
         parameters=parameters,
         hidden_size=config.get("hidden_size"),
-        num_layers=config.get("num_hidden_layers"),
+        num_layers=layers.layer_count(config),
         max_model_len=config.get("max_position_embeddings"),
         kv_bytes_per_token=architecture.kv_bytes_per_token(config),
     )

@@ -121,8 +121,8 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         )
     raise BadCheckpoint(
         f"{directory} has no weights (no *.safetensors). Download them with `nbridge fetch`, or use a known "
-        "architecture's name for random weights (`nbridge models` lists them). A directory of your own is run with "
-        'random weights when an nbridge.json in it says {"kind": "weightless"}.'
+        "architecture's name for random weights (`nbridge models` lists them). A directory with a config.json alone is "
+        "served and measured with random weights."
     )
 
 

@@ -184,7 +184,7 @@ def test_own_weightless_directory_by_its_mark(tmp_path):
 
 
 def test_own_weightless_directory_of_a_type_whose_size_is_not_known(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "phi3"}))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "rwkv"}))
     (tmp_path / "nbridge.json").write_text('{"kind": "weightless"}')
     found = prepare(str(tmp_path))
     assert (found.load_format, found.weights_bytes, found.parameters) == ("dummy", None, None)
@@ -206,3 +206,26 @@ def test_base_functions_need_neither_torch_nor_transformers():
         "import checkpoints.demo.trained, checkpoints.demo.training"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_configuration_alone_is_served_with_random_weights_and_a_tokenizer_at_hand(own_cache, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    wide = LLAMA | {"vocab_size": 4096}
+    (folder / "config.json").write_text(json.dumps(wide))
+    messages = []
+    found = prepare(str(folder), progress=messages.append)
+    assert (found.load_format, found.weights_bytes) == ("dummy", 2 * found.parameters)
+    assert "random ones" in messages[0]
+    written = json.loads((Path(found.path) / "tokenizer.json").read_text())
+    assert len(written["model"]["vocab"]) == 4096
+    assert json.loads((Path(found.path) / "config.json").read_text())["hidden_size"] == wide["hidden_size"]
+    assert [path.name for path in folder.iterdir()] == ["config.json"]  # the user's directory is left alone
+    (folder / "tokenizer.json").write_text("{}")
+    assert prepare(str(folder)).path == str(folder)  # its own tokenizer
+
+
+def test_a_vocabulary_smaller_than_our_tokenizer_is_refused(own_cache, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": 100}))
+    with pytest.raises(BadCheckpoint, match="vocab_size = 100"):
+        prepare(str(tmp_path))
