@@ -113,7 +113,7 @@ def pinned(found: Dialect, pins: Mapping[str, Any]) -> Dialect:
     return replace(found, **routes)
 
 
-_WHERE = {
+WHERE = {
     "chunk": "usage in every chunk",
     "difference": "usage of each chunk alone",
     "end": "usage at the end",
@@ -127,7 +127,7 @@ def said(endpoint: str, route: Route) -> str:
     takes += [route.limit, *(name for name in ("ignore_eos", "min_tokens", "temperature") if getattr(route, name))]
     if route.stream_options:
         takes.append("continuous_usage_stats" if route.continuous_usage_stats else "stream_options")
-    return f"{endpoint} ({', '.join(takes)}; {_WHERE[route.usage]})"
+    return f"{endpoint} ({', '.join(takes)}; {WHERE[route.usage]})"
 
 
 def line(dialect: Dialect) -> str:

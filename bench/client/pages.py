@@ -54,12 +54,3 @@ def models(document: Any) -> list[dict[str, Any]]:
     data = document.get("data") if isinstance(document, dict) else None
     listed = data if isinstance(data, list) else []
     return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]
-
-
-def first_model(to: Target, *, timeout_s: float = 10.0) -> str:
-    """The first model that /v1/models lists; OSError when there is none."""
-    page = fetch(to, "/v1/models", timeout_s=timeout_s)
-    listed = models(page.document())
-    if not listed:
-        raise OSError(f"/v1/models of {to.authority} answered {page.status} and names no model.")
-    return str(listed[0]["id"])

@@ -6,7 +6,7 @@ By hand, with Locust's web page (users, spawn rate and host are set there or as 
 
 The environment variables NBRIDGE_MODEL (default: the server's first), NBRIDGE_PROMPT_TOKENS (64 words),
 NBRIDGE_OUTPUT_TOKENS (32), NBRIDGE_ENDPOINT (completions, chat, or hidden_states) and NBRIDGE_API_KEY_ENV (the name of
-the variable that holds the key) say what is sent.
+the variable that holds the key) say what is sent, in the dialect that the first user learns.
 
 As the sweep does it, with a load file (`NBRIDGE_LOAD=load.json locust -f bench/load/locustfile.py --headless`): warm-up
 requests, then the measured phase, closed or open loop, one line in the records file per request as it ends and a
@@ -34,13 +34,15 @@ from uuid import uuid4
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from locust import User, events, task
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from bench.client import stream
 from bench.client.connection import Connection, Target
-from bench.client.pages import first_model, metrics
+from bench.client.pages import metrics
+from bench.client.probe import Found, ProbeError, learn
 from bench.load import loadfile
 from bench.load import users as crews
 
@@ -117,19 +119,23 @@ class ByHand(User):  # type: ignore[misc]
     abstract = WORK is not None
     host = "http://127.0.0.1:8000"
     users = 0
+    found: Found | None = None
+    learning = BoundedSemaphore()
 
     def on_start(self) -> None:
         ByHand.users += 1
         self.sent = 0
         self.rng = random.Random(f"by hand/{ByHand.users}")  # noqa: S311 (reproducible, not secret)
-        self.model = os.environ.get("NBRIDGE_MODEL")
         self.connection = Connection(loadfile.open_target(self.host, os.environ.get("NBRIDGE_API_KEY_ENV")))
 
     @task  # type: ignore[untyped-decorator]
     def ask(self) -> None:
         try:
-            self.model = self.model or first_model(self.connection.target)
-        except OSError as error:
+            with ByHand.learning:
+                ByHand.found = found = ByHand.found or learn(
+                    self.connection.target, model=os.environ.get("NBRIDGE_MODEL"), endpoint=ENDPOINT
+                )
+        except ProbeError as error:
             fire(self.environment, "GET", "/v1/models", 0.0, failure=str(error))
             gevent.sleep(1)
             return
@@ -138,7 +144,12 @@ class ByHand(User):  # type: ignore[misc]
         asked = {"prompts": [text]} if ENDPOINT == "hidden_states" else {"prompt": text, "max_tokens": OUTPUT_TOKENS}
         prompt = {**asked, "scenario": ENDPOINT}
         what = stream.request(
-            self.connection.target, prompt, request_id=str(uuid4()), model=self.model, endpoint=ENDPOINT
+            self.connection.target,
+            prompt,
+            request_id=str(uuid4()),
+            model=found.model,
+            endpoint=ENDPOINT,
+            dialect=found.dialect,
         )
         record = stream.complete(self.connection, what, scheduled_s=now(), timeout_s=300.0)
         publish(self.environment, record)

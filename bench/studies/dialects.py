@@ -23,6 +23,7 @@ import typer
 from bench.client import dialect as dialects
 from bench.client import stream
 from bench.client.connection import Connection, target_of
+from bench.client.dialect import Route
 from bench.client.probe import Found, ProbeError, learn
 from bench.client.verdict import plain
 from bench.studies.dialect_server import MODES
@@ -93,7 +94,7 @@ def measure(url: str, log: Path, mode: str, requests: int = 8) -> dict[str, Any]
     ]
     tpots = [(r["last_token"] - r["first_token"]) / r["tokens_after_first"] for r, _ in ok if r["tokens_after_first"]]
     return row | {
-        "learnt": dialects.said(endpoint, route),
+        "learnt": learnt(endpoint, route),
         "notes": sorted({note for record, _ in ok for note in record["notes"]}),
         "outcomes": sorted({record["outcome"] for record in records}),
         "ttft_error_s": median(errors) if errors else None,
@@ -103,6 +104,15 @@ def measure(url: str, log: Path, mode: str, requests: int = 8) -> dict[str, Any]
         "output_tokens_truth": [said["tokens"] for said in served],
         "chunks_counted": all(record["chunk_tokens"] for record, _ in ok),
     }
+
+
+def learnt(endpoint: str, route: Route) -> str:
+    """What was learnt, as far as it differs from a server that takes every field."""
+    fields = ("ignore_eos", "min_tokens", "temperature", "stream_options", "continuous_usage_stats")
+    without = [name for name in fields if not getattr(route, name)]
+    without += ["token-id prompts"] if endpoint == "completions" and not route.token_ids else []
+    parts = [endpoint, dialects.WHERE[route.usage], *([route.limit] if route.limit != "max_tokens" else [])]
+    return "; ".join([*parts, *([f"without {', '.join(without)}"] if without else [])])
 
 
 SCENARIO = {"chat": "chat", "completions": "completion"}

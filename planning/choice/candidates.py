@@ -1,6 +1,7 @@
 """What may be chosen: catalogued models at their GPUs' bounds, and the engines of runs as they were measured. Pure."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,10 +109,15 @@ def from_run(document: Mapping[str, Any], catalog: Catalog, gpu: Gpu | None) -> 
         if cell.get("outcome") != "ok" or not metrics or (validity and not validity["valid"]):
             continue
         key = (cell["engine"]["name"], cell["load"]["name"])
-        rate = metrics.get("output_throughput_tok_s") or 0
-        if key not in slowest or rate < (slowest[key]["metrics"].get("output_throughput_tok_s") or 0):
+        if key not in slowest or _rate(metrics) < _rate(slowest[key]["metrics"]):
             slowest[key] = cell
     return [_from_cell(str(document.get("run_id")), cell, catalog, gpu) for cell in slowest.values()]
+
+
+def _rate(metrics: Mapping[str, Any]) -> float:
+    """What a cell delivered; one whose tokens nobody counted is not the slowest."""
+    rate = metrics.get("output_throughput_tok_s")
+    return math.inf if rate is None else float(rate)
 
 
 def servers(

@@ -69,7 +69,7 @@ class Goodput:
     load: str
     goodput_rps: float
     attainment: float
-    request_tokens: tuple[float, float]
+    request_tokens: tuple[float, float] | None
     output_tok_s: float | None
     slo: Mapping[str, Any]
     highest_measured: bool
@@ -163,13 +163,14 @@ def attainment(cell: Mapping[str, Any]) -> float:
 def _described(engine: str, cell: Mapping[str, Any], *, highest: bool) -> Goodput:
     metrics = cell["metrics"]
     served = metrics["requests"]["ok"]
+    prompt, output = metrics.get("prompt_tokens"), metrics.get("output_tokens")
     return Goodput(
         engine=engine,
         cell_id=cell["id"],
         load=cell["load"]["name"],
         goodput_rps=_goodput(cell),
         attainment=attainment(cell),
-        request_tokens=((metrics.get("prompt_tokens") or 0) / served, (metrics.get("output_tokens") or 0) / served),
+        request_tokens=None if prompt is None or output is None else (prompt / served, output / served),
         output_tok_s=metrics.get("output_throughput_tok_s"),
         slo=metrics.get("slo") or {},
         highest_measured=highest,

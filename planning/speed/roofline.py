@@ -159,13 +159,13 @@ def above(cells: Iterable[Mapping[str, Any]], shapes: Mapping[str, Shape], gpu: 
 
 
 def cell_bound(cell: Mapping[str, Any], shape: Shape, gpu: Gpu) -> DecodeBound | None:
-    """Return the decode bound of one cell of a run at its own mean batch and context; None without requests."""
+    """Return the decode bound of one cell of a run at its own mean batch and context; None without counts."""
     engine, metrics = cell["engine"], cell.get("metrics") or {}
     served = (metrics.get("requests") or {}).get("ok")
     batch = metrics.get("mean_in_flight") or cell["load"].get("concurrency")
-    if not served or not batch:
+    prompt, output = metrics.get("prompt_tokens"), metrics.get("output_tokens")
+    if not served or not batch or prompt is None or output is None:
         return None
-    prompt, output = metrics.get("prompt_tokens") or 0, metrics.get("output_tokens") or 0
     return decode_bound(
         shape,
         gpu,

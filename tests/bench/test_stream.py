@@ -17,7 +17,7 @@ from golden import Golden, golden
 
 from bench.client import stream
 from bench.client.connection import Connection, target_of
-from bench.client.pages import first_model, metrics
+from bench.client.pages import fetch, metrics, models
 
 MODEL = "golden?ttft_s=0.02&gap_s=0.004"
 
@@ -346,12 +346,12 @@ def test_metrics_and_models(server: Golden) -> None:
     text = metrics(target)
     assert text is not None
     assert "golden_requests_total" in text
-    assert first_model(target) == "golden"
+    assert [entry["id"] for entry in models(fetch(target, "/v1/models").document())] == ["golden"]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         nobody = target_of(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert metrics(nobody, timeout_s=0.1) is None
         with pytest.raises(OSError, match="/v1/models"):
-            first_model(nobody, timeout_s=0.1)
+            fetch(nobody, "/v1/models", timeout_s=0.1)
 
 
 @pytest.mark.parametrize(
