@@ -94,8 +94,8 @@ def with_tokenizer(path: Path, config: Mapping[str, Any], progress: Progress = s
     if not isinstance(vocabulary, int) or vocabulary < tokenizer.VOCAB_SIZE:
         raise BadCheckpoint(
             f"{path} has no tokenizer, and its vocabulary (vocab_size = {vocabulary!r}) is smaller than the "
-            f"{tokenizer.VOCAB_SIZE:,} of the one that is made for directories without weights. Put a tokenizer into it, or "
-            "download the whole model with `nbridge fetch`."
+            f"{tokenizer.VOCAB_SIZE:,} of the one that is made for directories without weights. Put a tokenizer "
+            "into it, or download the whole model with `nbridge fetch`."
         )
     ends = {"bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
     own = {**config, **ends}
