@@ -45,10 +45,10 @@ def row(name: str, shape: Shape) -> str:
     counted = "transformers" if shape.source == "transformers" else "formula"
     both = (shape.held, shape.cache_held)
     held = "exact" if all(both) else "cache exact" if both[1] else "estimate"
-    return (
-        f"| {name} | {shape.parameters or 0:,} | {shape.active_parameters or 0:,} | {shape.weights_bytes / 1e9:,.1f}{scheme} "
-        f"| {cache} | {layers} | {counted}{', see its note' if shape.guessed else ''} | {held} |"
-    )
+    counts = ("" if n is None else f"{n:,}" for n in (shape.parameters, shape.active_parameters))
+    counted += ", see its note" if shape.guessed else ""
+    size = f"{shape.weights_bytes / 1e9:,.1f}{scheme}"
+    return "| " + " | ".join((name, *counts, size, cache, layers, counted, held)) + " |"
 
 
 if __name__ == "__main__":
