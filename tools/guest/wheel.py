@@ -175,7 +175,9 @@ def _nodes(path: Path) -> Iterator[ast.AST]:
 
 def main() -> int:
     """Build the wheel, print its path."""
-    parser = argparse.ArgumentParser(description="Make nbridge_vllm, the wheel for a vLLM of your own.")
+    parser = argparse.ArgumentParser(
+        "python -m tools.guest.wheel", description="Make nbridge_vllm, the wheel for a vLLM of your own."
+    )
     parser.add_argument("folder", nargs="?", default="dist", type=Path, help="where to put it (dist)")
     try:
         print(build(parser.parse_args().folder))
