@@ -14,9 +14,6 @@ _OWNERS = {
     "sglang": "SGLang",
     "llamacpp": "llama.cpp",
     "library": "Ollama",
-    "openai": "OpenAI",
-    "openai-internal": "OpenAI",
-    "system": "OpenAI",
     "me": "llama-cpp-python",
     "lmdeploy": "LMDeploy",
     "nvidia": "NVIDIA NIM",
@@ -34,17 +31,16 @@ _METRICS = {"vllm:": "vLLM", "sglang:": "SGLang", "llamacpp:": "llama.cpp", "tgi
 
 def identify(
     page: Callable[[str], Page | None],
-    listing: Page | None,
+    headers: Mapping[str, str],
     about: Mapping[str, Any],
     metrics: Page | None,
     host: str,
 ) -> str | None:
     """The server's name, with its version where it says one; None for a server that says nothing.
 
-    `page` gets a path (None unless it answers 200), `listing` is the /v1/models page, `about` the model's entry there.
+    `page` gets a path (None unless it answers 200), `headers` are its answers', `about` the model's entry.
     A proxy that says so comes before what stands behind it.
     """
-    headers = listing.headers if listing else {}
     if found := _proxy(headers, page, host):
         return found
     text = metrics.text[:200_000] if metrics else ""

@@ -77,14 +77,16 @@ def learn(
         model = str(listed[0]["id"])
     about = next((entry for entry in listed if entry["id"] == model), listed[0] if listed else {})
     notes: list[str] = []
+    headers = dict(listing.headers) if listing else {}
     routes: dict[str, Any] = {}
     for name in ("completions", "chat") if endpoint in (None, "hidden_states") else (endpoint,):
         asker = _Asker(to, name, model, dict(pins or {}), dict(extra_body or {}))
         routes[name] = asker.negotiate((path,) if path and endpoint else _PATHS[name])
         notes += asker.notes
+        headers |= asker.headers
     metrics = _page(to, "/metrics")
     dialect = Dialect(
-        server=identify(lambda at: _page(to, at), listing, about, metrics, to.host),
+        server=identify(lambda at: _page(to, at), headers, about, metrics, to.host),
         hidden_states=_answers(to, "/v1/hidden_states"),
         metrics=bool(metrics and metrics.headers.get("content-type", "").startswith(PROMETHEUS)),
         models=bool(listed),
@@ -144,6 +146,7 @@ class _Asker:
         self.to, self.endpoint, self.model, self.pins, self.extra_body = to, endpoint, model, pins, extra_body
         self.connection = Connection(to)
         self.notes: list[str] = []
+        self.headers: dict[str, str] = {}
         self.route = Route("")
 
     def negotiate(self, paths: tuple[str, ...]) -> Route | None:
@@ -174,7 +177,9 @@ class _Asker:
             dialect=Dialect(**routes),
             extra_body={**extra, **self.extra_body},
         )
-        record = stream.complete(self.connection, what, scheduled_s=now(), timeout_s=PROBE_TIMEOUT_S)
+        exchange = self.connection.exchange(what.wire, PROBE_TIMEOUT_S)
+        self.headers |= exchange.framing.headers
+        record = stream.record(what, exchange, now(), self.to.secrets)
         if record["outcome"] == "rate_limited":
             wait_s = record["retry_after_s"]
             raise ProbeError(

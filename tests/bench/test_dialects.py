@@ -156,7 +156,7 @@ def page(text: str = "{}", **headers: str) -> Page:
         ({}, {"openai_version": "2020-10-01"}, "system", None, "api.openai.com", "OpenAI"),
         ({}, {}, "?", None, "mine.openai.azure.com", "Azure OpenAI"),
         ({"/openapi.json": '{"paths": {"/load_model": {}}}'}, {}, "Qwen", None, "h", "transformers serve"),
-        ({}, {}, "somebody", None, "h", None),
+        ({}, {}, "openai", None, "h", None),  # every owner, by LiteLLM
         ({"/version": '{"version": 7}', "/props": "[]", "/info": "{"}, {}, "", None, "h", None),
     ],
 )  # fmt: skip
@@ -167,4 +167,4 @@ def test_what_a_server_says_it_is(
         return page(pages[path]) if path in pages else None
 
     about = {"owned_by": owner}
-    assert identify(read, page(**headers), about, page(metrics) if metrics else None, host) == name
+    assert identify(read, page(**headers).headers, about, page(metrics) if metrics else None, host) == name

@@ -158,7 +158,7 @@ def test_no_page_of_a_server_raises(document: Any) -> None:
     for about in [*listed, {"id": "m", "max_model_len": document, "owned_by": document, "meta": document}]:
         length = _length(about)
         assert length is None or 0 < length < 2**31
-        identify(lambda _: Page(200, {}, text), Page(200, {}, text), about, Page(200, {}, text), "host")
+        identify(lambda _: Page(200, {}, text), {}, about, Page(200, {}, text), "host")
 
 
 @given(
