@@ -10,6 +10,8 @@ from made_states import rotation
 
 from alignment import states, tensors, wmatrix
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 4
 
 

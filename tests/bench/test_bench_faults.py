@@ -19,6 +19,8 @@ from bench.cli import bench
 from bench.errors import PlanError
 from bench.run.store import open_run
 
+pytestmark = pytest.mark.slow
+
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
 
 PLAN = """

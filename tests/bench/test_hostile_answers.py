@@ -28,6 +28,8 @@ from bench.run.reconcile import reconcile
 from bench.run.validity import validity
 from monitoring.scrape import metrics as metrics_page
 
+pytestmark = pytest.mark.slow
+
 LOAD = {"kind": "closed", "concurrency": 1, "requests": 3, "seconds": None}
 TARGET = target_of("http://host", api_key="sk-secret-1")
 WHAT = stream.request(TARGET, {"prompt": "a", "max_tokens": 2}, request_id="r", model="m")

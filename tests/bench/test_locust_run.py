@@ -20,6 +20,8 @@ from bench.client.connection import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LOCUSTFILE = ROOT / "bench" / "load" / "locustfile.py"
 KEY = "sk-never-written-42"

@@ -11,6 +11,8 @@ from golden import golden
 from bench.prompts.requests import refusal
 from bench.run.store import open_run
 
+pytestmark = pytest.mark.slow
+
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
 PLAN = """
 name = "files"

@@ -14,6 +14,8 @@ from bench.errors import PlanError, RunFolderError
 from bench.plans.plan import Plan, expand
 from bench.run import records, store
 
+pytestmark = pytest.mark.slow
+
 PLAN = {
     "name": "kept",
     "repeats": 2,

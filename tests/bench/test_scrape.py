@@ -8,6 +8,8 @@ from rich.console import Console
 from bench.errors import BenchError
 from bench.studies import exporter
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_document_of_a_short_run(tmp_path: Path) -> None:
     document = exporter.run(tmp_path, seconds=0.2, count=10)

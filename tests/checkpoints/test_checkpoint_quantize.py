@@ -12,6 +12,8 @@ from checkpoints.quantization.rounding import unpack
 from checkpoints.tensors import schemes
 from checkpoints.tensors.headers import INDEX_FILE, read_tensors
 
+pytestmark = pytest.mark.slow
+
 GROUP = 32
 SHARDED_BYTES = 4 * 64 * 2**20
 

@@ -25,6 +25,8 @@ from checkpoints.errors import (
 from checkpoints.finetuning import adapters, corpus, finetune, perplexity
 from checkpoints.finetuning.finetune import Recipe
 
+pytestmark = pytest.mark.slow
+
 QUICK = Recipe(steps=6, batch=4, window_tokens=32, learning_rate=0.02, targets=("q_proj", "v_proj", "o_proj"))
 
 

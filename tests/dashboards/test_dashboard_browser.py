@@ -26,7 +26,10 @@ WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 # Streamlit looks for its server below the page's own path first; on a page opened by its address that is a 404 each.
 PROBE = re.compile(r"/_stcore/(health|host-config)$")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+    pytest.mark.slow,
+]
 
 
 class Metrics(BaseHTTPRequestHandler):

@@ -13,6 +13,8 @@ from streamlit.testing.v1 import AppTest
 from dashboards import app_pages
 from dashboards.settings import VARIABLE
 
+pytestmark = pytest.mark.slow
+
 PAGES = [name for name, _ in app_pages.PAGES]
 Open = Callable[..., AppTest]
 

@@ -24,6 +24,8 @@ from dashboards.preview.page import ask, render
 from dashboards.preview.source import Prometheus, Series
 from dashboards.preview.units import words
 
+pytestmark = pytest.mark.slow
+
 START_S = 1_800_000_000  # a round instant: 2027-01-15 08:00:00 UTC
 FRAME = Frame(START_S, START_S + 100, 10, 472, 228)
 

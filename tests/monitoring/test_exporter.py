@@ -13,6 +13,8 @@ import pytest
 from bench.studies.exporter import Exporter, fake_driver, up
 from monitoring.scrape.metrics import Sample, parse, total
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Exporter]
 ROOT = Path(__file__).parents[2]
 # What is left of a GPU that does not answer: that it is down, and the events that were seen.

@@ -13,6 +13,8 @@ import pytest
 from monitoring.doctor import checks
 from monitoring.machine import cpu
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_processor_is_read_from_cpuinfo(tmp_path: Path) -> None:
     path = tmp_path / "cpuinfo"

@@ -30,6 +30,8 @@ from monitoring.scrape.metrics import fetch, parse, total
 from serve.engine.server import Server
 from serve.processes import port
 
+pytestmark = pytest.mark.slow
+
 log = logging.getLogger(__name__)
 E2E = "vllm:e2e_request_latency_seconds"
 

@@ -25,6 +25,8 @@ from planning.memory.placement import is_tower
 from planning.memory.shapes import HELD, Shape
 from planning.memory.sharding import Setting, stages
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECORD = json.loads((Path(__file__).parent / "data" / "vllm-0.32.json").read_text())["models"]
 # transformers 5.19 on the meta device; Kimi K2 and MiMo (unknown to it) by formula.

@@ -17,6 +17,8 @@ from reports.errors import ReportError, ReportWriteError
 from reports.measured.curves import POINTS
 from reports.report import read_report, write_report
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_rebuild_gives_the_same_bytes_in_another_process(nine_run: Path) -> None:
     paths = write_report(nine_run)

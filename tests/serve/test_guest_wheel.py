@@ -25,6 +25,8 @@ from serve.processes.process import OwnedProcess
 from tools.guest import wheel as guest
 from tools.imports import ROOMS
 
+pytestmark = pytest.mark.slow
+
 WORKER = "nbridge_vllm.serve.hidden_states.worker.Worker"
 
 

@@ -13,6 +13,8 @@ from serve.errors import ContractError, SettingsError, StartFailed, Unsupported
 from serve.hidden_states import contract
 from serve.hidden_states.contract import Use
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_installed_vllm_has_all_of_it():
     uses = [*contract.WORKER, *contract.SERVER, contract.V1_RUNNER, contract.V2_RUNNER]

@@ -19,6 +19,8 @@ from serve.engine.settings import EngineSettings
 from serve.processes import port
 from serve.processes.process import OwnedProcess
 
+pytestmark = pytest.mark.slow
+
 FAKE = Path(__file__).with_name("fake_engine.py")
 LOGS = Path(__file__).with_name("logs")
 ROOT = Path(__file__).parents[2]
