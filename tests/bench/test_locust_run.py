@@ -387,7 +387,7 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
     environment |= {"PYTHONPATH": str(ROOT), "NBRIDGE_ENDPOINT": "chat"}
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", server.url, "--json"]
     done = subprocess.run(
-        [*argv, "-u", "2", "-r", "2", "-t", "3s"],
+        [*argv, "-u", "2", "-r", "2", "-t", "8s"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
