@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from checkpoints.cache import Progress
+from inputs.quantities import trimmed
 
 if TYPE_CHECKING:
     from checkpoints.finetuning.finetune import FineTuned
@@ -158,7 +159,7 @@ def models(as_json: _Json = False) -> None:
             row.scheme,
             "" if row.parameters is None else f"{row.parameters:,}",
             "" if row.weights_bytes is None else _size(row.weights_bytes),
-            "" if row.kv_bytes_per_token is None else f"{row.kv_bytes_per_token / 1024:.4g} KiB",
+            "" if row.kv_bytes_per_token is None else f"{trimmed(row.kv_bytes_per_token / 1024, 4)} KiB",
             row.path or "made when first used",
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)

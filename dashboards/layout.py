@@ -17,12 +17,12 @@ from dashboards import library
 from dashboards.library import Broken, Entry, Known, Shelf
 from dashboards.settings import DashboardSettings, from_environment
 from dashboards.theme import DARK, LIGHT, Palette, style
+from inputs.quantities import plural
 from planning.errors import PlanningError
 from reports.errors import ReportError
 from reports.measured.cells import Report, stored
 from reports.measured.curves import Curve
 from reports.tables import Table
-from reports.units import plural
 
 Rows = list[dict[str, Any]]
 # Half of the time of a page went into checking every figure against Vega's schema; the tests do that.

@@ -1,1 +1,1 @@
-"""What people hand to Neural Bridge, read so that nothing they name can hang or fill the machine."""
+"""What all rooms share: files that people name, read so that none hangs or fills the machine; quantities in words."""

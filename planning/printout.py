@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from inputs.quantities import trimmed
 from planning.catalogs import STALE_AFTER_DAYS, Catalog, Price, Spread
 from planning.choice.candidates import servers as count_servers
 from planning.choice.selection import Judged, Selection
@@ -196,11 +197,11 @@ def servers(made: Selection, peak_rps: float, headroom: float, spares: int) -> R
     for one in made.accepted:
         needed = count_servers(one.candidate, peak_rps, headroom=headroom, spares=spares)
         if needed is not None:
-            table.add_row(one.candidate.name, f"{one.candidate.goodput_rps:.3g} requests/s", f"{needed:,}")
+            table.add_row(one.candidate.name, f"{trimmed(one.candidate.goodput_rps)} requests/s", f"{needed:,}")
     if not table.row_count:
         return Text("No accepted candidate has a measured goodput: give --run of a run whose plan has an [slo].")
     plan = f"{headroom:.0%} of the goodput is planned with, {spares} spare"
-    return _titled(f"Servers for {peak_rps:.3g} requests/s at the peak ({plan})", table)
+    return _titled(f"Servers for {trimmed(peak_rps)} requests/s at the peak ({plan})", table)
 
 
 def _rate(rate: Rate | None) -> str:
@@ -266,13 +267,13 @@ def _speeds(made: Estimate) -> RenderableType:
             context_tokens=half,
             kv_bytes_per_value=made.setting.kv_bytes_per_value,
         )
-        table.add_row(f"{batch}", f"{bound.tok_s:,.0f}", f"{bound.step_s * 1e3:,.3g} ms", bound.limited_by)
+        table.add_row(f"{batch}", f"{bound.tok_s:,.0f}", f"{trimmed(bound.step_s * 1e3)} ms", bound.limited_by)
     title = f"At best, with {half:,} tokens of context in use (roofline; no server reaches it)"
     if made.shape.multiplied_parameters is None:
         return _titled(title, table)
     prefill = prefill_bound(made.shape, made.gpu, gpus=count)
     note = (
-        f"Prompts: at most {prefill.tok_s:,.0f} tok/s, so {prefill.ttft_s(1000) * 1e3:,.3g} ms for 1,000 tokens; "
+        f"Prompts: at most {prefill.tok_s:,.0f} tok/s, so {trimmed(prefill.ttft_s(1000) * 1e3)} ms for 1,000 tokens; "
         "good kernels reach about half."
     )
     return _titled(title, table, note)
@@ -288,7 +289,7 @@ def _accepted(made: Selection) -> RenderableType:
         what = one.candidate
         table.add_row(
             what.name,
-            "" if what.concurrency is None else f"{what.concurrency:.3g}",
+            "" if what.concurrency is None else trimmed(what.concurrency),
             _ms(what.ttft_s),
             _ms(what.tpot_s),
             "" if what.output_tok_s is None else f"{what.output_tok_s:,.0f}",
@@ -327,7 +328,7 @@ def _age(price: Price, today: datetime.date) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.2f} s" if value >= 1 else f"{value * 1e3:,.3g} ms"
+    return f"{value:,.2f} s" if value >= 1 else f"{trimmed(value * 1e3)} ms"
 
 
 def _usd(value: Spread | None, digits: int = 2) -> str:

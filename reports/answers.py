@@ -1,8 +1,9 @@
 """What the answers say, in sentences: their lengths, who counted them, which figure is absent and why. Pure."""
 
 from bench.run.records import NOTES
+from inputs.quantities import plural
 from reports.measured.cells import Report
-from reports.units import listing, plural
+from reports.names import listing
 
 _FIGURES = {
     "output_throughput_tok_s": "output tok/s",

@@ -1,8 +1,9 @@
 """What a report says of loads of hidden states, whose answers come in one piece. Pure."""
 
+from inputs.quantities import number, seconds
 from reports.measured.cells import Report
 from reports.measured.repeats import metric_spread
-from reports.units import listing, number, seconds
+from reports.names import listing
 
 SCENARIO = "hidden_states"
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from inputs.quantities import MISSING, byte_size, count, number, ratio, seconds, share
 from reports import answers
 from reports.definitions import PERCENTILES_NEED
 from reports.measured.cells import Cell, Report
@@ -15,7 +16,6 @@ from reports.measured.repeats import (
     metric_spread,
     planned_repeats,
 )
-from reports.units import MISSING, byte_size, count, number, ratio, seconds, share
 from reports.verdict import THROUGHPUT, outcome_of, slo_words
 
 

@@ -3,6 +3,7 @@
 Each function returns one statement or nothing, and says nothing that was not measured.
 """
 
+from inputs.quantities import in_words, number, plural, ratio, seconds
 from reports.answers import counted_by, lengths
 from reports.hidden_states import hidden_states
 from reports.measured.cells import Cell, Load, Report
@@ -16,7 +17,7 @@ from reports.measured.repeats import (
     planned_repeats,
     separated,
 )
-from reports.units import in_words, listing, number, plural, ratio, seconds, shortened
+from reports.names import listing, shortened
 
 THROUGHPUT = "output_throughput_tok_s"
 OUTCOMES = {

@@ -13,6 +13,7 @@ from bench.plans.workload import Vocabulary
 from bench.prompts.messages import Turns
 from bench.prompts.reading import PromptFile
 from bench.prompts.summary import PERCENTILES, summarise
+from inputs.quantities import trimmed
 
 
 def prompts(
@@ -108,7 +109,7 @@ def _arrivals(arrivals: dict[str, Any]) -> str:
         return f"Arrival times: not usable as a trace: {arrivals['problem']}."
     parts = [f"Arrivals: over {arrivals['duration_s']:,.1f} s"]
     if arrivals["mean_rps"] is not None:
-        parts.append(f"{arrivals['mean_rps']:.3g} requests/s on average")
+        parts.append(f"{trimmed(arrivals['mean_rps'])} requests/s on average")
     if arrivals["busiest_minute_rps"] is not None:
-        parts.append(f"{arrivals['busiest_minute_rps']:.3g} in the busiest minute")
+        parts.append(f"{trimmed(arrivals['busiest_minute_rps'])} in the busiest minute")
     return ", ".join(parts)

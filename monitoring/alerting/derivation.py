@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inputs.quantities import trimmed
 from monitoring.alerting.thresholds import Latency, Thresholds
 from monitoring.errors import SettingsError
 
@@ -77,13 +78,15 @@ def derive(document: Mapping[str, Any], settings: Thresholds, *, engine: str | N
     waiting = max(1, math.floor(best_rps * queue_s))
     values["engine"] = {"waiting_max": waiting}
     values["derived"]["engine.waiting_max"] = (
-        f"{source}: at the best throughput of {best_rps:.3g} requests/s, {waiting} waiting requests take the tolerated "
-        f"queue time of {queue_s:g} s."
+        f"{source}: at the best throughput of {trimmed(best_rps)} requests/s, {waiting} waiting requests take the "
+        f"tolerated queue time of {queue_s:g} s."
     )
     values["load"] = {"in_flight_max": round(knee.in_flight, 1)}
     values["derived"]["load.in_flight_max"] = (
-        f"{source}: most throughput per latency with {knee.in_flight:.3g} requests in flight {at_knee}: "
-        + ", ".join(f"{load.name} {load.throughput_rps:.3g} requests/s in {load.e2e_mean_s:.3g} s" for load in loads)
+        f"{source}: most throughput per latency with {trimmed(knee.in_flight)} requests in flight {at_knee}: "
+        + ", ".join(
+            f"{load.name} {trimmed(load.throughput_rps)} requests/s in {trimmed(load.e2e_mean_s)} s" for load in loads
+        )
         + "."
     )
     return values

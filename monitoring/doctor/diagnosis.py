@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inputs.quantities import trimmed
 from monitoring.alerting.thresholds import Thresholds
 from monitoring.doctor.checks import Finding
 from monitoring.health import progress
@@ -94,7 +95,7 @@ def _numbers(probe: Probe) -> Iterator[Finding]:
             todo = "The weights are zero or were not loaded: compare the checkpoint's checksums, and load_format."
             yield Finding("Hidden states", "fail", f"all {len(probe.state)} values are 0", todo)
         else:
-            yield Finding("Hidden states", "ok", f"{len(probe.state)} values, not zero, finite (norm {norm:.3g})")
+            yield Finding("Hidden states", "ok", f"{len(probe.state)} values, not zero, finite (norm {trimmed(norm)})")
 
 
 def _output(text: str, token_count: int | None) -> Finding:
@@ -158,7 +159,7 @@ def _kv_cache(window: Window, thresholds: Thresholds) -> Finding:
     concurrency = config(window).get("kv_cache_max_concurrency")
     seen = f"{highest:.0%} full at most, {preempted or 0:.0f} preemptions"
     if concurrency:
-        seen += f"; room for {float(concurrency):.3g} requests of full length"
+        seen += f"; room for {trimmed(float(concurrency))} requests of full length"
     if highest >= thresholds.engine.kv_usage_max and preempted:
         todo = (
             "Preempted requests are computed twice. Lower max_num_seqs or max_model_len, set kv_cache_dtype fp8, give "

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from inputs.quantities import TIME, scaled, trimmed
 from monitoring.health.figures import PERCENTILES
 from monitoring.health.verdict import some
 
@@ -40,13 +41,11 @@ def page(document: Mapping[str, Any]) -> RenderableType:
 
 def seconds(value: float) -> str:
     """A duration for a person: 340 µs, 21 ms, 1.25 s, 3 min, 2 h, 4 days."""
-    if value < 0.001:
-        return f"{value * 1e6:.3g} µs"
-    if value < 1:
-        return f"{value * 1000:.3g} ms"
+    if value < 0.9995:
+        return scaled(value, TIME[3:], trimmed)
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if value < limit:
-            return f"{value / size:.3g} {unit}"
+            return f"{trimmed(value / size)} {unit}"
     return f"{value / 86400:.0f} days"
 
 
@@ -90,9 +89,9 @@ def _engine(engine: Mapping[str, Any]) -> str:
 def _speed(engine: Mapping[str, Any]) -> str:
     words = []
     if "output_tokens_per_s" in engine:
-        words.append(f"{engine['output_tokens_per_s']:,.4g} output tokens/s")
+        words.append(f"{trimmed(engine['output_tokens_per_s'], 4)} output tokens/s")
     if "prompt_tokens_per_s" in engine:
-        words.append(f"{engine['prompt_tokens_per_s']:,.4g} prompt tokens/s")
+        words.append(f"{trimmed(engine['prompt_tokens_per_s'], 4)} prompt tokens/s")
     if "prefix_cache_hit_ratio" in engine:
         words.append(f"{engine['prefix_cache_hit_ratio']:.0%} of them cached")
     if engine.get("preemptions"):
@@ -104,7 +103,7 @@ def _ended(document: Mapping[str, Any]) -> str:
     ended = document.get("requests", {}).get("window")
     if not ended:
         return ""
-    words = [f"{some(ended['finished'])} in {document['window_s']:.0f} s ({document['requests']['qps']:.3g}/s)"]
+    words = [f"{some(ended['finished'])} in {document['window_s']:.0f} s ({trimmed(document['requests']['qps'])}/s)"]
     for name, said in (("failed", "failed"), ("aborted", "given up by the client"), ("rejected", "turned away")):
         if ended.get(name):
             words.append(f"{ended[name]:,} {said}")

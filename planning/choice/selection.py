@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from inputs.quantities import TIME, scaled, trimmed
 from planning.catalogs import GIB, QUALITY_CLASSES
 from planning.choice.candidates import Candidate
 from planning.errors import BadInput
@@ -171,12 +172,12 @@ def _order(judged: Judged, prefer: str) -> tuple[float, ...]:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return scaled(value, TIME[3:5], trimmed)
 
 
 def _usd(value: float) -> str:
-    return f"${value:,.2f}" if value >= 0.1 else f"${value:.3g}"
+    return f"${value:,.2f}" if value >= 0.1 else f"${trimmed(value)}"
 
 
 def _gib(value: float) -> str:
-    return f"{value / GIB:.3g} GiB"
+    return f"{trimmed(value / GIB)} GiB"

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from inputs.quantities import plural
 from planning.claims.audit import Audit, Finding, RoiRow
 from planning.claims.claimfile import CODES
 from planning.cost.wording import figure_text, times_text
@@ -36,7 +37,7 @@ def page(made: Audit, roi: Sequence[RoiRow], *, inputs: bool = False) -> Rendera
 def summary(made: Audit) -> str:
     """How many claims are wrong, right, and beyond checking, in one line."""
     return (
-        f"{len(made.findings)} claim{'s' if len(made.findings) != 1 else ''}: {len(made.wrong)} wrong, "
+        f"{plural(len(made.findings), 'claim')}: {len(made.wrong)} wrong, "
         f"{len(made.right)} right, "
         f"{len(made.unsupported)} that nothing stated can confirm or refute."
     )

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from inputs.quantities import trimmed
 from planning.cost import wording
 from planning.cost.assumptions import label, quantities
 from planning.cost.estimate import Estimate
@@ -168,9 +169,9 @@ def assumptions(made: Estimate) -> RenderableType:
     table.add_column("date")
     table.add_column("source", overflow="fold", ratio=1)
     for name, quantity in quantities(made.case).items():
-        ends = ("", _plain(quantity.mode), "")
+        ends = ("", trimmed(quantity.mode, 4), "")
         if not quantity.is_point:
-            ends = (_plain(quantity.low), ends[1], _plain(quantity.high))
+            ends = (trimmed(quantity.low, 4), ends[1], trimmed(quantity.high, 4))
         day = str(quantity.date or "")
         table.add_row(label(made.case, name), *ends, quantity.unit, day, quantity.source or "none given")
     hosting = made.case.hosting
@@ -231,10 +232,6 @@ def _money(value: float) -> str:
 
 def _count(value: float) -> str:
     return "too many" if math.isinf(value) else f"{value:,.0f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _finite(value: float) -> float | None:

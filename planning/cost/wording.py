@@ -2,6 +2,7 @@
 
 import math
 
+from inputs.quantities import trimmed
 from planning.cost.estimate import Estimate, standard_error
 from planning.cost.uncertainty import Quantity, Range
 
@@ -25,9 +26,6 @@ def span_text(span: Span, unit: str) -> str:
     return f"{low_text} to {high_text}"
 
 
-_PER = {"USD/month": "month", "USD/M tokens": "M tokens", "USD/h": "h", "USD/kWh": "kWh"}
-
-
 def figure_text(value: float, unit: str) -> str:
     """Return one number with its unit, at most four digits of it after a rounding that keeps three."""
     if math.isinf(value):
@@ -45,16 +43,12 @@ def figure_text(value: float, unit: str) -> str:
 
 def _digits(value: float, money: bool = False) -> str:
     size = abs(value)
-    if size >= 1000 or size == int(size):
-        text = f"{size:,.0f}"
-    elif money and size >= 1:
+    if money and 1 <= size < 1000:
         text = f"{size:.2f}".removesuffix(".00")
-    elif size >= 0.001:
-        text = f"{size:.3g}"
+    else:
+        text = trimmed(size, 3 if size >= 0.001 else 2)
         # Cents are written with two digits.
         text += "0" if money and len(text.partition(".")[2]) == 1 else ""
-    else:
-        text = f"{size:.2g}"
     return ("−" if value < 0 else "") + text
 
 

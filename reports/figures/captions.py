@@ -1,10 +1,11 @@
 """What a figure shows, in words: captions for everyone, descriptions for those who do not see it. Pure."""
 
+from inputs.quantities import number, plural, seconds
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve
-from reports.units import listing, number, plural, seconds, shortened
+from reports.names import listing, shortened
 
 _MOST_CURVES = 24
 

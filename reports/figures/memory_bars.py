@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from inputs.quantities import byte_size
 from reports.measured.cells import Report
 from reports.tables import startup_value
-from reports.units import byte_size
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from inputs.quantities import TIME, byte_size, scaled, trimmed
 from reports.figures.captions import (
     distribution_caption,
     distribution_words,
@@ -31,7 +32,7 @@ from reports.figures.svg import TEXT_STAYS_TEXT, drawn
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.repeats import CENTRAL_WORD, central
-from reports.units import byte_size, short_names, shortened
+from reports.names import short_names, shortened
 
 INK, MUTED, GRID, PAPER, SHADE = "#1b2430", "#566170", "#d5dae1", "#ffffff", "#dfeee4"
 ENGINES = ("#0b62a4", "#b8480a", "#0e7a4e", "#7b3fa0", "#8a5a00", "#b0245e", "#0b7385", "#4b5563")
@@ -166,10 +167,7 @@ def _time_axis(axes: Axes, low_s: float, high_s: float) -> None:
 def _tick(value_s: float) -> str:
     if value_s <= 0:
         return "0"
-    for factor, unit in ((1.0, "s"), (1e3, "ms")):
-        if value_s * factor >= 0.9999:
-            return f"{value_s * factor:,.4g} {unit}"
-    return f"{value_s * 1e6:,.3g} µs"
+    return scaled(value_s, TIME[3:], lambda value: trimmed(value, 4))
 
 
 def _pareto(report: Report, metric: str) -> Picture | None:

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from bench.errors import RunFolderError
 from bench.run import stats
 from bench.run.store import Run
+from inputs.quantities import plural
 from reports.errors import ReportError
 from reports.measured.curves import Curve, ecdf
-from reports.units import plural
 
 Json = dict[str, Any]
 _ARRIVALS = {"poisson": "Poisson"}

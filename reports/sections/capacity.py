@@ -1,5 +1,6 @@
 """The section on capacity: how near each engine came to the GPU's bound, and how many servers a demand needs. Pure."""
 
+from inputs.quantities import count, number, share
 from planning.catalogs import Gpu
 from planning.errors import MissingMeasurement, PlanningError
 from planning.memory.shapes import Shape
@@ -9,7 +10,6 @@ from reports.measured.cells import Json, Report
 from reports.sections.memory import engines, shape_of
 from reports.sections.section import Section
 from reports.tables import Column, Entry, Table, table
-from reports.units import count, number, share
 from reports.verdict import slo_words
 
 PEAKS_RPS = (1.0, 10.0, 100.0)

@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 
+from inputs.quantities import count
 from planning import catalogs
 from planning.cost import api_prices, wording
 from planning.cost.api_prices import ApiPrice
@@ -15,7 +16,6 @@ from planning.errors import BadInput, MissingMeasurement, PlanningError
 from reports.measured.cells import Json, Report
 from reports.sections.section import Section
 from reports.tables import Column, Entry, Table, table
-from reports.units import count
 
 DRAWS = 50_000
 _UNNAMED_API = "openai/gpt-4o"  # priced but not shown where the plan names no API

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from inputs.quantities import MISSING, count, seconds, share
 from reports.measured.cells import Cell, Report
 from reports.tables import Column, Entry, Table, table
-from reports.units import MISSING, count, seconds, share
 
 
 def lost(report: Report) -> Table | None:

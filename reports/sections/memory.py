@@ -3,6 +3,7 @@
 It is there when the plan's [cost] table names a GPU, or the machine has one that the catalog knows.
 """
 
+from inputs.quantities import byte_size, count, number
 from planning.catalogs import Gpu
 from planning.errors import PlanningError
 from planning.memory.against_startup import Check, against_startup, estimate_of, in_words
@@ -10,9 +11,9 @@ from planning.memory.models import read
 from planning.memory.shapes import Shape
 from planning.memory.vram import FITS, TIGHT, UNKNOWN, Estimate
 from reports.measured.cells import Json, Report
+from reports.names import listing
 from reports.sections.section import Section
 from reports.tables import Column, Entry, Table, table
-from reports.units import byte_size, count, listing, number
 
 _VERDICT = {FITS: Entry("fits", "good"), TIGHT: Entry("tight"), UNKNOWN: Entry("not known")}
 

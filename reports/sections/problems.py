@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from inputs.quantities import plural
 from reports.measured.cells import Cell, Report
-from reports.units import listing, plural
+from reports.names import listing
 from reports.verdict import outcome_of
 
 

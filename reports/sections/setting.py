@@ -4,9 +4,9 @@ import json
 import shlex
 from typing import Any
 
+from inputs.quantities import MISSING, byte_size, count, number, seconds
 from reports.measured.cells import Report
 from reports.tables import Column, Entry, Table, table
-from reports.units import MISSING, byte_size, count, number, seconds
 
 _FIRST = ("model", "quantization", "dtype", "kv_cache_dtype", "load_format", "max_model_len", "max_num_seqs")
 _UNSET = {"quantization": "none", "speculative": "none"}

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from inputs.quantities import MISSING, count, in_unit, number, seconds, share
 from reports.measured.cells import Report
 from reports.tables import Column, Entry, Table, table
-from reports.units import MISSING, count, in_unit, number, seconds, share
 
 
 def checks(report: Report) -> Table | None:

@@ -7,8 +7,8 @@ from made_runs import RunFolder, closed_load, closed_requests, valid
 
 from bench.run import stats
 from bench.run.records import SCHEMA
+from inputs.quantities import number
 from reports.report import read_report, write_report
-from reports.units import number
 from reports.verdict import verdict
 
 

@@ -6,6 +6,7 @@ from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import Entry
 from dashboards.screens.benchmarks import charts, view
+from inputs.quantities import plural
 from reports.figures.captions import memory_caption, memory_words
 from reports.figures.memory_bars import stacks
 from reports.measured.cells import Load, Report
@@ -14,7 +15,6 @@ from reports.sections.problems import affected, problems
 from reports.sections.trust import checks
 from reports.tables import key_figures, latencies, repeats
 from reports.tables import throughput as throughputs
-from reports.units import plural
 from reports.verdict import verdict
 
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from inputs.quantities import seconds
 from reports.figures.captions import not_drawn, pareto_caption, pareto_words
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point, efficient, points
 from reports.measured.cells import Cell, Load, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.repeats import CENTRAL_WORD, central
-from reports.units import seconds, shortened
+from reports.names import shortened
 from reports.verdict import THROUGHPUT
 
 Rows = list[dict[str, Any]]

@@ -8,6 +8,7 @@ import streamlit as st
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.screens.capacity import charts, view
+from inputs.quantities import number
 from planning import catalogs
 from planning.catalogs import Catalog
 from planning.errors import PlanningError
@@ -17,7 +18,6 @@ from planning.memory.sharding import Setting
 from planning.memory.vram import Estimate
 from planning.speed import capacity
 from reports.measured.cells import Report
-from reports.units import number
 
 QUANTIZATIONS = ("none", "int8", "int4", "awq", "gptq", "fp8")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from inputs.quantities import byte_size, number, plural, seconds
 from planning.catalogs import Catalog, Gpu, Spread
 from planning.errors import PlanningError
 from planning.memory.shapes import Shape
 from planning.memory.vram import FITS, NO, Estimate, GpuSet
 from planning.speed import roofline
 from planning.speed.capacity import Goodput, Replicas, replicas
-from reports.units import byte_size, number, plural, seconds
 
 Rows = list[dict[str, Any]]
 VERDICTS = {FITS: "It fits.", "tight": "It is tight.", NO: "It does not fit."}

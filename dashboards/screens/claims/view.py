@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from inputs.quantities import plural
 from planning.claims.audit import Audit, Finding
-from reports.units import plural
 
 Rows = list[dict[str, Any]]
 VERDICTS = {"wrong": "Wrong", "unsupported": "Not supported", "right": "Right"}

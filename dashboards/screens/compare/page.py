@@ -6,7 +6,7 @@ from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import Entry
 from dashboards.screens.compare import charts, view
-from reports.units import plural
+from inputs.quantities import plural
 
 
 def show() -> None:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboards.library import hardware
+from inputs.quantities import number, plural, seconds
 from reports.measured.cells import Load, Report
 from reports.measured.repeats import CENTRAL_WORD, Spread, central, fewest, metric_spread, separated
 from reports.sections.setting import lengths
-from reports.units import number, plural, seconds
 from reports.verdict import THROUGHPUT
 
 Rows = list[dict[str, Any]]

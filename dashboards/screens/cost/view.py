@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from inputs.quantities import number
 from planning.claims.audit import RoiRow
 from planning.cost.assumptions import Case, changed, label, quantities, rule
 from planning.cost.breakeven import BreakEven
@@ -12,7 +13,6 @@ from planning.cost.estimate import DemandCurve, Estimate
 from planning.cost.monthly import ACTUAL, FULL, SLO
 from planning.cost.uncertainty import Quantity, Range
 from planning.errors import BadInput
-from reports.units import number
 
 Rows = list[dict[str, Any]]
 # What moves most is a slider: (name, values to choose from). Moving it takes its range along in proportion.

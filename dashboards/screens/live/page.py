@@ -9,7 +9,7 @@ from dashboards.errors import SourceError
 from dashboards.layout import note
 from dashboards.screens.live import charts, sources, view
 from dashboards.screens.live.sources import Seen, Watch
-from reports.units import plural
+from inputs.quantities import plural
 
 settings = layout.settings()
 FIGURES = (

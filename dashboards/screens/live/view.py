@@ -6,12 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 from dashboards.screens.live.sources import Seen
+from inputs.quantities import byte_size, count, number, seconds, share
 from monitoring.health.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
 from monitoring.health.figures import latency as latencies
 from monitoring.health.progress import RUNNING, WAITING
 from monitoring.health.server_gpus import of_page
 from monitoring.scrape.window import Scrape, Window
-from reports.units import byte_size, count, number, seconds, share
 
 Rows = list[dict[str, Any]]
 Fact = tuple[str, str, str]

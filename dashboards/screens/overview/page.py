@@ -7,8 +7,9 @@ import streamlit as st
 from dashboards import layout
 from dashboards.layout import note
 from dashboards.library import SAMPLE_ID, Entry, Shelf, sample
+from inputs.quantities import MISSING, count, number, plural
+from reports.names import listing
 from reports.tables import key_figures
-from reports.units import MISSING, count, listing, number, plural
 from reports.verdict import verdict
 
 FIRST = 20

@@ -1,9 +1,15 @@
 """Quantities as a person reads them. Inside everything is seconds and bytes; None is shown as a dash, never as 0."""
 
 import math
+from collections.abc import Callable
 
 MISSING = "–"
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+Scales = tuple[tuple[float, str], ...]
+TIME: Scales = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs"))
+BINARY: Scales = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+THOUSANDS: Scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -19,30 +25,29 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def seconds(value: float | None) -> str:
-    """A duration in seconds as µs, ms or s, whichever reads best: 0.0123 → “12.3 ms”."""
+def trimmed(value: float | None, digits: int = 3) -> str:
+    """As `number`, without zeros at the end of a fraction: 2.50 → “2.5”, 80.0 → “80”."""
+    text = number(value, digits)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def scaled(value: float | None, scales: Scales, write: Callable[[float], str] = number) -> str:
+    """`value` in the largest of `scales` (descending) in which it reads as 1 or more, else in the smallest."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if value == 0:
-        return "0 s"
-    size = abs(value)
-    if size < 0.9995e-3:
-        return f"{number(value * 1e6)} µs"
-    if size < 0.9995:
-        return f"{number(value * 1e3)} ms"
-    return f"{number(value)} s"
+    read = abs(value) or 1  # nothing has the plain unit
+    size, unit = next((scale for scale in scales if float(f"{read / scale[0]:.3g}") >= 1), scales[-1])
+    return f"{write(value / size)} {unit}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in seconds as µs, ms or s, whichever reads best: 0.0123 → “12.3 ms”."""
+    return scaled(value, TIME[3:])
 
 
 def byte_size(value: float | None) -> str:
     """A size in bytes as KiB, MiB or GiB (powers of 1,024)."""
-    if value is None:
-        return MISSING
-    size = float(value)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(size) < 1023.5:
-            return f"{number(size)} {unit}"
-        size /= 1024
-    return f"{number(size)} GiB"
+    return scaled(value, BINARY[1:])
 
 
 def count(value: float | None) -> str:
@@ -68,35 +73,6 @@ def in_words(value: int) -> str:
 def plural(value: int, noun: str, many: str | None = None) -> str:
     """The count and its noun: (1, "cell") → “1 cell”, (3, "cell") → “3 cells”."""
     return f"{value:,} {noun if value == 1 else many or noun + 's'}"
-
-
-def listing(names: list[str], limit: int = 6) -> str:
-    """Names as an English enumeration; beyond `limit` the rest is counted: “a, b and 14 more”."""
-    shown = list(names)
-    if len(names) > limit:
-        shown = [*names[: limit - 1], f"{len(names) - limit + 1} more"]
-    if len(shown) < 2:
-        return "".join(shown)
-    return f"{', '.join(shown[:-1])} and {shown[-1]}"
-
-
-def shortened(name: str, limit: int) -> str:
-    """`name` with its middle left out when it is longer than `limit` characters."""
-    flat = " ".join(name.split())
-    if len(flat) <= limit:
-        return flat
-    head = (limit - 1) * 2 // 3
-    return f"{flat[:head]}…{flat[len(flat) - (limit - 1 - head) :]}"
-
-
-def short_names(names: tuple[str, ...], limit: int = 30) -> dict[str, str]:
-    """A short, distinct name for each of `names`; those that would collide are numbered."""
-    short = {name: shortened(name, limit) for name in names}
-    taken = list(short.values())
-    return {
-        name: text if taken.count(text) == 1 else f"{index + 1}: {shortened(name, limit - 4)}"
-        for index, (name, text) in enumerate(short.items())
-    }
 
 
 def in_unit(value: float | None, unit: str | None) -> str:
