@@ -17,12 +17,12 @@ from bench.plans.workload import Vocabulary
 from bench.run import store
 from checkpoints.errors import CheckpointError
 from checkpoints.prepare import Checkpoint, prepare
+from inputs.quantities import GIB
 from monitoring.machine import gpus
 from serve.engine import command, server
 from serve.engine.settings import EngineSettings, parse
 from serve.errors import ServeError, SettingsError
 
-_GIB = 2**30
 # A start failure's kind → the cell's outcome; every other kind is `failed`.
 _OUTCOMES = {"oom": "oom", "unsupported": "unsupported", "timeout": "timeout"}
 
@@ -191,12 +191,12 @@ def exceeds_memory(engine: Engine, checkpoint: Checkpoint, device: str) -> str |
         need = weights / share
     else:
         room, what = psutil.virtual_memory().available, "of free memory on this machine"
-        need = weights + (engine.cpu_kv_cache_gib or command.DEFAULT_CPU_KV_CACHE_GIB) * _GIB
+        need = weights + (engine.cpu_kv_cache_gib or command.DEFAULT_CPU_KV_CACHE_GIB) * GIB
     if need <= room:
         return None
     return (
-        f"Not started: {checkpoint.name} ({checkpoint.scheme}) needs {need / _GIB:.1f} GiB"
-        f"{'' if device == 'gpu' else ' for weights and KV cache'}, more than the {room / _GIB:.1f} GiB {what}. "
+        f"Not started: {checkpoint.name} ({checkpoint.scheme}) needs {need / GIB:.1f} GiB"
+        f"{'' if device == 'gpu' else ' for weights and KV cache'}, more than the {room / GIB:.1f} GiB {what}. "
         "Use a quantization with fewer bits, a smaller model, or more memory (tensor_parallel_size adds up GPUs)."
     )
 

@@ -63,14 +63,6 @@ def time_axis(field: str, title: str, values: list[float]) -> alt.X:
     return alt.X(field, type="quantitative", axis=axis, scale=scale)
 
 
-def byte_ticks(highest_bytes: float) -> list[float]:
-    """At most eight ticks from 0, a power of two apart."""
-    step = 2.0**10
-    while highest_bytes / step > 7:
-        step *= 2
-    return [index * step for index in range(int(highest_bytes / step) + 1)]
-
-
 def decades(values: Sequence[float], most: int = 7) -> list[float]:
     """Ticks for a logarithmic axis over `values`: 1, 2, 5 or 1, 3 or whole powers of ten, as many as are readable."""
     low, high = math.log10(min(values)), math.log10(max(values))

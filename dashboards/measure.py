@@ -44,7 +44,6 @@ REQUESTS = 1_000_000
 TOKENS = 16  # of each answer: 15 million gaps
 VISITS = 5
 LARGE = "20990101T000000Z-million-0000"
-DRAWN = "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length"
 IDLE = (
     "!!document.querySelector('.nb-end') && "
     "!document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]') && "

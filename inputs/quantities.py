@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 MISSING = "–"
+GIB = 2**30
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 Scales = tuple[tuple[float, str], ...]

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from inputs.quantities import trimmed
+from planning import tables
 from planning.catalogs import STALE_AFTER_DAYS, Catalog, Price, Spread
 from planning.choice.candidates import servers as count_servers
 from planning.choice.selection import Judged, Selection
@@ -85,7 +85,7 @@ def smallest(sets: Sequence[GpuSet], context_tokens: int, concurrency: int) -> R
     """The smallest set of each kind of GPU on which a model fits."""
     if not sets:
         return Text("No set of GPUs in the catalog fits that.")
-    table = _table()
+    table = tables.table()
     for column in ("GPU", "number", "parallel"):
         table.add_column(column)
     for column in ("left for cache", "rent per hour", "to buy"):
@@ -105,12 +105,12 @@ def smallest(sets: Sequence[GpuSet], context_tokens: int, concurrency: int) -> R
             _usd(one.buy_usd),
         )
     note = "The GPUs alone; `nbridge prices` shows where each price is from and how old it is."
-    return _titled(f"Smallest set of each GPU for {concurrency} × {context_tokens:,} tokens", table, note)
+    return tables.titled(f"Smallest set of each GPU for {concurrency} × {context_tokens:,} tokens", table, note)
 
 
 def startup(name: str, checks: Iterable[Check]) -> RenderableType:
     """One engine's estimate against vLLM's own figures."""
-    table = _table()
+    table = tables.table()
     table.add_column("figure")
     for column in ("estimated", "reported", "estimated ÷ reported"):
         table.add_column(column, justify="right")
@@ -120,7 +120,7 @@ def startup(name: str, checks: Iterable[Check]) -> RenderableType:
         kind = "exact" if check.exact else "in range"
         said = kind if check.inside else "off" if check.exact else "outside its range"
         table.add_row(check.name, estimated, reported, f"{check.ratio:.3f}", said)
-    return _titled(f"{name}: estimated before the start, reported by vLLM after it", table)
+    return tables.titled(f"{name}: estimated before the start, reported by vLLM after it", table)
 
 
 def selection(made: Selection) -> RenderableType:
@@ -143,7 +143,7 @@ def selection(made: Selection) -> RenderableType:
 
 def prices(catalog: Catalog, today: datetime.date) -> RenderableType:
     """Every GPU price and machine with its source and age."""
-    table = _table()
+    table = tables.table()
     for column in ("GPU", "term", "provider"):
         table.add_column(column)
     for column in ("price", "per month", "age in days"):
@@ -155,7 +155,7 @@ def prices(catalog: Catalog, today: datetime.date) -> RenderableType:
         per = "" if once else " /h"
         where = price.provider + (f", {price.instance}" if price.instance else "")
         table.add_row(name, price.term, where, _usd(price.usd_per_gpu) + per, month, _age(price, today), price.source)
-    builds = _table()
+    builds = tables.table()
     builds.add_column("name")
     for column in ("GPUs", "all parts", "power", "upkeep per month", "age in days"):
         builds.add_column(column, justify="right")
@@ -171,12 +171,14 @@ def prices(catalog: Catalog, today: datetime.date) -> RenderableType:
             f"{age}{' stale' if age > STALE_AFTER_DAYS else ''}",
             build.source,
         )
-    return Group(_titled("GPUs: US dollars for one GPU", table), Text(""), _titled("Machines to buy", builds))
+    return Group(
+        tables.titled("GPUs: US dollars for one GPU", table), Text(""), tables.titled("Machines to buy", builds)
+    )
 
 
 def api(asked: Sequence[ApiPrice]) -> RenderableType:
     """API prices of one request, in dollars per million tokens."""
-    table = _table()
+    table = tables.table()
     table.add_column("model")
     for column in ("input", "cache read", "output", "batch in", "batch out"):
         table.add_column(column, justify="right")
@@ -185,12 +187,12 @@ def api(asked: Sequence[ApiPrice]) -> RenderableType:
         table.add_row(
             one.name, _rate(one.standard.input), _rate(one.standard.cache_read), _rate(one.standard.output), *batch
         )
-    return _titled(f"API models: US dollars per million tokens, from {package_version()}", table)
+    return tables.titled(f"API models: US dollars per million tokens, from {package_version()}", table)
 
 
 def servers(made: Selection, peak_rps: float, headroom: float, spares: int) -> RenderableType:
     """How many servers of each accepted, measured candidate carry a peak, spares included."""
-    table = _table()
+    table = tables.table()
     table.add_column("candidate")
     table.add_column("goodput of one", justify="right")
     table.add_column("servers", justify="right")
@@ -201,7 +203,7 @@ def servers(made: Selection, peak_rps: float, headroom: float, spares: int) -> R
     if not table.row_count:
         return Text("No accepted candidate has a measured goodput: give --run of a run whose plan has an [slo].")
     plan = f"{headroom:.0%} of the goodput is planned with, {spares} spare"
-    return _titled(f"Servers for {trimmed(peak_rps)} requests/s at the peak ({plan})", table)
+    return tables.titled(f"Servers for {trimmed(peak_rps)} requests/s at the peak ({plan})", table)
 
 
 def _rate(rate: Rate | None) -> str:
@@ -211,7 +213,7 @@ def _rate(rate: Rate | None) -> str:
 
 
 def _budget(made: Estimate) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("GiB")
     for column in ("low", "likely", "high"):
         table.add_column(column, justify="right")
@@ -232,12 +234,12 @@ def _budget(made: Estimate) -> RenderableType:
         table.add_row("  in tokens", *tokens, f"{kind}: {made.kv_bytes_per_token / 1024:,.4g} KiB a token")
         if len(of_layers := kinds(made.caches or ())) > 1:
             table.add_row("  layers", "", "", "", ", ".join(f"{count} of {kind}" for kind, count in of_layers.items()))
-    return _titled("Memory of one GPU" if made.setting.gpus == 1 else "Memory of the fullest GPU", table)
+    return tables.titled("Memory of one GPU" if made.setting.gpus == 1 else "Memory of the fullest GPU", table)
 
 
 def _contexts(made: Estimate) -> RenderableType:
     longest = made.shape.context_tokens or _CONTEXTS[-1]
-    table = _table()
+    table = tables.table()
     table.add_column("context", justify="right")
     table.add_column("requests", justify="right")
     table.add_column("at worst", justify="right")
@@ -248,12 +250,12 @@ def _contexts(made: Estimate) -> RenderableType:
     note += (
         "." if alone >= longest else f" of the model's {longest:,}: start vLLM with --max-model-len {alone} or less."
     )
-    return _titled("Requests at once by context", table, note)
+    return tables.titled("Requests at once by context", table, note)
 
 
 def _speeds(made: Estimate) -> RenderableType:
     count, half = made.setting.gpus, made.context_tokens // 2
-    table = _table()
+    table = tables.table()
     for column in ("requests at once", "output tok/s", "time per token", "limited by"):
         table.add_column(column, justify="right")
     for batch in (1, 8, 32, 128):
@@ -270,17 +272,17 @@ def _speeds(made: Estimate) -> RenderableType:
         table.add_row(f"{batch}", f"{bound.tok_s:,.0f}", f"{trimmed(bound.step_s * 1e3)} ms", bound.limited_by)
     title = f"At best, with {half:,} tokens of context in use (roofline; no server reaches it)"
     if made.shape.multiplied_parameters is None:
-        return _titled(title, table)
+        return tables.titled(title, table)
     prefill = prefill_bound(made.shape, made.gpu, gpus=count)
     note = (
         f"Prompts: at most {prefill.tok_s:,.0f} tok/s, so {trimmed(prefill.ttft_s(1000) * 1e3)} ms for 1,000 tokens; "
         "good kernels reach about half."
     )
-    return _titled(title, table, note)
+    return tables.titled(title, table, note)
 
 
 def _accepted(made: Selection) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("candidate", no_wrap=True)
     for column in ("at once", "TTFT", "per token", "tok/s", "$/h", "$/M out", "quality"):
         table.add_column(column, justify="right")
@@ -300,11 +302,11 @@ def _accepted(made: Selection) -> RenderableType:
         )
     more = len(made.accepted) - _MOST_ROWS
     notes = [f"… and {more} more (--json lists all)."] if more > 0 else []
-    return _titled(f"{len(made.accepted)} candidates meet the requirements, the best first", table, *notes)
+    return tables.titled(f"{len(made.accepted)} candidates meet the requirements, the best first", table, *notes)
 
 
 def _rejected(rejected: Sequence[Judged]) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("model")
     table.add_column("candidates", justify="right")
     table.add_column("because", overflow="fold")
@@ -317,7 +319,7 @@ def _rejected(rejected: Sequence[Judged]) -> RenderableType:
         shown = common or [group[0].reasons[0]]
         example = "" if common else f" ({group[0].candidate.name}; others for their own)"
         table.add_row(model, f"{len(group)}", "; ".join(shown) + example)
-    return _titled(f"{len(rejected)} are rejected", table, "--json gives every candidate with its reasons.")
+    return tables.titled(f"{len(rejected)} are rejected", table, "--json gives every candidate with its reasons.")
 
 
 def _age(price: Price, today: datetime.date) -> str:
@@ -337,12 +339,3 @@ def _usd(value: Spread | None, digits: int = 2) -> str:
     if value.is_point:
         return f"${value.mode:,.{digits}f}"
     return f"${value.mode:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f})"
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, header_style="dim")
-
-
-def _titled(title: str, table: Table, *notes: str) -> RenderableType:
-    # A table's own title is wrapped to the table's width.
-    return Group(Text(title, style="bold"), table, *(Text(note) for note in notes))

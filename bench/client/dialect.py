@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 Usage = Literal["chunk", "difference", "end", "never"]
-USAGES: tuple[Usage, ...] = ("chunk", "difference", "end", "never")
-LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from checkpoints.errors import BadCheckpoint
 from checkpoints.tensors.schemes import DTYPE_BYTES, Stored
 from inputs import files
 
-SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _LONGEST_HEADER_BYTES = 100_000_000
 _JSON_BYTES = 256 << 20  # of a configuration or an index of shards

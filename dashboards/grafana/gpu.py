@@ -8,7 +8,6 @@ from dashboards.grafana.variables import GPU, HOST
 DEVICE = 'instance=~"$host",gpu=~"$gpu"'
 WHOLE = f'{DEVICE},mig=""'  # a MIG slice repeats its parent's index
 EACH = "{{instance}} GPU {{gpu}}"
-BY_GPU = "instance, gpu"
 
 NOW = Row(
     "Now",

@@ -15,9 +15,9 @@ import httpx
 import psutil
 from huggingface_hub.constants import ENDPOINT
 
+from inputs.quantities import GIB
 from monitoring.machine import cpu, gpus, packages
 
-GIB = 2**30
 NEEDED_DISK_GIB = 12  # the CPU installation takes 4 GiB, a 7 B model in 8 bits another 8
 NEEDED_MEMORY_GIB = 6  # vLLM on the CPU with a small model, and the load generator beside it
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inputs.quantities import trimmed
+from inputs.quantities import GIB, trimmed
 from monitoring.alerting.thresholds import Thresholds
 from monitoring.doctor.checks import Finding
 from monitoring.health import progress
@@ -17,7 +17,6 @@ from monitoring.health.verdict import FEW, Health
 from monitoring.scrape.window import Window
 
 CONFIG = "vllm:cache_config_info"
-GIB = 2**30
 TIGHT_GPU = 0.98
 SMALL_BATCH = 2.0
 ENOUGH_TOKENS = 4  # of fewer the same character over and over says nothing

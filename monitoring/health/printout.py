@@ -8,13 +8,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from inputs.quantities import TIME, scaled, trimmed
+from inputs.quantities import GIB, TIME, scaled, trimmed
 from monitoring.health.figures import PERCENTILES
 from monitoring.health.verdict import some
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _LATENCIES = {"ttft": "first token", "itl": "between tokens", "queue": "in the queue", "e2e": "whole request"}
-_GIB = 2**30
 
 
 def page(document: Mapping[str, Any]) -> RenderableType:
@@ -154,7 +153,7 @@ def _gpus(gpus: list[Mapping[str, Any]]) -> Table:
     for gpu in gpus:
         memory = ""
         if "memory_used_bytes" in gpu and "memory_total_bytes" in gpu:
-            memory = f"{gpu['memory_used_bytes'] / _GIB:.1f} of {gpu['memory_total_bytes'] / _GIB:.0f} GiB"
+            memory = f"{gpu['memory_used_bytes'] / GIB:.1f} of {gpu['memory_total_bytes'] / GIB:.0f} GiB"
         table.add_row(
             gpu["gpu"],
             gpu.get("name", "") if gpu["up"] else "lost",

@@ -1,15 +1,14 @@
 """What `nbridge audit` shows a person: rich renderables; nothing is printed here."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from inputs.quantities import plural
+from planning import tables
 from planning.claims.audit import Audit, Finding, RoiRow
 from planning.claims.claimfile import CODES
 from planning.cost.wording import figure_text, times_text
@@ -72,9 +71,9 @@ def _as_dict(finding: Finding) -> dict[str, Any]:
         "where": finding.where,
         "text": finding.text,
         "unit": finding.unit,
-        "claimed": [_finite(end) for end in finding.claimed],
+        "claimed": [tables.finite(end) for end in finding.claimed],
         "claimed_text": finding.claimed_text,
-        "corrected": [_finite(end) for end in finding.corrected] if finding.corrected else None,
+        "corrected": [tables.finite(end) for end in finding.corrected] if finding.corrected else None,
         "corrected_text": finding.corrected_text,
         "verdict": finding.verdict,
         "codes": finding.codes,
@@ -108,7 +107,7 @@ def _wrong(finding: Finding, inputs: bool) -> RenderableType:
 
 
 def _walk(finding: Finding) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("the ratio then", justify="right", no_wrap=True)
     table.add_column("step", overflow="fold")
     table.add_column("code", no_wrap=True)
@@ -130,7 +129,7 @@ def _short(finding: Finding, reason: str, codes: Sequence[str]) -> RenderableTyp
 
 
 def _roi(rows: Sequence[RoiRow]) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("solution")
     for column in ("upfront", "monthly", "12 months", "24 months"):
         table.add_column(column, justify="right")
@@ -145,18 +144,10 @@ def _roi(rows: Sequence[RoiRow]) -> RenderableType:
 
 
 def _codes(used: Sequence[str]) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("code")
     table.add_column("such a claim …")
     for code in CODES:
         if code in used:
             table.add_row(code, CODES[code])
     return table
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, header_style="dim")

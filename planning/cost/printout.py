@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from inputs.quantities import trimmed
+from planning import tables
 from planning.cost import wording
 from planning.cost.assumptions import label, quantities
 from planning.cost.estimate import Estimate
@@ -82,9 +82,9 @@ def document(made: Estimate) -> dict[str, Any]:
         "probability_over_capacity": made.probability_over_capacity,
         "at_most_likely": {
             "api_usd_per_month": month.api_usd,
-            "own_usd_per_month": _finite(float(month.own_usd)),
-            "parts_usd_per_month": {name: _finite(float(value)) for name, value in month.parts_usd.items()},
-            "replicas": _finite(float(month.replicas)),
+            "own_usd_per_month": tables.finite(float(month.own_usd)),
+            "parts_usd_per_month": {name: tables.finite(float(value)) for name, value in month.parts_usd.items()},
+            "replicas": tables.finite(float(month.replicas)),
             "utilization": float(month.utilization),
             "capacity_tokens_per_month_of_a_replica": {
                 "full_load": float(fleet.full_tokens),
@@ -100,8 +100,8 @@ def document(made: Estimate) -> dict[str, Any]:
                 "unit": swing.unit,
                 "low": swing.low,
                 "high": swing.high,
-                "saving_usd_at_low": _finite(swing.at_low),
-                "saving_usd_at_high": _finite(swing.at_high),
+                "saving_usd_at_low": tables.finite(swing.at_low),
+                "saving_usd_at_high": tables.finite(swing.at_high),
             }
             for swing in made.tornado
         ],
@@ -117,7 +117,7 @@ def tornado(made: Estimate) -> RenderableType:
     centre = float(made.at_mode.saving_usd)
     ends = [end for swing in shown for end in (swing.at_low, swing.at_high)]
     lowest, highest = min(*ends, centre), max(*ends, centre)
-    table = _table()
+    table = tables.table()
     table.add_column("assumption", overflow="fold")
     table.add_column("low … high", justify="right", overflow="fold")
     for end in ("low", "high"):
@@ -137,8 +137,11 @@ def tornado(made: Estimate) -> RenderableType:
     ]
     if more > 0:
         notes.append(f"{more} more move it less (--json lists all).")
-    return _titled(
-        "What drives it: the month's saving with one assumption at its low or at its high", table, " ".join(notes)
+    return tables.titled(
+        "What drives it: the month's saving with one assumption at its low or at its high",
+        table,
+        " ".join(notes),
+        note_style="dim",
     )
 
 
@@ -161,7 +164,7 @@ def bar(swing: Swing, centre: float, lowest: float, highest: float) -> str:
 
 def assumptions(made: Estimate) -> RenderableType:
     """Every input with its range, its source and its date."""
-    table = _table()
+    table = tables.table()
     table.add_column("assumption", overflow="fold")
     for column in ("low", "likely", "high"):
         table.add_column(column, justify="right")
@@ -178,11 +181,11 @@ def assumptions(made: Estimate) -> RenderableType:
     spare = f", {hosting.spare_replicas} spare" if hosting.spare_replicas else ""
     count = "GPU" if hosting.gpus_per_replica == 1 else "GPUs"
     note = f"{hosting.gpus_per_replica} {count} per replica{spare}, at most {hosting.max_replicas} replicas."
-    return _titled("Assumptions", table, note)
+    return tables.titled("Assumptions", table, note, note_style="dim")
 
 
 def _month(made: Estimate) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("")
     for column in ("at the most likely", "P5", "median", "P95"):
         table.add_column(column, justify="right")
@@ -201,11 +204,11 @@ def _month(made: Estimate) -> RenderableType:
     used = made.utilization
     shares = (float(made.at_mode.utilization), used.p5, used.p50, used.p95)
     table.add_row("of their full load", *(wording.figure_text(share, "share") for share in shares))
-    return _titled("A month, in USD", table)
+    return tables.titled("A month, in USD", table)
 
 
 def _per_million(made: Estimate) -> RenderableType:
-    table = _table()
+    table = tables.table()
     table.add_column("")
     for column in ("at the most likely", "P5", "median", "P95"):
         table.add_column(column, justify="right")
@@ -215,7 +218,7 @@ def _per_million(made: Estimate) -> RenderableType:
         likely = float(made.at_mode.own_usd_per_mtok[basis])
         table.add_row(f"own hardware, {basis}", *_usd(likely, found.p5, found.p50, found.p95))
     note = f"Input and output tokens together. Only “{ACTUAL}” is what the tokens asked for will cost."
-    return _titled("A million tokens, in USD", table, note)
+    return tables.titled("A million tokens, in USD", table, note, note_style="dim")
 
 
 def _usd(*values: float) -> list[str]:
@@ -234,17 +237,5 @@ def _count(value: float) -> str:
     return "too many" if math.isinf(value) else f"{value:,.0f}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _range(found: Range) -> dict[str, float | None]:
-    return {name: _finite(getattr(found, name)) for name in ("p5", "p50", "p95", "mean")}
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, header_style="dim")
-
-
-def _titled(title: str, table: Table, *notes: str) -> RenderableType:
-    return Group(Text(title, style="bold"), table, *(Text(note, style="dim") for note in notes))
+    return {name: tables.finite(getattr(found, name)) for name in ("p5", "p50", "p95", "mean")}

@@ -73,3 +73,11 @@ def stacks(report: Report) -> list[Stack]:
         if stack.extent_bytes > 0:
             found.append(stack)
     return found
+
+
+def byte_ticks(highest_bytes: float) -> list[float]:
+    """At most eight ticks from 0, a power of two apart."""
+    step = 2.0**10
+    while highest_bytes / step > 7:
+        step *= 2
+    return [index * step for index in range(int(highest_bytes / step) + 1)]

@@ -26,7 +26,7 @@ from reports.figures.captions import (
     pareto_words,
 )
 from reports.figures.labels import Box, along, columns_that_fit, place
-from reports.figures.memory_bars import stacks
+from reports.figures.memory_bars import byte_ticks, stacks
 from reports.figures.pareto import Point, efficient, points
 from reports.figures.svg import TEXT_STAYS_TEXT, drawn
 from reports.measured.cells import Cell, Report
@@ -327,14 +327,7 @@ def _memory(report: Report) -> Picture | None:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, highest * 1.02)
-    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(highest)))
+    axes.xaxis.set_major_locator(FixedLocator(byte_ticks(highest)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_size(value) if value else "0"))
     axes.set_xlabel(f"{found[0].kind} – shorter is better")
     return _saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(report, found))
-
-
-def _byte_ticks(highest_bytes: float) -> list[float]:
-    step = 2.0**10
-    while highest_bytes / step > 7:
-        step *= 2
-    return [index * step for index in range(int(highest_bytes / step) + 1)]

@@ -248,13 +248,8 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
             changed = differences(stored, recomputed)
             metrics = {**(stored or {}), **recomputed}
             curves = _curves(requests)
-    return Cell(
-        id=str(document["id"]),
-        engine=str(document["engine"].get("name") or document["engine"].get("model") or "engine"),
-        load=load,
-        repeat=int(document.get("repeat") or 1),
-        outcome=str(document.get("outcome") or "pending"),
-        reason=document.get("reason") or None,
+    return replace(
+        _stored_cell(run, document, load, plan),
         metrics=metrics,
         differences=changed,
         records=records,
@@ -262,7 +257,6 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
         ttft=curves[0],
         itl=curves[1],
         chunk_gap=curves[2],
-        document=document,
     )
 
 

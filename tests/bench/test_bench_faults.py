@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from golden import Golden, golden
+from waiting import wait_for
 
 from bench.cli import bench
 from bench.errors import PlanError
@@ -119,14 +120,6 @@ def under_way(
             yield bench, run_dir
         finally:
             bench.kill()
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 300.0) -> None:
-    """Poll until a condition of another process holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 SLOW = "golden?ttft_s=0.02&gap_s=0.01"  # 0.1 s a request: 100 of them by two users take some five seconds

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pyarrow.compute as pc
 import pytest
+from waiting import wait_for
 
 from bench.resumption import plan_sha256
 from bench.run.store import open_run
@@ -257,11 +258,3 @@ def kill_engine_during(folder: Path, cell_id: str) -> None:
                             process.kill()
                             return
         time.sleep(0.1)
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 300.0) -> None:
-    """Poll until a condition of another process holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

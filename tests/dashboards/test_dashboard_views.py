@@ -30,7 +30,7 @@ from planning.errors import BadInput
 from planning.memory import models, vram
 from planning.memory.sharding import Setting
 from planning.speed.capacity import replicas
-from reports.figures.memory_bars import stacks
+from reports.figures.memory_bars import byte_ticks, stacks
 from reports.measured.cells import Report, stored
 
 
@@ -317,7 +317,7 @@ def test_the_guides_claims_are_judged() -> None:
 def test_ticks_are_few_and_inside() -> None:
     assert drawing.decades([1, 1e5]) == [1, 10, 100, 1e3, 1e4, 1e5]
     assert drawing.decades([0.2, 4]) == [0.2, 0.5, 1, 2]
-    assert drawing.byte_ticks(3 * 2**30) == [index * 2**29 for index in range(7)]
+    assert byte_ticks(3 * 2**30) == [index * 2**29 for index in range(7)]
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])

@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 from aiosmtpd.controller import Controller
+from waiting import wait_for
 
 from bench.studies.alerting import QUICK, bound_s, holds_s, settings_file, stack
 from bench.studies.targets import Page, Webhook, gpu_page, vllm_page
@@ -34,15 +35,6 @@ pytestmark = pytest.mark.slow
 
 log = logging.getLogger(__name__)
 E2E = "vllm:e2e_request_latency_seconds"
-
-
-def wait_for(what: Callable[[], Any], timeout_s: float = 300.0) -> Any:
-    """The first true value of `what`; fails when there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := what()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    return value
 
 
 def parts(document: dict[str, Any]) -> list[int]:

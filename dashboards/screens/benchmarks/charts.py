@@ -5,8 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from dashboards.drawing import BYTES, Rows, byte_ticks, data, engine_scales, finished, time_axis
+from dashboards.drawing import BYTES, Rows, data, engine_scales, finished, time_axis
 from dashboards.theme import Palette
+from reports.figures.memory_bars import byte_ticks
 
 MEMORY_PARTS = ("weights", "KV cache", "rest of the peak")
 

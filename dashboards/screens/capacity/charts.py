@@ -4,8 +4,9 @@ from typing import Any
 
 import altair as alt
 
-from dashboards.drawing import BYTES, Rows, byte_ticks, data, decades, finished
+from dashboards.drawing import BYTES, Rows, data, decades, finished
 from dashboards.theme import Palette
+from reports.figures.memory_bars import byte_ticks
 
 
 def stack(rows: Rows, palette: Palette, *, budget_bytes: float, total_bytes: float) -> Any:
