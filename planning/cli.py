@@ -1,19 +1,14 @@
-"""The commands `nbridge vram`, `nbridge select`, `nbridge prices`, `nbridge cost` and `nbridge audit`."""
+"""The commands `nbridge vram`, `nbridge select` and `nbridge prices`."""
 
 import dataclasses
 import datetime
-import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-_Own = Annotated[
-    Path | None, typer.Option("--catalog", metavar="FILE", help="Your own GPUs, models and prices; they override.")
-]
+from planning.commands import Json, OwnCatalog, print_json, print_parts
 
 
 def vram(
@@ -47,8 +42,8 @@ def vram(
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Compare a run's engines with what vLLM reported at its start.")
     ] = None,
-    catalog: _Own = None,
-    as_json: _Json = False,
+    catalog: OwnCatalog = None,
+    as_json: Json = False,
 ) -> None:
     """Say whether a model fits on a GPU, and how much context for how many requests is left.
 
@@ -83,19 +78,17 @@ def vram(
         made = estimate(shape, made.gpu, setting, context_tokens=context, concurrency=concurrency, engine=engine)
     sets = smallest_sets(shape, facts, setting, context_tokens=context, concurrency=concurrency)
     if as_json:
-        _print_json(
-            {"estimate": made.as_dict() if made else None, "smallest_sets": [_set_as_dict(one) for one in sets]}
-        )
+        print_json({"estimate": made.as_dict() if made else None, "smallest_sets": [_set_as_dict(one) for one in sets]})
     else:
         from rich.text import Text
 
         from planning import printout
 
         if made is not None:
-            _print(printout.vram(made, sets))
+            print_parts(printout.vram(made, sets))
         else:
             asked = context or min(8192, shape.context_tokens or 8192)
-            _print(Text(f"{printout.model_line(shape)}\n"), printout.smallest(sets, asked, concurrency))
+            print_parts(Text(f"{printout.model_line(shape)}\n"), printout.smallest(sets, asked, concurrency))
     if not (made.fits if made else sets):
         raise typer.Exit(1)
 
@@ -137,8 +130,8 @@ def select(
     peak_to_mean: Annotated[float, typer.Option(min=1, help="How many times the mean the peak is.")] = 4.0,
     headroom: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a server's goodput to plan with.")] = 0.7,
     spares: Annotated[int, typer.Option(help="Servers beyond those needed (1: N+1).")] = 1,
-    catalog: _Own = None,
-    as_json: _Json = False,
+    catalog: OwnCatalog = None,
+    as_json: Json = False,
 ) -> None:
     """Choose a model by latency, quality, language, cost and memory; every rejection with its reason.
 
@@ -190,13 +183,13 @@ def select(
             "accepted": [_judged_as_dict(one, peak_rps, headroom, spares) for one in made.accepted],
             "rejected": [_judged_as_dict(one, peak_rps, headroom, spares) for one in made.rejected],
         }
-        _print_json(judged)
+        print_json(judged)
     else:
         from planning import printout
 
-        _print(printout.selection(made))
+        print_parts(printout.selection(made))
         if peak_rps is not None:
-            _print(printout.servers(made, peak_rps, headroom, spares))
+            print_parts(printout.servers(made, peak_rps, headroom, spares))
     priced = {one.candidate.gpu for one in (*made.accepted, *made.rejected) if one.candidate.usd_per_hour is not None}
     _warn_of_age(facts, {name for name in priced if name})
     if made.chosen is None:
@@ -205,8 +198,8 @@ def select(
 
 def prices(
     api: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="API models to list; repeatable.")] = None,
-    catalog: _Own = None,
-    as_json: _Json = False,
+    catalog: OwnCatalog = None,
+    as_json: Json = False,
 ) -> None:
     """List the prices in use, API, GPUs and machines, with their sources and ages."""
     from planning import printout
@@ -217,7 +210,7 @@ def prices(
     today = _today()
     asked = [api_prices.find(one) for one in api or printout.API_MODELS]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "today": today.isoformat(),
                 "files": facts.files,
@@ -228,99 +221,8 @@ def prices(
             }
         )
     else:
-        _print(printout.api(asked), "", printout.prices(facts, today), width=150)
+        print_parts(printout.api(asked), "", printout.prices(facts, today), width=150)
     _warn_of_age(facts)
-
-
-def cost(
-    case: Annotated[
-        Path | None, typer.Argument(help="A case (TOML); without it, an example.", metavar="CASE", show_default=False)
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take speed and goodput from a run, and its mix of tokens.")
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="The run's engine; without it, its fastest.")] = None,
-    hosting: Annotated[str | None, typer.Option(help="rent or buy.", metavar="rent|buy")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Take a GPU's prices from the catalog.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per replica.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Never measured: guess the speed of this model on --gpu from its bounds.")
-    ] = None,
-    quantization: Annotated[str, typer.Option(help="Of --model: none, int8, int4, awq, gptq, fp8.")] = "none",
-    api: Annotated[str | None, typer.Option(metavar="MODEL", help="The API model: gpt-4o, or openai/gpt-4o.")] = None,
-    tokens: Annotated[float | None, typer.Option(help="Tokens asked for in a month, input and output.")] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An assumption: NUMBER or LOW:LIKELY:HIGH. Repeatable."),
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1_000, max=5_000_000, help="Months drawn.")] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")] = 0,
-    catalog: _Own = None,
-    as_json: _Json = False,
-) -> None:
-    """Say what a month costs by API and on own hardware, with ranges, P(cheaper), break-even and what drives it.
-
-    Every assumption is listed with its range, source and date; a case of your own replaces them (docs/cost.md).
-    """
-    from planning.catalogs import load
-    from planning.cost.assembly import assemble, parse_value
-    from planning.cost.assumptions import EXAMPLE, read_document
-    from planning.cost.estimate import estimate
-    from planning.cost.printout import document, page
-
-    given = dict(parse_value(text) for text in values or [])
-    if tokens is not None:
-        given["tokens_per_month"] = tokens
-    made = estimate(
-        assemble(
-            read_document(case),
-            source=EXAMPLE if case is None else str(case),
-            catalog=load(catalog),
-            run=_document(run) if run else None,
-            engine=engine,
-            hosting=hosting,
-            gpu=gpu,
-            gpus=gpus,
-            model=model,
-            quantization=quantization,
-            api=api,
-            values=given,
-        ),
-        draws=draws,
-        seed=seed,
-    )
-    if as_json:
-        _print_json(document(made))
-    else:
-        _print(page(made), width=132)
-
-
-def audit(
-    file: Annotated[
-        Path | None,
-        typer.Argument(help="Claims (TOML); without it, the deployment guide's.", metavar="FILE", show_default=False),
-    ] = None,
-    inputs: Annotated[bool, typer.Option("--inputs", help="Show each wrong claim's inputs and their sources.")] = False,
-    as_json: _Json = False,
-) -> None:
-    """Check claims about cost, speed and size: which are wrong, the corrected values, and why.
-
-    Exit code 1 when a claim is wrong.
-    """
-    from planning.claims.audit import audit as check
-    from planning.claims.audit import roi_table
-    from planning.claims.claimfile import guide, load_claims
-    from planning.claims.printout import document, page
-
-    claims = load_claims(file) if file else guide()
-    made = check(claims)
-    table = roi_table(claims)
-    if as_json:
-        _print_json(document(made, table))
-    else:
-        _print(page(made, table, inputs=inputs), width=120)
-    if made.wrong:
-        raise typer.Exit(1)
 
 
 def _vram_of_run(run: Path, facts: Any, gpu_name: str | None, as_json: bool) -> None:
@@ -354,10 +256,10 @@ def _vram_of_run(run: Path, facts: Any, gpu_name: str | None, as_json: bool) -> 
             ]
             for name, some in found.items()
         }
-        _print_json({"run_id": document.get("run_id"), "gpu": gpu and gpu.name, "engines": checks, "refused": refused})
+        print_json({"run_id": document.get("run_id"), "gpu": gpu and gpu.name, "engines": checks, "refused": refused})
     else:
         for name, some in found.items():
-            _print(printout.startup(name, some), "")
+            print_parts(printout.startup(name, some), "")
         for name, why in refused.items():
             typer.echo(f"{name}: {why}", err=True)
         if gpu is None:
@@ -467,13 +369,3 @@ def _warn_of_age(facts: Any, used: set[str] | None = None) -> None:
 
     if note := stale_note(facts, _today(), used):
         typer.echo(f"note: {note}", err=True)
-
-
-def _print(*parts: Any, width: int = 112) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else width, highlight=False).print(*parts, sep="\n")
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
