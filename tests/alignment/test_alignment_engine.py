@@ -13,7 +13,6 @@ from serve.engine.settings import parse
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(900)  # the second demo model may have to be trained first
 def test_align_two_demo_models(engine_server, nbridge, tmp_path):
     checkpoint = prepare("demo-1m-b")
     settings = parse(

@@ -191,7 +191,6 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, engine_server
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(420)
 def test_bad_engines_are_recorded_a_killed_one_is_replaced_and_the_rest_is_measured(
     tmp_path: Path, nbridge: Nbridge
 ) -> None:
@@ -226,7 +225,7 @@ output_tokens = 8
 """
     killer = threading.Thread(target=kill_engine_during, args=(tmp_path, "good-long-r1"), daemon=True)
     killer.start()
-    answer = nbridge("bench", plan(tmp_path, text), "--out", tmp_path / "runs", "--json", timeout_s=400)
+    answer = nbridge("bench", plan(tmp_path, text), "--out", tmp_path / "runs", "--json", timeout_s=800)
     assert answer.returncode == 1, answer.stderr  # part of the cells failed
     assert "unsupported: fp8-long-r1, fp8-short-r1" in answer.stderr
     assert "oom" not in json.loads(answer.stdout)["exit_reasons"]  # known before a server was started

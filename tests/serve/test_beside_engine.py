@@ -16,7 +16,7 @@ import pytest
 from serve.engine.server import Server
 from serve.plugin.key import OPEN_ROUTES, READING
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 MUCH_TEXT = "The river runs through the valley. " * 200_000  # 7 MB
 READERS = 24

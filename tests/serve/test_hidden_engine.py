@@ -24,7 +24,7 @@ from bench.studies.hidden_truth import Reference, place_of, relative_error
 from checkpoints.prepare import prepare
 from serve.engine.server import Server
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 HERE = Path(__file__).parent
 LAYERS: list[int | str] = ["embeddings", 0, 1, -2, -1, "final_norm"]

@@ -17,7 +17,7 @@ from serve.cli import with_adapters
 from serve.engine.server import Server, start
 from serve.engine.settings import parse
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ["embeddings", 0, 1, 2, 3, "final_norm"]
