@@ -68,7 +68,7 @@ DEFINITIONS = (
         "between requests), when > 1 % of socket reads carry more than one chunk, when the delivered load missed the "
         "configured one, when > 1 % of the requests failed, when the client stood still (0.5 s at once, or 2 % of the "
         "time in all), or when client and server disagree (output tokens must equal the server's counter exactly; mean "
-        "TTFT and mean E2E within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
+        "TTFT and E2E within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
         "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",
     ),
     (
