@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import BadCheckpoint, MissingPackage
+from checkpoints.tensors.layers import MOST_LAYERS
 
 # llama.cpp's key after the architecture's name → the word of a config.json.
 _WORDS = {
@@ -27,9 +28,16 @@ _WORDS = {
     "vocab_size": "vocab_size",
     "ssm.state_size": "ssm_state_size",
     "ssm.conv_kernel": "conv_kernel",
-    "ssm.inner_size": "intermediate_size",
+    "full_attention_interval": "full_attention_interval",
 }
-_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "gpt-oss": "gpt_oss", "qwen2": "qwen2", "command-r": "cohere"}
+# A header that claims more than this is none: the largest vocabularies have a quarter of a million tokens.
+_MOST_ENTRIES = 1 << 21
+_LONGEST_TEXT_BYTES = 16 << 20
+_MOST_DIMENSIONS = 8
+_TYPES = {"gemma3": "gemma3_text", "gpt-oss": "gpt_oss", "command-r": "cohere", "llama4": "llama4_text"}
+# Of these llama.cpp knows by itself which layers have a window (Llama 4: of 8,192 tokens).
+_WINDOWS_KNOWN = ("gemma2", "gemma3", "gpt-oss", "cohere2", "phi3")
+_LLAMA4_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,13 @@ def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Packed]]:
     Raises BadCheckpoint when it is not one or was cut short, MissingPackage without the `gguf` package.
     """
     try:
-        from gguf import GGUFReader
+        import gguf  # noqa: F401 (said here where it is missing)
     except ImportError as error:
         raise MissingPackage(
             f"{path} is read with the package gguf, which is not installed: `pip install gguf`."
         ) from error
     try:
-        reader = GGUFReader(path)
+        reader = _reader(path)
         tensors = {
             one.name: Packed(
                 one.tensor_type.name, tuple(int(n) for n in reversed(one.shape.tolist())), int(one.n_bytes)
@@ -69,9 +77,48 @@ def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Packed]]:
     except (ValueError, IndexError, KeyError, OSError, TypeError, OverflowError) as error:
         raise BadCheckpoint(
             f"{path} is not a whole GGUF file ({' '.join(str(error).split())[:200]}). It was probably cut short while "
-            "being downloaded; fetch it again."
+            "being downloaded, or is of a newer kind than the installed gguf reads; fetch it again, or renew gguf."
         ) from error
     return _config(values, tokens), tensors
+
+
+def _reader(path: Path) -> Any:
+    """Return a reader of a file's header that believes none of its counts: gguf's own walks on past a file's end."""
+    from gguf import GGUFReader, GGUFValueType
+
+    class Bounded(GGUFReader):  # type: ignore[misc]
+        entries = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            import numpy
+
+            size = numpy.dtype(dtype).itemsize
+            if int(offset) + size * int(count) > len(self.data):
+                raise ValueError(f"it ends at byte {len(self.data):,}, in the middle of what its header names")
+            if dtype is numpy.uint64 and int(count) > _MOST_DIMENSIONS:
+                raise ValueError(f"a tensor of {int(count):,} dimensions")
+            return super()._get(offset, dtype, count, override_order)
+
+        def _get_str(self, offset: int) -> Any:
+            import numpy
+
+            if (length := int(self._get(offset, numpy.uint64)[0])) > _LONGEST_TEXT_BYTES:
+                raise ValueError(f"a text of {length:,} bytes in its header")
+            return super()._get_str(offset)
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            import numpy
+
+            if raw_type == GGUFValueType.ARRAY:
+                kind = int(self._get(orig_offs, numpy.uint32)[0])
+                self.entries += int(self._get(orig_offs + 4, numpy.uint64)[0])
+                if kind == GGUFValueType.ARRAY:
+                    raise ValueError("a list of lists in its header")
+                if self.entries > _MOST_ENTRIES:
+                    raise ValueError(f"lists of {self.entries:,} entries in its header")
+            return super()._get_field_parts(orig_offs, raw_type)
+
+    return Bounded(path)
 
 
 def _config(values: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
@@ -85,4 +132,45 @@ def _config(values: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
         config.pop("v_head_dim", None)
     if tokens and "vocab_size" not in config:
         config["vocab_size"] = tokens
-    return config
+    kinds = _kinds(architecture, config, values)
+    return {**config, **_linear(architecture, values), **({"layer_types": kinds} if kinds else {})}
+
+
+def _kinds(architecture: str, config: dict[str, Any], values: Mapping[str, Any]) -> list[str] | None:
+    """The kind of each layer, where the file says it by lists: heads of 0 have no attention, `true` has a window."""
+    heads = config.get("num_attention_heads")
+    if isinstance(heads, list):
+        config["num_attention_heads"] = max(heads, default=0)
+    count = config.get("num_hidden_layers")
+    if not isinstance(count, int) or count > MOST_LAYERS:
+        return None
+    if isinstance(kept := config.get("num_key_value_heads"), list) and len(kept) == count and not all(kept):
+        other = "mamba" if f"{architecture}.ssm.inner_size" in values else "mlp"
+        return ["full_attention" if one else other for one in kept]
+    if not config.get("sliding_window"):
+        return None
+    windows = values.get(f"{architecture}.attention.sliding_window_pattern")
+    if isinstance(windows, list) and len(windows) == count:
+        return ["sliding_attention" if one else "full_attention" for one in windows]
+    if isinstance(windows, int) and windows > 0:
+        config["sliding_window_pattern"] = windows
+        return None
+    return None if architecture in _WINDOWS_KNOWN else [f"{architecture} with a window, in layers not named"] * count
+
+
+def _linear(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says of gated delta layers (Qwen3-Next, Qwen3.5), and of Llama 4's chunks."""
+    if architecture == "llama4":
+        return {"attention_chunk_size": _LLAMA4_CHUNK}
+    if f"{architecture}.full_attention_interval" not in values:
+        return {}
+    names = ("group_count", "time_step_rank", "state_size", "inner_size", "conv_kernel")
+    keys, heads, width, inner, kernel = (values.get(f"{architecture}.ssm.{name}") for name in names)
+    return {
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": heads,
+        "linear_key_head_dim": width,
+        "linear_value_head_dim": inner // heads if isinstance(inner, int) and heads else None,
+        "linear_conv_kernel_dim": kernel,
+        "mamba_ssm_dtype": "float32",
+    }

@@ -4,7 +4,7 @@ Full attention keeps a key and a value per key-value head of every token; slidin
 last tokens only; latent attention (MLA) one compressed vector of every token, whole on every GPU; linear attention,
 gated delta and state-space layers a fixed state per sequence. Configurations say which layer is which in many ways; a
 kind that is not known here is named and never guessed. Sizes are held against vLLM's own cache specifications by
-tests/checkpoints/test_checkpoint_layers.py.
+tests/planning/test_any_model.py.
 """
 
 from collections import Counter
@@ -27,6 +27,8 @@ FULL, SLIDING, CHUNKED, LATENT, STATE, NOTHING, UNKNOWN = (
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "text_model_config", "llm")
 _TEXT_OWNERS = ("thinker_config",)
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# More than any model has: a count above it is a mistake, and lists of that length would take the machine's memory.
+MOST_LAYERS = 10_000
 # Words by which configurations call their layers, and what they mean.
 _WORDS = {
     **dict.fromkeys(("full_attention", "attention", "global", "global_attention", "full", "nope_attention"), FULL),
@@ -89,8 +91,14 @@ def text_of(config: Config) -> Config:
 
 
 def layer_count(config: Config) -> int | None:
-    """Return the number of layers; None when the configuration does not say."""
-    return _first(text_of(config), *_COUNTS)
+    """Return the number of layers; None when the configuration does not say. Raises BadCheckpoint for no number."""
+    try:
+        count = _first(text_of(config), *_COUNTS)
+    except TypeError as error:
+        raise BadCheckpoint(f"config.json cannot be read: {error}.") from error
+    if count and count > MOST_LAYERS:
+        raise BadCheckpoint(f"config.json cannot be read: {count:,} layers are more than any model has.")
+    return count
 
 
 def heads_of(config: Config) -> tuple[int, int] | None:

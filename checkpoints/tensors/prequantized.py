@@ -46,6 +46,13 @@ class Format:
     expert_bits: float | None = None
     ignored: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """Its name with what makes a difference to the bytes: blocks or groups with a scale, experts of other bits."""
+        scales = "in blocks of {} × {}".format(*self.block) if self.block else f"in groups of {self.group}"
+        experts = f"experts of {self.expert_bits:g} bits" if self.expert_bits else ""
+        return ", ".join(part for part in (self.name, scales if self.block or self.group else "", experts) if part)
+
     def covers(self, name: str, shape: tuple[int, ...]) -> bool:
         """Say whether a tensor is stored in this format: a linear layer's weight that is not left alone."""
         expert = is_expert(name) and len(shape) == 3

@@ -146,7 +146,7 @@ def _from_tensors(
     else:
         form = prequantized.format_of(config, beside)
         full = shapes.full_of(stored, form)
-        shape = Shape(name, config, own, source, shapes.padded(stored), stored_bytes, full)
+        shape = Shape(name, config, own, source, shapes.padded(stored), stored_bytes, full, form=_form(own, form))
     return _with_cache(dataclasses.replace(shape, stored_bytes=stored_bytes, notes=notes), beside)
 
 
@@ -172,7 +172,12 @@ def _from_config(directory: Path, name: str, config: Config, beside: Config | No
     stored = {k: part for key, tensor in plain.items() for k, part in form.stored(key, tensor).items()}
     total_bytes = sum(tensor.stored_bytes for tensor in stored.values())
     made = Shape(name, config, form.name, source, shapes.padded(stored), total_bytes, full, notes, bool(notes))
-    return _with_cache(made, beside)
+    return _with_cache(dataclasses.replace(made, form=_form(own, form)), beside)
+
+
+def _form(own: str, form: prequantized.Format | None) -> str:
+    """How a checkpoint's quantized weights lie, by the words of `planning.memory.held`."""
+    return own if form is None or own in schemes.WRITTEN else form.words
 
 
 def tensors_of(directory: Path, config: Config) -> tuple[dict[str, Stored], str, tuple[str, ...]]:
@@ -222,4 +227,4 @@ def _from_gguf(path: Path, name: str, scheme: str) -> Shape:
     )
     total_bytes = sum(one.stored_bytes for one in packed.values())
     full = {key: one.shape for key, one in packed.items()}
-    return Shape(name, config, "gguf", "gguf", stored, total_bytes, full, notes)
+    return Shape(name, config, "gguf", "gguf", stored, total_bytes, full, notes, form="gguf")

@@ -9,6 +9,7 @@ from typing import Any
 from checkpoints.tensors import architecture, layers, prequantized, schemes
 from checkpoints.tensors.layers import Layer
 from checkpoints.tensors.prequantized import is_expert
+from planning.memory import held
 from planning.memory.placement import Place, is_head, is_tower, is_vocabulary, place_of
 
 FP8, BITSANDBYTES = "fp8", "bitsandbytes"
@@ -19,16 +20,6 @@ _FLOATS = ("F32", "F16", "BF16")
 _NF4_BLOCK = 64
 # vLLM makes the vocabulary's tables a whole number of rows of this.
 _VOCABULARY_ROWS = 64
-# Model types of which tests hold weights and cache, on 1, 2 and 8 GPUs, against what vLLM makes of them (within 1 %).
-HELD = frozenset(
-    {
-        *("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen3_vl_text", "qwen3_5_moe_text", "mixtral", "phi3"),
-        *("gemma2", "gemma3_text", "deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe", "minimax_m2", "falcon"),
-        *("llama4_text", "mimo_v2_flash", "gpt_oss"),
-    }
-)
-CACHE_HELD = HELD | {"gemma4_text", "nemotron-nas"}
-_HELD_SCHEMES = (schemes.NONE, *schemes.WRITTEN, "fp8")
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,8 @@ class Shape:
     `tensors`: name → type and shape once loaded. `stored_bytes`: what the checkpoint takes, None when it was not seen
     and cannot be computed. `full`: name → shape before quantization; None when that is not known. `notes`: what a
     reader of the figures must know of them, as sentences. `guessed`: whether sizes may be another model's.
-    `cache_bits`: of a cached value, where the checkpoint asks for it.
+    `cache_bits`: of a cached value, where the checkpoint asks for it. `form`: how exactly the weights lie in memory, by
+    the words of the record (`planning.memory.held`): the scheme, and its blocks, or that the engine converts them.
     """
 
     name: str
@@ -52,6 +44,7 @@ class Shape:
     notes: tuple[str, ...] = ()
     guessed: bool = False
     cache_bits: int | None = None
+    form: str = schemes.NONE
 
     @cached_property
     def weights_bytes(self) -> int:
@@ -72,16 +65,16 @@ class Shape:
         """What each layer keeps of a token; None when the configuration does not say how many layers there are."""
         return layers.layers(self.config)
 
-    @cached_property
+    @property
     def held(self) -> bool:
-        """Whether tests hold the weights of this kind of model, in these bytes, against vLLM's own."""
-        known = self.text.get("model_type") in HELD and self.scheme in _HELD_SCHEMES
+        """Whether vLLM's own weights of this kind of model, in this form, were recorded and are these."""
+        known = (self.text.get("model_type"), self.form) in held.weights()
         return known and self.source != "gguf" and not self.guessed
 
-    @property
-    def cache_held(self) -> bool:
-        """Whether tests hold the cache of this kind of model against vLLM's own."""
-        return self.text.get("model_type") in CACHE_HELD and not self.unknown_layers
+    def cache_held(self, bits: float = 16) -> bool:
+        """Say whether vLLM's own cache of this kind of model, with values of so many bits, was recorded and is this."""
+        known = (self.text.get("model_type"), bits) in held.caches()
+        return known and self.source != "gguf" and not self.unknown_layers
 
     @cached_property
     def unknown_layers(self) -> Mapping[str, int]:
@@ -192,15 +185,16 @@ def made(
         schemes.check_experts(full)
         tensors = {k: part for key, tensor in plain.items() for k, part in schemes.stored(key, tensor, scheme).items()}
         stored_bytes = sum(tensor.stored_bytes for tensor in tensors.values())
-        return Shape(name, config, scheme, source, padded(tensors), stored_bytes, full, notes)
+        return Shape(name, config, scheme, source, padded(tensors), stored_bytes, full, notes, form=scheme)
     loaded = {key: _loaded(tensor, dtype) for key, tensor in plain.items()}
-    shape = Shape(name, config, scheme, source, padded(loaded), stored_bytes, full, notes)
+    form = "float32" if dtype == "float32" else schemes.NONE
+    shape = Shape(name, config, scheme, source, padded(loaded), stored_bytes, full, notes, form=form)
     if scheme == schemes.NONE:
         return shape
     converted = {
         k: part for key, tensor in shape.tensors.items() for k, part in _converted(key, tensor, scheme).items()
     }
-    return replace(shape, tensors=converted)
+    return replace(shape, tensors=converted, form=f"{scheme} while loading")
 
 
 def padded(tensors: Mapping[str, schemes.Stored]) -> dict[str, schemes.Stored]:

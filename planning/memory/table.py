@@ -43,7 +43,7 @@ def row(name: str, shape: Shape) -> str:
     layers = ", ".join(f"{count} {kind}" for kind, count in kinds(shape.caches or ()).items())
     cache = "" if shape.kv_bytes_per_token is None else f"{shape.kv_bytes_per_token:,}"
     counted = "transformers" if shape.source == "transformers" else "formula"
-    both = (shape.held, shape.cache_held)
+    both = (shape.held, shape.cache_held(shape.cache_bits or 16))
     held = "exact" if all(both) else "cache exact" if both[1] else "estimate"
     counts = ("" if n is None else f"{n:,}" for n in (shape.parameters, shape.active_parameters))
     counted += ", see its note" if shape.guessed else ""

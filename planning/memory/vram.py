@@ -88,7 +88,7 @@ class Estimate:
     @property
     def exact_cache(self) -> bool:
         """Whether the cache of a token was held against vLLM's own."""
-        return self.engine is not None or self.shape.cache_held
+        return self.engine is not None or self.shape.cache_held(8 * self._division[1])
 
     @property
     def unknown_layers(self) -> Mapping[str, int]:

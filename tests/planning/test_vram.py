@@ -349,7 +349,7 @@ def test_smallest_sets_are_smallest_and_fit(catalog: Catalog) -> None:
 
 
 def test_the_estimate_as_data_can_be_written_as_json(catalog: Catalog) -> None:
-    document = json.loads(json.dumps(estimate(read("qwen2.5-7b", "int4"), catalog.gpu("l4")).as_dict()))
+    document = json.loads(json.dumps(estimate(read("qwen2.5-7b"), catalog.gpu("l40s")).as_dict()))
     assert document["per_gpu"]["weights_bytes"]["exact"] is True
     assert document["per_gpu"]["activation_peak_bytes"]["exact"] is False
     assert document["kv_tokens"]["low"] < document["kv_tokens"]["mode"] < document["kv_tokens"]["high"]
