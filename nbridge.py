@@ -19,6 +19,10 @@ COMMANDS = {
     ),
     "prompts": ("bench.prompts.cli:prompts", "What a prompt file is and holds, and what of it a load would skip."),
     "report": ("reports.cli:report", "Rebuild a run's report from its records."),
+    "compare": (
+        "bench.compare.cli:compare",
+        "Did a run get slower than another, beyond noise? A verdict.",
+    ),
     "export": ("bench.cli:export", "A run's cells, requests and samples as CSV, Parquet or JSON."),
     "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
     "hidden": ("alignment.cli:hidden", "Hidden states of prompts, from a server into a file."),

@@ -21,6 +21,7 @@ from bench.run.store import Run
 
 OUTCOMES = ("pending", "ok", "invalid", "failed", "oom", "timeout", "unsupported")
 MEMORY_SHARE = 0.01  # a kernel of another version keeps some MiB more or less for itself
+PACKAGE = "packages."  # before a package's name: a fact's name
 _SHOWN = 4
 
 
@@ -112,10 +113,16 @@ def _differs(name: str, part: str, model: type[BaseModel], said: Any, planned: B
     except ValidationError:
         yield f"cell {name}: its {part} is not one"
         return
-    for key in model.model_fields:
-        here, there = getattr(found, key), getattr(planned, key)
+    for key, here, there in setting_differences(found, planned):
+        yield f"cell {name}: {part}.{key} is {here!r}, the plan says {there!r}"
+
+
+def setting_differences(one: BaseModel, other: BaseModel) -> Iterator[tuple[str, Any, Any]]:
+    """(key, in the one, in the other) for every setting that two of a kind (engines, loads) have differently."""
+    for key in type(one).model_fields:
+        here, there = getattr(one, key), getattr(other, key)
         if here != there:
-            yield f"cell {name}: {part}.{key} is {here!r}, the plan says {there!r}"
+            yield key, here, there
 
 
 def _files(run: Run) -> Iterator[str]:
@@ -142,12 +149,27 @@ def _rows(path: Path) -> int | None:
 
 
 def _machine(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for fact, then, here in machine_differences(before, now):
+        if fact.startswith(PACKAGE):
+            yield f"package {fact.removeprefix(PACKAGE)}: {then} then, {here or 'not installed'} now"
+        elif isinstance(then, int) and isinstance(here, int):
+            yield f"{fact}: {then:,} then, {here:,} now"
+        else:
+            yield f"{fact}: {then} then, {here} now"
+
+
+def machine_differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(fact, then, now) for every fact of `before` about machine and software that `now` has otherwise.
+
+    Facts are `cpu`, `gpus`, `python`, `memory_bytes` and `packages.NAME`; None: there is none now. What `before` does
+    not tell of (earlier versions recorded less) is no difference.
+    """
     for fact in ("cpu", "gpus", "python"):
-        if fact in before and before[fact] != now[fact]:
-            yield f"{fact}: {before[fact]} then, {now[fact]} now"
-    memory = before.get("memory_bytes")
-    if isinstance(memory, int) and abs(memory - now["memory_bytes"]) > MEMORY_SHARE * memory:
-        yield f"memory_bytes: {memory:,} then, {now['memory_bytes']:,} now"
+        if fact in before and before[fact] != now.get(fact):
+            yield fact, before[fact], now.get(fact)
+    memory, here = before.get("memory_bytes"), now.get("memory_bytes")
+    if isinstance(memory, int) and not (isinstance(here, int) and abs(memory - here) <= MEMORY_SHARE * memory):
+        yield "memory_bytes", memory, here
     for name, version in sorted(_table(before.get("packages")).items()):
-        if (installed := now["packages"].get(name)) != version:
-            yield f"package {name}: {version} then, {installed or 'not installed'} now"
+        if (installed := _table(now.get("packages")).get(name)) != version:
+            yield f"{PACKAGE}{name}", version, installed

@@ -1,0 +1,51 @@
+"""Which figures of a cell a comparison is about, which direction is better, and how they are written. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure by its place in a cell's `metrics`; `unit` is what `metrics` holds, seconds included."""
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+
+    def of(self, metrics: Mapping[str, Any]) -> float | None:
+        """The figure's value in a cell's metrics; None when it is absent there."""
+        found: Any = metrics
+        for part in self.name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+
+    def written(self, value: float | None) -> str:
+        """The value as a person reads it: three significant digits, seconds below one as milliseconds."""
+        if value is None:
+            return "–"
+        if self.unit == "s" and abs(value) < 1:
+            return f"{_three(value * 1000)} ms"
+        return f"{_three(value)} {self.unit}"
+
+
+FIGURES = (
+    Figure("output_throughput_tok_s", "output throughput", "tok/s", higher_is_better=True),
+    Figure("ttft_s.p50", "TTFT p50", "s", higher_is_better=False),
+    Figure("ttft_s.p95", "TTFT p95", "s", higher_is_better=False),
+    Figure("tpot_s.p50", "TPOT p50", "s", higher_is_better=False),
+    Figure("e2e_s.p50", "E2E p50", "s", higher_is_better=False),
+    Figure("e2e_s.p95", "E2E p95", "s", higher_is_better=False),
+    Figure("goodput_rps", "goodput", "req/s", higher_is_better=True),
+)
+# Answers without output tokens (hidden states) have this in place of the output throughput.
+REQUESTS = Figure("request_throughput_rps", "requests", "req/s", higher_is_better=True)
+
+
+def _three(value: float) -> str:
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
