@@ -33,8 +33,6 @@ POOLINGS = ("last", "mean", "all")
 WORKER_CLS = "serve.hidden_states.worker.Worker"
 # Of a single vector in 32 bit.
 LIMIT = 1e-5
-# What differs more than this at the model's output is another model, not another order of the same additions.
-ENGINE_LIMIT = 1e-3
 NOT_RUN = ("transformers does not run it", "vLLM does not run it")
 FAMILY_TIMEOUT_S = 900
 
@@ -72,13 +70,11 @@ def is_right(line: Line) -> bool:
         return str(line["error"]).startswith(NOT_RUN)
     if line["mode"] == "off":
         return bool(line["reason"])
-    return bool(line["unknown_refused"]) and max(line["worst"].values()) <= limit_of(line)
-
-
-def limit_of(line: Line) -> float:
-    """The relative error that is allowed: LIMIT, or twice what the final norm alone shows the engine's to be."""
-    norm = float(line["worst"]["final_norm"])
-    return max(LIMIT, 2 * norm) if norm <= ENGINE_LIMIT else LIMIT
+    if hidden_families_page.is_another_model(line):
+        return True  # and nothing right either: the page says so
+    # Twice what the final norm alone shows the engine's own difference to be.
+    limit = max(LIMIT, 2 * float(line["worst"]["final_norm"]))
+    return bool(line["unknown_refused"]) and max(line["worst"].values()) <= limit
 
 
 def in_its_own_process(name: str, folder: Path) -> Line:
