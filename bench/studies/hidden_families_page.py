@@ -39,8 +39,8 @@ Not proven, and so refused (501, with this reason in `/health`):
 |---|---|---|
 """
 APART = """
-Not comparable, because vLLM's own output is already another model's here (it was not looked into why; most likely one of
-the two reads a setting or a weight of the random model otherwise), so that nothing is known of the states:
+Not comparable, because vLLM's own output is already another model's here (it was not looked into why; most likely one
+of the two reads a setting or a weight of the random model otherwise), so that nothing is known of the states:
 
 | family | vLLM's class | final norm |
 |---|---|---|
