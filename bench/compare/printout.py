@@ -96,10 +96,11 @@ def verdict_line(found: Comparison) -> str:
         case "improvement":
             return f"improvement: {named}; nothing got worse beyond the threshold"
         case "insufficient":
+            uncounted = "; those left out do not count" if found.left_out else ""
             fewest = min((min(len(line.change.old), len(line.change.new)) for line in lines), default=0)
             return (
                 f"insufficient: a verdict needs {LEAST_REPEATS} valid repeats on each side and there are {fewest}. "
-                f"Measure with --repeats {LEAST_REPEATS} or more."
+                f"Measure with --repeats {LEAST_REPEATS} or more{uncounted}."
             )
         case _:
             return "no change shown: none that is both beyond the noise and beyond the threshold"
