@@ -66,6 +66,8 @@ class Format:
         return plain, tuple(pattern for pattern in self.ignored if _is_wild(pattern))
 
     def _ignores(self, module: str) -> bool:
+        if not self.ignored:
+            return False
         plain, wild = self._patterns
         words = _in_layer(module).split(".")
         spans = (

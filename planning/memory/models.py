@@ -165,7 +165,8 @@ def _from_config(directory: Path, name: str, config: Config, beside: Config | No
     plain, source, notes = tensors_of(directory, config)
     if own == schemes.NONE or own in schemes.WRITTEN:
         made = shapes.made(name, config, plain, own if scheme == schemes.NONE else scheme, dtype, source, notes)
-        return dataclasses.replace(made, guessed=bool(notes))
+        lying = made.form if own == schemes.NONE else _form(own, form)
+        return dataclasses.replace(made, guessed=bool(notes), form=lying)
     full = {key: tensor.shape for key, tensor in plain.items()}
     if form is None:
         raise BadInput(f"{directory} has no weights, and the size of weights in its format ({own}) is not known.")
@@ -177,7 +178,10 @@ def _from_config(directory: Path, name: str, config: Config, beside: Config | No
 
 def _form(own: str, form: prequantized.Format | None) -> str:
     """How a checkpoint's quantized weights lie, by the words of `planning.memory.held`."""
-    return own if form is None or own in schemes.WRITTEN else form.words
+    if own not in schemes.WRITTEN:
+        return own if form is None else form.words
+    ours = form is None or form.group in (None, schemes.DEFAULT_GROUP_SIZE)
+    return own if ours or form is None else f"{own}, in groups of {form.group}"
 
 
 def tensors_of(directory: Path, config: Config) -> tuple[dict[str, Stored], str, tuple[str, ...]]:

@@ -132,7 +132,7 @@ class Shape:
         }
         return round(sum(prod(shape) * self._used(name) for name, shape in inner.items()))
 
-    @property
+    @cached_property
     def experts(self) -> tuple[int, int] | None:
         """(experts, experts that one token uses) of a mixture of experts; None for a dense model."""
         counts = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")

@@ -1,12 +1,14 @@
 """A table of what configurations alone say of their models: `python -m planning.memory.table FOLDER` prints Markdown.
 
-FOLDER holds NAME.json for each model's config.json, and NAME.hf_quant.json where NVIDIA's file stands beside it.
+FOLDER holds NAME.json for each model's config.json, NAME.hf_quant.json where NVIDIA's file stands beside it, and
+published.toml with the counts that makers publish.
 """
 
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from checkpoints.tensors.prequantized import QUANT_FILE
@@ -16,13 +18,14 @@ from planning.memory.shapes import Shape
 from planning.memory.vram import kinds
 
 HEADER = (
-    "| model | parameters | used for a token | weights in GB | cache of a token in B | layers | counted by | vLLM |\n"
-    "|---|--:|--:|--:|--:|---|---|---|"
+    "| model | parameters | published, in billions | used for a token | weights in GB | cache of a token in B "
+    "| layers | counted by | vLLM |\n|---|--:|---|--:|--:|--:|---|---|---|"
 )
 
 
 def rows(folder: Path) -> Iterable[str]:
     """Yield a row for each configuration of a folder, in name order; one that is refused has its reason."""
+    said = tomllib.loads(path.read_text("utf-8")) if (path := folder / "published.toml").exists() else {}
     for path in sorted(folder.glob("*.json")):
         if path.name.endswith(".hf_quant.json"):
             continue
@@ -32,12 +35,20 @@ def rows(folder: Path) -> Iterable[str]:
             if (beside := path.with_suffix(".hf_quant.json")).exists():
                 shutil.copy(beside, directory / QUANT_FILE)
             try:
-                yield row(path.stem, read(made))
+                yield row(path.stem, read(made), said.get(path.stem))
             except PlanningError as error:
-                yield f"| {path.stem} | {str(error).replace(made, path.stem)} | | | | | | |"
+                yield f"| {path.stem} | {str(error).replace(made, path.stem)} | | | | | | | |"
 
 
-def row(name: str, shape: Shape) -> str:
+def agrees(shape: Shape, published: Mapping[str, str]) -> bool:
+    """Say whether the parameters are the published ones, to their digits or within 0.1 %."""
+    count = (shape.parameters or 0) - (shape.tower_parameters if published.get("ours") == "text" else 0)
+    digits = len(published["billions"].partition(".")[2])
+    said = float(published["billions"])
+    return round(count / 1e9, digits) == said or abs(count / 1e9 / said - 1) <= 0.001
+
+
+def row(name: str, shape: Shape, published: Mapping[str, str] | None = None) -> str:
     """Return one row: what was counted, and whether tests hold it against vLLM ("exact") or not ("estimate")."""
     scheme = "" if shape.scheme == "none" else f" ({shape.scheme})"
     layers = ", ".join(f"{count} {kind}" for kind, count in kinds(shape.caches or ()).items())
@@ -45,10 +56,13 @@ def row(name: str, shape: Shape) -> str:
     counted = "transformers" if shape.source == "transformers" else "formula"
     both = (shape.held, shape.cache_held(shape.cache_bits or 16))
     held = "exact" if all(both) else "cache exact" if both[1] else "estimate"
-    counts = ("" if n is None else f"{n:,}" for n in (shape.parameters, shape.active_parameters))
+    counts = ["" if n is None else f"{n:,}" for n in (shape.parameters, shape.active_parameters)]
     counted += ", see its note" if shape.guessed else ""
     size = f"{shape.weights_bytes / 1e9:,.1f}{scheme}"
-    return "| " + " | ".join((name, *counts, size, cache, layers, counted, held)) + " |"
+    parts = [published["billions"], published["source"]] if published else []
+    parts += ["without towers"] if published and "ours" in published else []
+    said = "; ".join(parts + ([published["why"]] if published and "why" in published else []))
+    return "| " + " | ".join((name, counts[0], said, counts[1], size, cache, layers, counted, held)) + " |"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 
 from checkpoints.catalog import models as catalogued
-from checkpoints.tensors import architecture, layers, meta
+from checkpoints.tensors import architecture, layers, meta, schemes
 from checkpoints.tensors.meta_shapes import MARK
 from planning.catalogs import GIB, load
-from planning.memory import asking, held, kv, vram
+from planning.memory import asking, held, kv, table, vram
 from planning.memory.models import read
 from planning.memory.placement import is_tower
 from planning.memory.shapes import Shape
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECORD = held.record()
+PUBLISHED = tomllib.loads((CONFIGS / "published.toml").read_text(encoding="utf-8"))
 # transformers 5.19 on the meta device; Kimi K2 and MiMo (unknown to it) by formula.
 PARAMETERS = {
     "qwen3-0.6b": 596_049_920,
@@ -86,7 +88,7 @@ def is_formula(name: str) -> bool:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[int, ...]]]:
     """Name → shapes that transformers gives: in one process, where a user's `nbridge vram` starts one for each."""
-    names = sorted({*ASKED, *(name for name in RECORD if not is_formula(name))})
+    names = sorted({*ASKED, *(name for name in (*RECORD, *PUBLISHED) if not is_formula(name))})
     folder = tmp_path_factory.mktemp("asked")
     folders = [str(directory(name, folder / name)) for name in names]
     command = [sys.executable, "-m", "checkpoints.tensors.meta_shapes", *folders]
@@ -112,6 +114,20 @@ def test_parameters_of_other_architectures_are_asked_of_transformers(
         towers = sum(prod(shape) for key, shape in asked[name].items() if is_tower(key))
         found[name] = (sum(prod(shape) for shape in asked[name].values()), towers)
     assert found == ASKED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_that_makers_publish(
+    name: str,
+    asked: dict[str, dict[str, tuple[int, ...]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not is_formula(name):
+        monkeypatch.setattr(meta, "ask", lambda _: asked[name])
+    shape = shape_of(name, tmp_path)
+    assert table.agrees(shape, PUBLISHED[name]) == ("why" not in PUBLISHED[name])
+    assert PUBLISHED[name]["billions"] in table.row(name, shape, PUBLISHED[name])
 
 
 def test_what_transformers_filled_in_itself_is_said(tmp_path: Path) -> None:
@@ -201,6 +217,16 @@ def test_exact_is_not_said_of_anything_else(
     if scheme != "none":
         shape = read(name, scheme)
     assert (shape.held, shape.cache_held()) == (weights, cache)
+
+
+def test_exact_is_not_said_of_other_groups_than_recorded(tmp_path: Path) -> None:
+    config = dict(catalogued()["llama-3.1-8b"].config)
+    found = {}
+    for group in (128, 32):
+        written = {**config, "quantization_config": schemes.quantization_config("awq", group, ["lm_head"])}
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        found[group] = read(str(tmp_path)).held
+    assert found == {128: True, 32: False}
 
 
 def test_a_cache_of_8_bits_is_exact_where_that_was_recorded() -> None:
