@@ -65,12 +65,13 @@ class EngineModel:
     def weights_differ(self, shape: Shape, arithmetic_bytes: float) -> bool:
         """Say whether these weights are not those of the files, or would be in another form on a GPU.
 
-        A tenth more or less than the headers say means that the files are of another model than the configuration, or
-        not all of it; MXFP4 is padded by the GPU's kernels and not by a CPU's.
+        vLLM converts weights after it has loaded them, and quantized copies are yet to be made, so its parameters are
+        those before. A tenth more or less than the headers say means that the files are of another model than the
+        configuration, or not all of it; MXFP4 is padded by the GPU's kernels and not by a CPU's.
         """
         seen = shape.source in ("files", "hub", "gguf")
         off = seen and abs(self.weights_bytes / arithmetic_bytes - 1) > 0.1
-        return off or (shape.scheme == MXFP4 and self.device == "cpu")
+        return off or shape.converted or (shape.scheme == MXFP4 and self.device == "cpu")
 
     def stages(self, layer_count: int, pipeline_parallel: int) -> tuple[Stage, ...]:
         """Return the stages of a pipeline of such GPUs."""

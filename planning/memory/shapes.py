@@ -16,6 +16,7 @@ FP8, BITSANDBYTES = "fp8", "bitsandbytes"
 # Methods that the engine applies while it loads 16-bit weights.
 ENGINE_METHODS = (FP8, BITSANDBYTES)
 _FLOATS = ("F32", "F16", "BF16")
+_WHILE_LOADING = " while loading"
 # bitsandbytes' NF4: one 32-bit scale for 64 weights.
 _NF4_BLOCK = 64
 # vLLM makes the vocabulary's tables a whole number of rows of this.
@@ -75,6 +76,12 @@ class Shape:
         """Say whether vLLM's own cache of this kind of model, with values of so many bits, was recorded and is this."""
         known = (self.text.get("model_type"), bits) in held.caches()
         return known and self.source != "gguf" and not self.unknown_layers
+
+    @property
+    def converted(self) -> bool:
+        """Whether these weights are yet to be made of the model's own: by the engine while it loads, or as a copy."""
+        copied = self.scheme in schemes.WRITTEN and schemes.scheme_of(self.config) == schemes.NONE
+        return copied or self.form.endswith(_WHILE_LOADING)
 
     @cached_property
     def unknown_layers(self) -> Mapping[str, int]:
@@ -194,7 +201,7 @@ def made(
     converted = {
         k: part for key, tensor in shape.tensors.items() for k, part in _converted(key, tensor, scheme).items()
     }
-    return replace(shape, tensors=converted, form=f"{scheme} while loading")
+    return replace(shape, tensors=converted, form=scheme + _WHILE_LOADING)
 
 
 def padded(tensors: Mapping[str, schemes.Stored]) -> dict[str, schemes.Stored]:
