@@ -18,13 +18,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "f
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start servers of their own come before those that share one: it would take time from them.
+    """One server at a time: an idle one takes time from its neighbours, a split one that of two cores.
 
-    Of those that share it, `server_first` marks those that want it fresh, `server_last` the one that ends it.
+    So tests that start servers of their own come first, then those with the shared one (`server_first` marks those that
+    want it fresh, `server_last` the one that kills it), then those with the one that wants a key.
     """
 
     def place(item: pytest.Item) -> int:
-        if "engine_server" not in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if "keyed_server" in names:
+            return 4
+        if "engine_server" not in names:
             return 0
         return 1 if item.get_closest_marker("server_first") else 3 if item.get_closest_marker("server_last") else 2
 
