@@ -304,8 +304,8 @@ async def begin(app: Any, document: Any, wait: asyncio.Event) -> tuple[asyncio.T
 
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)
-        started.set()
         if message["type"] == "http.response.body":
+            started.set()
             await wait.wait()
 
     task = asyncio.create_task(app(scope, receive, send))
