@@ -15,7 +15,8 @@ from bench import remote as remotes
 from bench import sweep as sweeps
 from bench.client import dialect as dialects
 from bench.errors import PlanError
-from bench.plans.plan import PLANS, Engine, Plan, RunningServer, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, Plan, find_plan, load_plan, validate
+from bench.plans.tables import Engine, RunningServer
 from bench.run import counting
 from bench.run.formats import Format
 from bench.run.outcome import exit_code

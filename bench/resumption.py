@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import RunFolderError
-from bench.plans.plan import Engine, Load, Plan, cell_id
+from bench.plans.plan import Plan, cell_id
+from bench.plans.tables import Engine, Load
 from bench.run import store
 from bench.run.store import Run
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from bench import resumption
 from bench.cell import measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
-from bench.plans.plan import Engine, Load, Plan, cell_id, validate
+from bench.plans.plan import Plan, cell_id, validate
+from bench.plans.tables import Engine, Load
 from bench.prompts.requests import check
 from bench.remote import again, running_server
 from bench.run import store

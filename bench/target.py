@@ -12,7 +12,7 @@ from bench.client.connection import Target as Address
 from bench.client.dialect import VLLM, Dialect
 from bench.errors import PlanError
 from bench.load.loadfile import open_target
-from bench.plans.plan import Engine, RunningServer
+from bench.plans.tables import Engine, RunningServer
 from bench.plans.workload import Vocabulary
 from bench.run import store
 from checkpoints.errors import CheckpointError

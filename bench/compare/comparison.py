@@ -24,7 +24,7 @@ from bench.compare.likeness import (
     run_differences,
 )
 from bench.errors import RunFolderError
-from bench.plans.plan import Engine, Load
+from bench.plans.tables import Engine, Load
 from bench.run import stats
 from bench.run.store import Run, open_run
 

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from bench.errors import PlanError
-from bench.plans.plan import Lengths, Load
+from bench.plans.tables import Lengths, Load
 from bench.plans.workload import Vocabulary, draw, words
 from bench.prompts.entry import Entry
 from bench.prompts.reading import PromptFile, block_tokens, timed

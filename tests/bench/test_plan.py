@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from bench.errors import PlanError
-from bench.plans.plan import PLANS, Lengths, cell_id, expand, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, validate
+from bench.plans.tables import Lengths
 
 ENGINES = [{"model": "demo-1m"}]
 LOADS = [{"concurrency": 2, "requests": 4}]
