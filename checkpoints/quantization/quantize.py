@@ -146,7 +146,7 @@ def _readable_weights(source: Path) -> dict[str, headers.Tensor]:
     tensors = headers.read_weights(source)
     linear = 0
     for name, tensor in tensors.items():
-        dtype, shape = tensor.stored
+        dtype, shape = tensor.stored.dtype, tensor.stored.shape
         if len(shape) == 3 and "expert" in name:
             raise BadScheme(
                 f"{source} stores its experts fused in three dimensions ({name}, shape {list(shape)}), a layout that "

@@ -26,6 +26,8 @@ _BESIDE = re.compile(
     r"nested_absmax|input_amax|amax|e_score_correction_bias)$|_scales?$|_scale_inv$|_blocks_shape$"
 )
 
+_SINGLE_EXPERT = re.compile(r"experts\W+\d")
+
 
 @dataclass(frozen=True)
 class Format:
@@ -52,6 +54,11 @@ class Format:
         scales = "in blocks of {} × {}".format(*self.block) if self.block else f"in groups of {self.group}"
         experts = f"experts of {self.expert_bits:g} bits" if self.expert_bits else ""
         return ", ".join(part for part in (self.name, scales if self.block or self.group else "", experts) if part)
+
+    @property
+    def names_experts(self) -> bool:
+        """Whether it leaves single experts as they are: then those of a layer are not all alike."""
+        return any(_SINGLE_EXPERT.search(pattern) for pattern in self.ignored)
 
     def covers(self, name: str, shape: tuple[int, ...]) -> bool:
         """Say whether a tensor is stored in this format: a linear layer's weight that is not left alone."""

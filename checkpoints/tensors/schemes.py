@@ -37,14 +37,16 @@ _LEFT_ALONE = re.compile(r"embed|norm|lm_head|^wte$|^wpe$|^score$")
 
 
 class Stored(NamedTuple):
-    """How one tensor lies in a checkpoint: safetensors dtype and shape."""
+    """How a tensor lies in a checkpoint: safetensors dtype and shape; and how many alike it stands for."""
 
     dtype: str
     shape: tuple[int, ...]
+    times: int = 1
 
     @property
     def stored_bytes(self) -> int:
-        return DTYPE_BYTES[self.dtype] * prod(self.shape)
+        """The bytes of all that it stands for."""
+        return DTYPE_BYTES[self.dtype] * prod(self.shape) * self.times
 
 
 def resolve(quantization: str) -> str:

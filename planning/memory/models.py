@@ -73,7 +73,7 @@ def _read(model: str, quantization: str, dtype: str, hub: bool) -> Shape:
 @cache
 def _catalogued(name: str, scheme: str, dtype: str) -> Shape:
     model: Model = models()[name]
-    return shapes.made(name, model.config, model.stored(), scheme, dtype, "catalogue")
+    return shapes.made(name, model.config, shapes.grouped(model.stored()), scheme, dtype, "catalogue")
 
 
 def _from_files(path: Path, name: str, scheme: str, dtype: str) -> Shape:
@@ -131,6 +131,7 @@ def _from_tensors(
     own = _own_scheme(config, beside)
     _refuse_twice(name, own, scheme)
     count = layers.layer_count(config) or 0
+    found = shapes.grouped(found)
     left_out = {key for key in found if placement.predicts_more(key, count)}
     stored = {key: tensor for key, tensor in found.items() if key not in left_out}
     stored_bytes = sum(tensor.stored_bytes for tensor in found.values())
@@ -163,14 +164,16 @@ def _from_config(directory: Path, name: str, config: Config, beside: Config | No
     own, form = _own_scheme(config, beside), prequantized.format_of(config, beside)
     _refuse_twice(name, own, scheme)
     plain, source, notes = tensors_of(directory, config)
+    if form is None or not form.names_experts:
+        plain = shapes.grouped(plain)
     if own == schemes.NONE or own in schemes.WRITTEN:
         made = shapes.made(name, config, plain, own if scheme == schemes.NONE else scheme, dtype, source, notes)
         lying = made.form if own == schemes.NONE else _form(own, form)
         return dataclasses.replace(made, guessed=bool(notes), form=lying)
-    full = {key: tensor.shape for key, tensor in plain.items()}
+    full = shapes.weights_of(plain)
     if form is None:
         raise BadInput(f"{directory} has no weights, and the size of weights in its format ({own}) is not known.")
-    stored = {k: part for key, tensor in plain.items() for k, part in form.stored(key, tensor).items()}
+    stored = shapes.each(plain, form.stored)
     total_bytes = sum(tensor.stored_bytes for tensor in stored.values())
     made = Shape(name, config, form.name, source, shapes.padded(stored), total_bytes, full, notes, bool(notes))
     return _with_cache(dataclasses.replace(made, form=_form(own, form)), beside)
@@ -230,5 +233,5 @@ def _from_gguf(path: Path, name: str, scheme: str) -> Shape:
         "The sizes are those of the GGUF file. vLLM reads GGUF only through a plugin; llama.cpp serves it as it is.",
     )
     total_bytes = sum(one.stored_bytes for one in packed.values())
-    full = {key: one.shape for key, one in packed.items()}
+    full = {key: shapes.Weights(one.shape) for key, one in packed.items()}
     return Shape(name, config, "gguf", "gguf", stored, total_bytes, full, notes, form="gguf")

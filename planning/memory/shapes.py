@@ -1,10 +1,10 @@
 """What is known of a model's tensors before it is loaded, and what each of its layers keeps of a token."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkpoints.tensors import architecture, layers, prequantized, schemes
 from checkpoints.tensors.layers import Layer
@@ -23,13 +23,25 @@ _NF4_BLOCK = 64
 _VOCABULARY_ROWS = 64
 
 
+class Weights(NamedTuple):
+    """The shape of a tensor's weights before quantization, and how many alike it stands for."""
+
+    shape: tuple[int, ...]
+    times: int = 1
+
+    @property
+    def parameters(self) -> int:
+        return prod(self.shape) * self.times
+
+
 @dataclass(frozen=True)
 class Shape:
     """A model's tensors as an engine holds them. `source`: "catalogue", "configuration", "transformers", "files",
     "hub" or "gguf".
 
-    `tensors`: name → type and shape once loaded. `stored_bytes`: what the checkpoint takes, None when it was not seen
-    and cannot be computed. `full`: name → shape before quantization; None when that is not known. `notes`: what a
+    `tensors`: name → type and shape once loaded; one expert of a layer stands for all that are alike. `stored_bytes`:
+    what the checkpoint takes, None when it was not seen and cannot be computed. `full`: name → weights before
+    quantization, as `tensors`; None when that is not known. `notes`: what a
     reader of the figures must know of them, as sentences. `guessed`: whether sizes may be another model's.
     `cache_bits`: of a cached value, where the checkpoint asks for it. `form`: how exactly the weights lie in memory, by
     the words of the record (`planning.memory.held`): the scheme, and its blocks, or that the engine converts them.
@@ -41,7 +53,7 @@ class Shape:
     source: str
     tensors: Mapping[str, schemes.Stored]
     stored_bytes: int | None
-    full: Mapping[str, tuple[int, ...]] | None
+    full: Mapping[str, Weights] | None
     notes: tuple[str, ...] = ()
     guessed: bool = False
     cache_bits: int | None = None
@@ -111,19 +123,19 @@ class Shape:
     @cached_property
     def parameters(self) -> int | None:
         """All parameters; None when they are stored in a form that does not say."""
-        return None if self.full is None else sum(prod(shape) for shape in self.full.values())
+        return None if self.full is None else sum(weights.parameters for weights in self.full.values())
 
     @cached_property
     def tower_parameters(self) -> int:
         """The parameters of parts for pictures and sound; 0 when there are none, or they are not known."""
-        return sum(prod(shape) for name, shape in (self.full or {}).items() if is_tower(name))
+        return sum(weights.parameters for name, weights in (self.full or {}).items() if is_tower(name))
 
     @cached_property
     def active_parameters(self) -> int | None:
         """The parameters that one token uses: all, or of a mixture of experts those of the chosen experts."""
         if self.full is None:
             return None
-        return round(sum(prod(shape) * self._used(name) for name, shape in self.full.items()))
+        return round(sum(weights.parameters * self._used(name) for name, weights in self.full.items()))
 
     @cached_property
     def multiplied_parameters(self) -> int | None:
@@ -131,13 +143,13 @@ class Shape:
         if self.full is None:
             return None
         inner = {
-            name: shape
-            for name, shape in self.full.items()
-            if (len(shape) == 2 or (len(shape) == 3 and is_expert(name)))
+            name: weights
+            for name, weights in self.full.items()
+            if (len(weights.shape) == 2 or (len(weights.shape) == 3 and is_expert(name)))
             and not is_vocabulary(name)
             and not is_tower(name)
         }
-        return round(sum(prod(shape) * self._used(name) for name, shape in inner.items()))
+        return round(sum(weights.parameters * self._used(name) for name, weights in inner.items()))
 
     @cached_property
     def experts(self) -> tuple[int, int] | None:
@@ -176,6 +188,32 @@ class Shape:
         return self.expert_share() if is_expert(name) else 1.0
 
 
+def grouped(tensors: Mapping[str, schemes.Stored]) -> dict[str, schemes.Stored]:
+    """Return the tensors with one expert of a layer for all that are alike: a large mixture has 70,000 tensors."""
+    first: dict[tuple[str, str, str, tuple[int, ...]], str] = {}
+    found: dict[str, schemes.Stored] = {}
+    for name, tensor in tensors.items():
+        prefix, _, inner = name.partition(".experts.")
+        number, _, leaf = inner.partition(".")
+        if not number.isdecimal():
+            found[name] = tensor
+            continue
+        kept = first.setdefault((prefix, leaf, tensor.dtype, tensor.shape), name)
+        found[kept] = tensor if kept == name else found[kept]._replace(times=found[kept].times + 1)
+    return found
+
+
+def each(
+    tensors: Mapping[str, schemes.Stored], change: Callable[[str, schemes.Stored], Mapping[str, schemes.Stored]]
+) -> dict[str, schemes.Stored]:
+    """Return what a change makes of every tensor, as many times as there are of it."""
+    return {
+        key: part._replace(times=tensor.times)
+        for name, tensor in tensors.items()
+        for key, part in change(name, tensor).items()
+    }
+
+
 def made(
     name: str,
     config: Mapping[str, Any],
@@ -186,11 +224,11 @@ def made(
     notes: tuple[str, ...] = (),
 ) -> Shape:
     """Return the shape of a model whose tensors are not quantized yet, once loaded in a quantization and type."""
-    full = {key: tensor.shape for key, tensor in plain.items()}
+    full = weights_of(plain)
     stored_bytes = sum(tensor.stored_bytes for tensor in plain.values())
     if scheme in schemes.WRITTEN:
-        schemes.check_experts(full)
-        tensors = {k: part for key, tensor in plain.items() for k, part in schemes.stored(key, tensor, scheme).items()}
+        schemes.check_experts({key: tensor.shape for key, tensor in plain.items()})
+        tensors = each(plain, lambda key, tensor: schemes.stored(key, tensor, scheme))
         stored_bytes = sum(tensor.stored_bytes for tensor in tensors.values())
         return Shape(name, config, scheme, source, padded(tensors), stored_bytes, full, notes, form=scheme)
     loaded = {key: _loaded(tensor, dtype) for key, tensor in plain.items()}
@@ -198,9 +236,7 @@ def made(
     shape = Shape(name, config, scheme, source, padded(loaded), stored_bytes, full, notes, form=form)
     if scheme == schemes.NONE:
         return shape
-    converted = {
-        k: part for key, tensor in shape.tensors.items() for k, part in _converted(key, tensor, scheme).items()
-    }
+    converted = each(shape.tensors, lambda key, tensor: _converted(key, tensor, scheme))
     return replace(shape, tensors=converted, form=scheme + _WHILE_LOADING)
 
 
@@ -236,7 +272,12 @@ def _converted(name: str, tensor: schemes.Stored, scheme: str) -> dict[str, sche
     }
 
 
-def full_of(tensors: Mapping[str, schemes.Stored], form: prequantized.Format | None) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the weights that the tensors of a quantized checkpoint hold."""
+def weights_of(tensors: Mapping[str, schemes.Stored]) -> dict[str, Weights]:
+    """Return name → weights of tensors that are not quantized."""
+    return {name: Weights(tensor.shape, tensor.times) for name, tensor in tensors.items()}
+
+
+def full_of(tensors: Mapping[str, schemes.Stored], form: prequantized.Format | None) -> dict[str, Weights]:
+    """Return name → the weights that the tensors of a quantized checkpoint hold."""
     found = {name: prequantized.full_shape(name, tensor, form) for name, tensor in tensors.items()}
-    return {name: shape for name, shape in found.items() if shape is not None}
+    return {name: Weights(shape, tensors[name].times) for name, shape in found.items() if shape is not None}

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from checkpoints.catalog import models
 from checkpoints.tensors import layers, schemes
+from checkpoints.tensors.schemes import Stored
 from planning.catalogs import GIB, Catalog, load
 from planning.errors import BadInput, UnknownName
-from planning.memory import kv
+from planning.memory import kv, shapes
 from planning.memory.models import read
 from planning.memory.sharding import Setting, refusal, stages
 from planning.memory.vram import estimate, smallest_sets
@@ -122,6 +123,33 @@ def test_what_is_not_known_is_refused_with_what_would_work(
 ) -> None:
     with pytest.raises(error, match=said):
         read(model, quantization)
+
+
+def test_experts_that_are_alike_are_counted_as_one_kind_and_those_that_are_not_apart() -> None:
+    names = [f"model.layers.{layer}.mlp.experts.{n}.up_proj.weight" for layer in range(2) for n in range(4)]
+    tensors = {name: Stored("BF16", (8, 16)) for name in (*names, "model.layers.0.mlp.gate.weight")}
+    tensors["model.layers.1.mlp.experts.3.up_proj.weight"] = Stored("I8", (8, 16))
+    assert shapes.grouped(tensors) == {
+        "model.layers.0.mlp.experts.0.up_proj.weight": Stored("BF16", (8, 16), 4),
+        "model.layers.1.mlp.experts.0.up_proj.weight": Stored("BF16", (8, 16), 3),
+        "model.layers.1.mlp.experts.3.up_proj.weight": Stored("I8", (8, 16), 1),
+        "model.layers.0.mlp.gate.weight": Stored("BF16", (8, 16), 1),
+    }
+    assert sum(tensor.stored_bytes for tensor in shapes.grouped(tensors).values()) == 8 * 256 + 128
+
+
+def test_single_experts_that_a_format_leaves_alone_are_counted_by_themselves(tmp_path: Path) -> None:
+    config = {
+        **{"model_type": "qwen3_moe", "num_hidden_layers": 1, "hidden_size": 64, "vocab_size": 64},
+        **{"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64, "intermediate_size": 64},
+        **{"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 1, "tie_word_embeddings": True},
+    }
+    sizes = []
+    for ignored in ([], ["model.layers.0.mlp.experts.2.up_proj"]):
+        method = {"quant_method": "fp8", "ignored_layers": ignored}
+        (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": method}))
+        sizes.append(read(str(tmp_path)).weights_bytes)
+    assert sizes[1] - sizes[0] == 64 * 64  # one expert's matrix at two bytes instead of one
 
 
 def test_active_parameters_of_mixtures_of_experts() -> None:
