@@ -51,6 +51,7 @@ log = logging.getLogger("nbridge.load")
 SETTLE_S = 1.0  # how long the server's gauges may take to say that nothing runs
 GO_LEAD_S = 0.2  # how far ahead the master sets zero, so that every worker has heard of it
 READY_S = 15.0  # how long users may take to arrive at the gate
+TOLD_S = 60.0  # how long workers may take to tell the master of their users, and that these are at the gate
 
 _RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$", re.MULTILINE)
 _ZERO = ("0", "0.0")
@@ -218,15 +219,20 @@ class Conductor:
             wait_for(lambda: crew.at_gate >= len(crew.slots) or crew.halt.is_set(), READY_S)
             crew.start(now())
             return
+        # Locust waits for its workers' counts of users for a second only; a worker without users would issue nothing.
+        wanted = self.environment.parsed_options.num_users
+        if not wait_for(lambda: sum(users_of(runner).values()) >= wanted or crew.halt.is_set(), TOLD_S):
+            self.stop(f"the Locust worker processes did not start {wanted} users within {TOLD_S:.0f} s", 1)
+            return
         start, shares = 0, {}
-        for client in runner.clients.all:
-            users = sum(client.user_classes_count.values())
-            shares[client.id] = (start, start + users)
+        for worker, users in users_of(runner).items():
+            shares[worker] = (start, start + users)
             start += users
         self.workers = set(shares)
         for worker, (first, end) in shares.items():
             runner.send_message("nbridge_share", {"first": first, "end": end, "of": start}, worker)
-        wait_for(lambda: self.ready >= self.workers or crew.halt.is_set(), READY_S)
+        if not wait_for(lambda: self.ready >= self.workers or crew.halt.is_set(), TOLD_S):
+            self.stop(f"the Locust worker processes were not ready within {TOLD_S:.0f} s", 1)
         if not crew.stopped:
             crew.zero_s = now() + GO_LEAD_S
             runner.send_message("nbridge_go", {"zero_s": crew.zero_s})
@@ -315,10 +321,17 @@ def settled_metrics(to: Target) -> str | None:
         gevent.sleep(0.05)
 
 
-def wait_for(condition: Any, limit_s: float) -> None:
+def users_of(runner: Any) -> dict[str, int]:
+    """How many users each worker has told the master of."""
+    return {client.id: sum(client.user_classes_count.values()) for client in runner.clients.all}
+
+
+def wait_for(condition: Any, limit_s: float) -> bool:
+    """Whether the condition came to hold within the limit."""
     deadline_s = now() + limit_s
-    while not condition() and now() < deadline_s:
+    while not (holds := bool(condition())) and now() < deadline_s:
         gevent.sleep(0.005)
+    return holds
 
 
 def on_init(environment: Any, runner: Any, **_: Any) -> None:

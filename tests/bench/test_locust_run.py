@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from golden import Golden, golden
+from waiting import wait_for
 
 from bench.client.connection import target_of
 from bench.load import loadfile
@@ -40,8 +40,8 @@ class Run:
     folder: Path
     process: subprocess.Popen[str]
 
-    def ended(self, timeout_s: float = 300.0) -> "Run":
-        self.output, self.words = self.process.communicate(timeout=timeout_s)
+    def ended(self) -> "Run":
+        self.output, self.words = self.process.communicate(timeout=300)
         return self
 
     @property
@@ -97,7 +97,7 @@ def start(
         "seconds": None,
         "requests": None,
         "warmup_requests": warm,
-        "timeout_s": 20.0,
+        "timeout_s": 300.0,
         "max_in_flight": 64,
         "seed": 3,
         "ignore_eos": True,
@@ -109,6 +109,8 @@ def start(
     (folder / "load.json").write_text(json.dumps(document), encoding="utf-8")
     environment = os.environ | {"NBRIDGE_LOAD": str(folder / "load.json"), "GOLDEN_KEY": KEY}
     environment["PYTHONPATH"] = str(ROOT)
+    # As on a machine so busy that Locust's master goes on before its workers have told it of their users.
+    environment["LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP"] = "0"
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", *flags]
     process = subprocess.Popen(
         argv, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -126,12 +128,7 @@ def served_tokens(phase: dict[str, Any]) -> int:
 
 
 def wait_for_records(run: Run, count: int) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if sum(path.read_bytes().count(b"\n") for path in run.folder.glob("requests*.jsonl")) >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{run.folder} never held {count} records")
+    wait_for(lambda: sum(path.read_bytes().count(b"\n") for path in run.folder.glob("requests*.jsonl")) >= count)
 
 
 def test_a_closed_load_sends_its_requests_in_order_and_says_what_happened(tmp_path: Path, server: Golden) -> None:
@@ -158,20 +155,23 @@ def test_a_closed_load_keeps_its_users_busy_on_one_connection_each(tmp_path: Pat
     assert len({entry["connection"] for entry in entries}) == 4
     measured = run.measured
     assert max(sum(o["sent"] <= r["sent"] < o["ended"] for o in measured) for r in measured) == 4
+    # Each later request is scheduled when another has ended, and hardly any of the four users' time lies between the
+    # two: of the time until the last one is scheduled, most is spent waiting for answers.
     ends = sorted(r["ended"] for r in measured)
-    # a user is free when its last request has ended: each later one is scheduled right behind an end
-    assert all(any(0 <= r["scheduled"] - end < 0.05 for end in ends) for r in measured[4:])
+    assert all(end <= r["scheduled"] for end, r in zip(ends, measured[4:], strict=False))
+    first_s, last_s = measured[0]["scheduled"], measured[-1]["scheduled"]
+    busy_s = sum(min(r["ended"], last_s) - r["scheduled"] for r in measured)
+    assert busy_s > 0.7 * 4 * (last_s - first_s)
 
 
 def test_a_closed_load_of_seconds_issues_nothing_after_them(tmp_path: Path, server: Golden) -> None:
-    run = start(tmp_path, server.url, seconds=0.5, concurrency=2, prompts=10).ended()
+    run = start(tmp_path, server.url, seconds=0.5, concurrency=2, prompts=2).ended()
     phase = run.phase
     assert phase["window_end"] == phase["zero"] + 0.5
     assert phase["exhausted"]
     assert all(r["scheduled"] < phase["window_end"] for r in run.measured)
-    assert max(r["ended"] for r in run.measured) >= phase["window_end"] - 0.2
-    # ten prompts were not enough: they came again, and the phase file says so
-    assert phase["prompts_reused"] == len(run.measured) - 10 > 0
+    # two prompts were not enough: they came again, and the phase file says so
+    assert phase["prompts_reused"] == len(run.measured) - 2 > 0
     assert {r["outcome"] for r in run.measured} == {"ok"}
 
 
@@ -236,7 +236,7 @@ def test_an_interrupt_leaves_records_and_a_phase_file(tmp_path: Path, server: Go
     run = start(tmp_path, server.url, requests=200, model="golden?gap_s=0.05")
     wait_for_records(run, 8)
     run.process.send_signal(number)
-    run.ended(20)
+    run.ended()
     assert run.process.returncode == 130
     counts = Counter(r["outcome"] for r in run.measured)
     assert counts["ok"] >= 6
@@ -311,7 +311,7 @@ def test_an_interrupt_of_several_processes_leaves_records_and_a_phase_file(tmp_p
     run = start(tmp_path, server.url, "--processes", "2", requests=400, model="golden?gap_s=0.05")
     wait_for_records(run, 8)
     run.process.send_signal(signal.SIGINT)
-    run.ended(30)
+    run.ended()
     assert run.process.returncode == 130, run.words
     assert (run.phase["exhausted"], run.phase["stopped"], run.phase["workers"]) == (False, "interrupted", 2)
     assert {r["outcome"] for r in run.measured} == {"ok", "aborted"}
