@@ -39,6 +39,7 @@ from monitoring.scrape.metrics import parse, total
 SOURCE = Path(__file__).parents[2] / "tests" / "monitoring" / "fake_nvml.c"
 GPUS = 8
 HANGING = 3
+PATIENCE_S = 300.0  # with an exporter on a busy machine; only guards against one that hangs
 PAUSE_S = 0.02  # between two scrapes: they fall on every moment of a collection
 GOAL_P99_S, GOAL_CPU_SHARE = 0.005, 0.01
 
@@ -83,7 +84,7 @@ class Exporter:
         self._connection.request("GET", path)
         return self._connection.getresponse().read().decode()
 
-    def wait(self, holds: Callable[[str], bool], timeout_s: float = 30.0) -> str:
+    def wait(self, holds: Callable[[str], bool], timeout_s: float = PATIENCE_S) -> str:
         """The first page that satisfies `holds`. Raises BenchError after `timeout_s`."""
         until_s = time.monotonic() + timeout_s
         while not holds(page := self.get()):
@@ -95,7 +96,7 @@ class Exporter:
     def end(self) -> int:
         """Ask it to end, by SIGTERM, and give its exit code."""
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=PATIENCE_S)
 
     def cpu_s(self) -> float:
         times = psutil.Process(self.process.pid).cpu_times()
@@ -115,7 +116,7 @@ def exporter(driver: Path, folder: Path, *options: str) -> Iterator[Exporter]:
             raise BenchError(f"the exporter did not start: {(folder / 'exporter.log').read_text(encoding='utf-8')}")
         document = json.loads(line)
         where = urlsplit(document["base_url"])
-        connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=30)
+        connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             yield Exporter(document["base_url"], process, orders, connection)
     finally:

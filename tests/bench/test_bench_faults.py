@@ -217,10 +217,10 @@ def test_a_disk_that_is_full_from_the_first_cell_ends_the_bench_at_once(
     disk = small_disk("300k")
     (tmp_path / "plan.toml").write_text(PLAN)
     with golden(tmp_path) as server:
-        answer = nbridge("bench", tmp_path / "plan.toml", "--target", server.url, "--out", disk, timeout_s=60)
+        answer = nbridge("bench", tmp_path / "plan.toml", "--target", server.url, "--out", disk)
         (run_dir,) = disk.iterdir()
-        again = nbridge("bench", "--resume", run_dir, timeout_s=60)
-    own = nbridge("bench", "--out", disk, timeout_s=120)  # an engine whose log has no room is not started
+        again = nbridge("bench", "--resume", run_dir)
+    own = nbridge("bench", "--out", disk)  # an engine whose log has no room is not started
     for found in (answer, again, own):
         assert found.returncode == 4
         assert "the disk is full" in found.stderr
@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_is_said_in_one_sentence_and_the_run_goes_on_later(
     text = PLAN.replace("requests = 6", "requests = 1000").replace("output_tokens = 8", "output_tokens = 64")
     (tmp_path / "plan.toml").write_text(text)
     with golden(tmp_path) as server:
-        answer = nbridge("bench", tmp_path / "plan.toml", "--target", server.url, "--out", disk, timeout_s=120)
+        answer = nbridge("bench", tmp_path / "plan.toml", "--target", server.url, "--out", disk)
         (run_dir,) = disk.iterdir()
         assert answer.returncode == 4, answer.stderr
         assert "disk is full" in answer.stderr or "No space left on device" in answer.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from golden import Golden, golden
+from waiting import wait_for
 
 from bench.client import stream
 from bench.client.connection import Connection, target_of
@@ -36,7 +37,7 @@ def ask(
     endpoint: str = "completions",
     prompt: Any = "one two three",
     max_tokens: int = 8,
-    timeout_s: float = 20.0,
+    timeout_s: float = 300.0,
 ) -> dict[str, Any]:
     if connection is None:
         connection = Connection(target_of(server if isinstance(server, str) else server.url))
@@ -95,19 +96,26 @@ def test_a_path_prefix_and_a_trailing_v1_are_understood(server: Golden) -> None:
 
 
 def test_gaps_at_four_tokens_per_event_are_the_servers_own(server: Golden) -> None:
-    record = ask(server, "per_event=4&gap_s=0.02", max_tokens=32)
-    sent = [time for time, _ in truth(server)["events"]]
-    assert record["chunk_tokens"] == [4] * 8
-    theirs, ours = ([b - a for a, b in pairwise(times)] for times in (sent, record["chunk_s"]))
-    assert median(ours) == pytest.approx(median(theirs), rel=0.25)
-    # the whole span has no room for error but the delay of its two ends
-    assert record["last_token"] - record["first_token"] == pytest.approx(sent[-1] - sent[0], abs=0.05)
+    def agree() -> bool:
+        record = ask(server, "per_event=4&gap_s=0.02", max_tokens=32)
+        sent = [time for time, _ in truth(server)["events"]]
+        assert record["chunk_tokens"] == [4] * 8
+        theirs, ours = ([b - a for a, b in pairwise(times)] for times in (sent, record["chunk_s"]))
+        # the whole span has no room for error but the delay of its two ends
+        spans = record["last_token"] - record["first_token"], sent[-1] - sent[0]
+        return median(ours) == pytest.approx(median(theirs), rel=0.25) and spans[0] == pytest.approx(spans[1], abs=0.05)
+
+    wait_for(agree)  # other work on the machine may wake the client late for one answer; a client at fault always is
 
 
 def test_events_that_share_a_read_are_counted(server: Golden) -> None:
-    record = ask(server, "per_send=4&gap_s=0.1", max_tokens=16)
-    assert (len(record["chunk_s"]), len(set(record["chunk_s"]))) == (16, 4)
-    assert record["coalesced_reads"] == 4
+    def four_reads() -> dict[str, Any] | None:
+        record = ask(server, "per_send=4&gap_s=0.1", max_tokens=16)
+        assert len(record["chunk_s"]) == 16
+        assert record["coalesced_reads"] == len(set(record["chunk_s"]))  # a client that wakes late has fewer reads
+        return record if len(set(record["chunk_s"])) == 4 else None
+
+    assert wait_for(four_reads)
 
 
 def test_an_event_in_two_sends_is_stamped_by_its_second_half(server: Golden) -> None:
@@ -171,15 +179,15 @@ def test_a_done_alone_is_how_an_answer_is_broken_off(server: Golden) -> None:
 
 
 def test_a_hanging_server_is_a_timeout_with_what_came(server: Golden) -> None:
-    record = ask(server, "then=hang&after=3", timeout_s=0.3)
+    record = ask(server, "then=hang&after=3", timeout_s=1)
     assert (record["outcome"], record["error_kind"], len(record["chunk_s"])) == ("timeout", "deadline", 3)
-    assert record["ended"] - record["sent"] >= 0.29
+    assert record["ended"] - record["sent"] >= 0.99
 
 
 def test_the_timeout_is_for_the_whole_request_and_not_for_each_read(server: Golden) -> None:
-    record = ask(server, "gap_s=0.05", max_tokens=200, timeout_s=0.4)
+    record = ask(server, "gap_s=0.1", max_tokens=200, timeout_s=1)
     assert record["outcome"] == "timeout"
-    assert 1 <= len(record["chunk_s"]) <= 9
+    assert 1 <= len(record["chunk_s"]) <= 11
 
 
 def test_one_connection_serves_many_requests(server: Golden) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from made_shelf import add_run, gpu_page, page
+from waiting import wait_for
 
 from dashboards import app_pages
 
@@ -81,15 +82,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ready(url: str, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
+    def answers() -> bool:
         assert process.poll() is None, "the app ended"
         try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=60) as answer:
+                return answer.status == 200
         except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the app did not answer")
+            return False
+
+    wait_for(answers)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ class Visit:
         self.address = address
         self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
         self.tab = self.context.new_page()
-        self.tab.set_default_timeout(30_000)
+        self.tab.set_default_timeout(300_000)
         self.problems: list[str] = []
         self.outside: list[str] = []
         self.tab.on("console", self._said)

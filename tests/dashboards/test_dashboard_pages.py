@@ -27,7 +27,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
         settings = {"runs": str(runs), "servers": ["http://127.0.0.1:9"], "exporters": ["http://127.0.0.1:9/"]}
         monkeypatch.setenv(VARIABLE, json.dumps(settings))
         st.cache_resource.clear()
-        test = AppTest.from_file(str(Path(app_pages.__file__).parent / "app.py"), default_timeout=120)
+        test = AppTest.from_file(str(Path(app_pages.__file__).parent / "app.py"), default_timeout=600)
         test.run()
         for name, value in query.items():
             test.query_params[name] = value

@@ -135,7 +135,6 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
         targets.write_text(json.dumps([{"targets": [doomed.instance]}]))
         words = ("--server", engine_server.base_url, "--targets", targets, "--exporter", gpu.url, "--settings", path)
         with stack(tmp_path, *words) as (process, document):
-            first = partial(wait_for, timeout_s=90)
             wait_for(lambda: len(query(document, 'up{job=~"vllm|gpu"} == 1')) == 4)
             # Quick requests are judged, and are no reason to tell anybody anything.
             ask(engine_server, 4)
@@ -144,8 +143,8 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
             assert webhook.told == []
 
             caused_s = {("LatencyP95High", hooked): slow_requests(engine_server, pool)}
-            first(partial(webhook.first, "LatencyP95High", hooked, "firing"))
-            first(partial(webhook.first, "LatencyP95High", hooked, "resolved"))
+            wait_for(partial(webhook.first, "LatencyP95High", hooked, "firing"))
+            wait_for(partial(webhook.first, "LatencyP95High", hooked, "resolved"))
 
             with hanging(engine_server, pool) as caused_s["EngineStalled", hooked]:
                 caused_s["ServerDown", doomed.instance] = time.monotonic()
@@ -153,7 +152,7 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
                 caused_s["GpuHot", gpu.instance] = time.monotonic()
                 gpu.lines = gpu_page(temperature_c=91.5)
                 for (alert, instance), since_s in caused_s.items():
-                    at_s, told = first(partial(webhook.first, alert, instance, "firing"))
+                    at_s, told = wait_for(partial(webhook.first, alert, instance, "firing"))
                     assert told["annotations"]["runbook_url"].startswith(("http://127.0.0.1:", "file:///"))
                     bound = bound_s(settings, holds_s(settings)[alert])
                     log.info("%s: told %.2f s after its cause; bound %g s", alert, at_s - since_s, bound)
@@ -165,7 +164,7 @@ def test_alerts_reach_the_webhook_and_resolve(engine_server: Server, tmp_path: P
             gpu.lines = gpu_page(temperature_c=61)
             targets.write_text(json.dumps([{"targets": []}]))  # the dead server is taken out
             for alert, instance in caused_s:
-                first(partial(webhook.first, alert, instance, "resolved"))
+                wait_for(partial(webhook.first, alert, instance, "resolved"))
             # The dead server's canary failed, too, and nobody was paged twice; what is well stayed silent.
             named = {(told["labels"]["alertname"], told["labels"].get("instance")) for _, told in webhook.told}
             assert named == set(caused_s)
@@ -207,7 +206,7 @@ def test_what_is_no_page_counts_as_down_and_nothing_is_left_when_killed(tmp_path
             assert (refused.returncode, "Another stack keeps its data in" in refused.stderr) == (2, True)
             assert all(psutil.pid_exists(pid) for pid in parts(document))
             process.kill()
-            wait_for(lambda: not any(psutil.pid_exists(pid) for pid in parts(document)), timeout_s=30)
+            wait_for(lambda: not any(psutil.pid_exists(pid) for pid in parts(document)))
 
 
 class Mailbox:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from waiting import wait_for
 
 from serve.engine.server import Server
 from serve.plugin.key import OPEN_ROUTES, READING
@@ -44,23 +44,15 @@ def metric(client: httpx.Client, name: str, *labels: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
-def wait_for(client: httpx.Client, name: str, value: float, *labels: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while metric(client, name, *labels) != value:
-        assert time.monotonic() < deadline_s, f"{name} {labels} is {metric(client, name, *labels)}, not {value}"
-        time.sleep(0.1)
-
-
 def journal(server: Server, request_id: str) -> list[dict[str, Any]]:
     """The lines of a request, once the last is there: of vLLM's answers it is written when the client has them."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline_s:
-        log = server.log_path.read_text(encoding="utf-8")
+
+    def whole() -> list[dict[str, Any]]:
+        log = server.log_path.read_text(encoding="utf-8").rpartition("\n")[0]
         found = [json.loads(line) for line in log.splitlines() if line.startswith("{") and request_id in line]
-        if found and found[-1]["event"] == "response":
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"the log has no answer to {request_id}")
+        return found if found and found[-1]["event"] == "response" else []
+
+    return list(wait_for(whole))
 
 
 def test_a_text_of_megabytes_is_refused_by_its_length_with_completions_beside(client: httpx.Client):
@@ -104,14 +96,14 @@ def test_clients_that_do_not_read_take_no_memory_without_bound(keyed_server: Ser
     assert client.post("/v1/hidden_states", json=LARGE).status_code == 200
     in_flight, total = "nbridge_hidden_states_in_flight", "nbridge_hidden_states_requests_total"
     labels = ('pooling="all"', 'outcome="refused"')
-    wait_for(client, in_flight, 0)
+    wait_for(lambda: metric(client, in_flight) == 0)
     refused_before = metric(client, total, *labels)
     process = psutil.Process(keyed_server.pid)
     before_bytes = process.memory_info().rss
     connections = [ask_and_do_not_read(keyed_server) for _ in range(READERS)]
     try:
-        wait_for(client, total, refused_before + READERS - 4, *labels)
-        wait_for(client, in_flight, 4)
+        wait_for(lambda: metric(client, total, *labels) == refused_before + READERS - 4)
+        wait_for(lambda: metric(client, in_flight) == 4)
         # The others are served: completions, and small answers.
         assert complete(client).status_code == 200
         assert client.post("/v1/hidden_states", json={"prompts": [[5, 6, 7]]}).status_code == 200
@@ -122,7 +114,7 @@ def test_clients_that_do_not_read_take_no_memory_without_bound(keyed_server: Ser
     finally:
         for connection in connections:
             connection.close()
-    wait_for(client, in_flight, 0)
+    wait_for(lambda: metric(client, in_flight) == 0)
     assert client.post("/v1/hidden_states", json=LARGE).status_code == 200
 
 

@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from serve import errors
 from serve.engine import server
@@ -35,14 +35,7 @@ def settings_and_command(behaviour: str = "serve", running: int = 0, **more) -> 
 
 def start(tmp_path: Path, behaviour: str = "serve", running: int = 0, **more) -> server.Server:
     settings, command = settings_and_command(behaviour, running)
-    return server.start(settings, log_path=tmp_path / "server.log", command=command, timeout_s=60, **more)
-
-
-def wait_until(condition, what: str, timeout_s: float = 300.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    return server.start(settings, log_path=tmp_path / "server.log", command=command, timeout_s=300, **more)
 
 
 def is_alive(pid: int) -> bool:
@@ -54,7 +47,7 @@ def is_alive(pid: int) -> bool:
 
 def wait_until_gone(pids: list[int]) -> None:
     assert pids
-    wait_until(lambda: not any(map(is_alive, pids)), f"still alive: {[p for p in pids if is_alive(p)]}")
+    wait_for(lambda: not any(map(is_alive, pids)))
 
 
 def children_of(pid: int) -> list[int]:
@@ -103,7 +96,7 @@ def test_the_key_reaches_the_server_through_the_environment_only(tmp_path, monke
     monkeypatch.setenv("MY_KEY", "hush-hush")
     settings, command = settings_and_command(api_key_env="MY_KEY")
     command = Command(command.argv, secrets={"VLLM_API_KEY": "MY_KEY"})
-    with server.start(settings, log_path=tmp_path / "log", command=command, timeout_s=60) as running:
+    with server.start(settings, log_path=tmp_path / "log", command=command, timeout_s=300) as running:
         lines = [" ".join(psutil.Process(pid).cmdline()) for pid in [*running.pids(), *children_of(os.getpid())]]
         assert not [line for line in lines if "hush-hush" in line]
     monkeypatch.delenv("MY_KEY")
@@ -146,7 +139,7 @@ def test_a_failed_start_is_classified_and_leaves_nothing(tmp_path):
     command = Command(command.argv, {"FAKE_LOG": str(LOGS / "kv_cache_too_small.log")})
     before = set(children_of(os.getpid()))
     with pytest.raises(errors.OutOfMemory, match="larger than the available KV cache memory") as caught:
-        server.start(settings, log_path=tmp_path / "deep" / "server.log", command=command, timeout_s=60)
+        server.start(settings, log_path=tmp_path / "deep" / "server.log", command=command, timeout_s=300)
     assert caught.value.log_path == tmp_path / "deep" / "server.log"
     assert set(children_of(os.getpid())) == before
 
@@ -156,13 +149,23 @@ def test_what_is_not_our_healthy_model_is_never_ready(tmp_path, behaviour):
     others = set(psutil.Process().children(recursive=True))  # a server that other tests share
     started: set[psutil.Process] = set()
 
-    def note(_elapsed_s: float) -> None:
+    def is_up() -> bool:
         started.update(set(psutil.Process().children(recursive=True)) - others)
+        return behaviour == "never" or port.listens([process.pid for process in started], settings.port)
+
+    def never_stop() -> bool:
+        wait_for(is_up)  # what shall be refused has to be there, however long its start takes
+        return False
 
     settings, command = settings_and_command(behaviour)
     with pytest.raises(errors.StartTimeout, match="was not ready after"):
         server.start(
-            settings, log_path=tmp_path / "log", command=command, timeout_s=1.5, on_wait=note, term_grace_s=0.2
+            settings,
+            log_path=tmp_path / "log",
+            command=command,
+            timeout_s=1.5,
+            should_stop=never_stop,
+            term_grace_s=0.2,
         )
     wait_until_gone([process.pid for process in started])
 
@@ -179,7 +182,7 @@ def test_another_process_that_answers_on_the_port_is_not_our_server(tmp_path):
 
         def begin(elapsed_s: float) -> None:
             if elapsed_s < 30:
-                wait_until(other_is_up, "the other server")
+                wait_for(other_is_up)
 
         with pytest.raises((errors.StartTimeout, errors.PortInUse)):
             server.start(
@@ -241,7 +244,7 @@ def test_killing_the_api_server_leaves_nothing_and_is_noticed(tmp_path):
     pids = running.pids()
     os.kill(running.pid, signal.SIGKILL)
     wait_until_gone(pids)
-    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    wait_for(running.failure)
     died = running.failure()
     assert isinstance(died, errors.EngineDied)
     assert "signal 9" in str(died)
@@ -253,7 +256,7 @@ def test_killing_the_engine_core_leaves_nothing_and_is_noticed(tmp_path):
     running = start(tmp_path)
     pids = running.pids()
     os.kill(pids[1], signal.SIGKILL)
-    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    wait_for(running.failure)
     wait_until_gone(pids)
     running.stop()
 
@@ -273,7 +276,7 @@ def test_killing_the_guards_leaves_nothing_and_is_noticed(tmp_path, killed):
     for name in killed:
         os.kill(guards[name], signal.SIGKILL)
     wait_until_gone([*pids, *guards.values()])
-    wait_until(lambda: running.failure() is not None, "the death was not noticed")
+    wait_for(running.failure)
     running.stop()
 
 
@@ -285,11 +288,11 @@ from serve.engine.command import Command
 from serve.engine.settings import EngineSettings
 spec = json.loads(sys.argv[1])
 settings = EngineSettings(model="/models/x", port=spec["port"])
-running = server.start(settings, log_path=Path(spec["log"]), command=Command(tuple(spec["argv"])), timeout_s=60)
+running = server.start(settings, log_path=Path(spec["log"]), command=Command(tuple(spec["argv"])), timeout_s=300)
 forked = os.fork() if spec["fork"] else None
 if forked == 0:  # holds the parent's end of the control pipe open
     os.close(1)
-    time.sleep(60)
+    time.sleep(600)
     os._exit(0)
 print(json.dumps({"pids": running.pids(), "forked": forked}), flush=True)
 sys.stdin.read()
@@ -329,6 +332,6 @@ def test_a_process_is_stopped_by_sigterm_when_it_listens_to_it(tmp_path):
     program = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); signal.pause()"
     log = tmp_path / "log"
     with OwnedProcess([sys.executable, "-c", program], environment=dict(os.environ), log_path=log) as process:
-        wait_until(lambda: "up" in log.read_text(), "the program")
+        wait_for(lambda: "up" in log.read_text())
         process.stop(60)
         assert process.exit_status() == 7
