@@ -31,7 +31,7 @@ COMMANDS = {
     "exporter": ("monitoring.cli:exporter", "GPU metrics and canaries for Prometheus."),
     "health": ("monitoring.cli:health", "Is a server well? Latency, progress, GPU, and a canary, with reasons."),
     "stack": ("monitoring.cli:stack", "Exporter, Prometheus and Alertmanager on this machine, for the given servers."),
-    "vram": ("planning.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
+    "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
     "cost": ("planning.cost.cli:cost", "API or own hardware: cost with ranges, break-even, and what drives it."),
     "audit": ("planning.claims.cli:audit", "Check claims about cost and speed; corrected figures for what is wrong."),
     "select": ("planning.cli:select", "Choose a model by latency, quality, language, cost and memory."),

@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints import tokenizer
 from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256, key, silent
 from checkpoints.errors import BadCheckpoint
-from checkpoints.tensors import architecture, layers, schemes
+from checkpoints.tensors import architecture, entries, schemes
 
 TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
 _DATA_PATH = Path(__file__).parent / "data" / "architectures.json"
@@ -89,7 +89,7 @@ def with_tokenizer(path: Path, config: Mapping[str, Any], progress: Progress = s
     """
     if any((path / name).is_file() for name in _TOKENIZER_FILES):
         return path
-    text = layers.text_of(config)
+    text = entries.text_of(config)
     vocabulary = text.get("vocab_size")
     if not isinstance(vocabulary, int) or vocabulary < tokenizer.VOCAB_SIZE:
         raise BadCheckpoint(

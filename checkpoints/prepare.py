@@ -17,7 +17,7 @@ from checkpoints.cache import (
 )
 from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory, with_tokenizer
 from checkpoints.errors import BadScheme, UnknownModel
-from checkpoints.tensors import architecture, headers, layers, schemes
+from checkpoints.tensors import architecture, entries, headers, schemes
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -215,7 +215,7 @@ def _checkpoint(
     weights_bytes: int | None,
     parameters: int | None,
 ) -> Checkpoint:
-    config = layers.text_of(headers.read_json(path / "config.json"))
+    config = entries.text_of(headers.read_json(path / "config.json"))
     return Checkpoint(
         path=str(path),
         name=name,
@@ -225,7 +225,7 @@ def _checkpoint(
         weights_bytes=None if engine_method else weights_bytes,
         parameters=parameters,
         hidden_size=config.get("hidden_size"),
-        num_layers=layers.layer_count(config),
+        num_layers=entries.layer_count(config),
         max_model_len=config.get("max_position_embeddings"),
         kv_bytes_per_token=architecture.kv_bytes_per_token(config),
     )

@@ -14,8 +14,10 @@ from planning.choice.candidates import servers as count_servers
 from planning.choice.selection import Judged, Selection
 from planning.cost.api_prices import ApiPrice, Rate, package_version
 from planning.memory.against_startup import Check, in_words
+from planning.memory.kv import kinds
 from planning.memory.shapes import Shape
-from planning.memory.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, GpuSet, gib, kinds
+from planning.memory.smallest import GpuSet
+from planning.memory.vram import FITS, NO, TIGHT, UNKNOWN, Estimate, gib
 from planning.speed.roofline import decode_bound, prefill_bound
 
 _ENDS = ("low", "mode", "high")

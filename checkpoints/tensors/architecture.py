@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from checkpoints.errors import BadCheckpoint
-from checkpoints.tensors import layers
+from checkpoints.tensors import entries, layers
 
 Config = Mapping[str, Any]
 Shape = tuple[int, ...]
@@ -238,7 +238,7 @@ def _gated(prefix: str, hidden: int, inner: int) -> dict[str, Shape]:
 
 def _falcon(config: Config) -> dict[str, Shape]:
     hidden, vocab = int(config["hidden_size"]), int(config["vocab_size"])
-    found = layers.heads_of(config)
+    found = entries.heads_of(config)
     if found is None:
         raise KeyError("num_attention_heads")
     heads, kv_heads = found
@@ -254,7 +254,7 @@ def _falcon(config: Config) -> dict[str, Shape]:
     if not config.get("parallel_attn", True):
         norms.append("post_attention_layernorm")
     shapes: dict[str, Shape] = {"transformer.word_embeddings.weight": (vocab, hidden)}
-    for layer in range(int(layers.layer_count(config) or 0)):
+    for layer in range(int(entries.layer_count(config) or 0)):
         prefix = f"transformer.h.{layer}."
         for name, shape in linear.items():
             shapes[f"{prefix}{name}.weight"] = shape

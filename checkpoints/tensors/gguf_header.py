@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import BadCheckpoint, MissingPackage
-from checkpoints.tensors.layers import MOST_LAYERS
+from checkpoints.tensors.entries import MOST_LAYERS
 
 # llama.cpp's key after the architecture's name → the word of a config.json.
 _WORDS = {

@@ -12,7 +12,8 @@ from planning.errors import BadInput
 from planning.memory.models import read
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
-from planning.memory.vram import estimate, smallest_sets
+from planning.memory.smallest import smallest_sets
+from planning.memory.vram import estimate
 from planning.speed.capacity import DEFAULT_HEADROOM, LEAST_ATTAINMENT, attainment, replicas
 from planning.speed.roofline import decode_bound, prefill_bound
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.cache import cache_dir
-from checkpoints.tensors.layers import FULL, LATENT, NOTHING, STATE, UNKNOWN, Cache, Layer
+from checkpoints.tensors.layer_kinds import FULL, LATENT, NOTHING, STATE, UNKNOWN
+from checkpoints.tensors.layers import Cache, Layer
 from checkpoints.tensors.prequantized import MXFP4, QUANT_FILE
 from checkpoints.tensors.schemes import Stored
 from planning.errors import PlanningError

@@ -1,10 +1,12 @@
 """The key-value cache: what one token and one sequence of it occupy on one GPU, in blocks as vLLM allots them. Pure.
 
-`checkpoints.tensors.layers` says what each layer keeps; here it is summed over layers and rounded to blocks.
+`checkpoints.tensors.layers` says what each layer keeps; here it is summed over layers, rounded to blocks and told.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
+from checkpoints.tensors.layer_kinds import UNKNOWN
 from checkpoints.tensors.layers import Cache, Layer
 
 BLOCK_TOKENS = 16
@@ -44,3 +46,14 @@ def sequence_bytes(
         return blocks * per_token + cache.sequence_bytes(tensor_parallel)
 
     return sum(one(cache) for layer in found for cache in layer)
+
+
+def kinds(found: Iterable[Layer]) -> Counter[str]:
+    """Return kind of layer in words → how many layers are of it, in the order of their first layer."""
+    return Counter(" and ".join(_kind_in_words(cache) for cache in layer) for layer in found)
+
+
+def _kind_in_words(cache: Cache) -> str:
+    if cache.kind == UNKNOWN:
+        return f"{cache.name} (not known)"
+    return cache.name if cache.window is None else f"{cache.name} of {cache.window:,}"

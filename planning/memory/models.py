@@ -13,7 +13,7 @@ from typing import Any
 from checkpoints import hub_headers
 from checkpoints.catalog import Model, models
 from checkpoints.errors import BadCheckpoint, CheckpointError
-from checkpoints.tensors import architecture, gguf_header, headers, layers, meta, prequantized, schemes
+from checkpoints.tensors import architecture, entries, gguf_header, headers, meta, prequantized, schemes
 from checkpoints.tensors.schemes import Stored
 from planning.errors import BadInput, UnknownName, unknown
 from planning.memory import placement, shapes
@@ -91,7 +91,7 @@ def _from_files(path: Path, name: str, scheme: str, dtype: str) -> Shape:
 
 def _config(directory: Path) -> Config:
     config = headers.read_json(directory / "config.json")
-    if not layers.layer_count(config):
+    if not entries.layer_count(config):
         raise BadInput(
             f"{directory / 'config.json'} does not say num_hidden_layers, so nothing can be computed from it."
         )
@@ -130,7 +130,7 @@ def _from_tensors(
     """The shape of a model whose files' headers were read."""
     own = _own_scheme(config, beside)
     _refuse_twice(name, own, scheme)
-    count = layers.layer_count(config) or 0
+    count = entries.layer_count(config) or 0
     found = shapes.grouped(found)
     left_out = {key for key in found if placement.predicts_more(key, count)}
     stored = {key: tensor for key, tensor in found.items() if key not in left_out}
@@ -192,7 +192,7 @@ def tensors_of(directory: Path, config: Config) -> tuple[dict[str, Stored], str,
 
     Raises BadCheckpoint when its tensors are known neither here nor to an installed transformers.
     """
-    text = layers.text_of(config)
+    text = entries.text_of(config)
     towers = [tower for tower in ("vision", "audio") if config.get(f"{tower}_config")]
     if architecture.is_known(text) and not towers:
         found = architecture.tensor_shapes(text)
@@ -224,7 +224,7 @@ def _from_gguf(path: Path, name: str, scheme: str) -> Shape:
     config, packed = gguf_header.read(files[0])
     for more in files[1:]:
         packed = {**packed, **gguf_header.read(more)[1]}
-    if not layers.layer_count(config):
+    if not entries.layer_count(config):
         raise BadInput(f"{files[0]} does not say how many layers the model has, so nothing can be computed from it.")
     kinds = sorted({one.kind for one in packed.values()} - {"F32", "F16", "BF16"})
     _refuse_twice(name, f"GGUF {', '.join(kinds)}", scheme)

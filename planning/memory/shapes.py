@@ -6,7 +6,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-from checkpoints.tensors import architecture, layers, prequantized, schemes
+from checkpoints.tensors import architecture, entries, layers, prequantized, schemes
 from checkpoints.tensors.layers import Layer
 from checkpoints.tensors.prequantized import is_expert
 from planning.memory import held
@@ -103,11 +103,11 @@ class Shape:
     @cached_property
     def text(self) -> Mapping[str, Any]:
         """The configuration of the language model (of a multimodal model: that part)."""
-        return layers.text_of(self.config)
+        return entries.text_of(self.config)
 
     @property
     def layers(self) -> int:
-        return layers.layer_count(self.config) or 1
+        return entries.layer_count(self.config) or 1
 
     @property
     def context_tokens(self) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoints.tensors import layers
+from checkpoints.tensors import entries
 from planning.catalogs import Gpu
 from planning.errors import BadInput
 from planning.memory import kv
@@ -75,7 +75,7 @@ class Stage:
 
 def refusal(shape: Shape, setting: Setting) -> str | None:
     """Return why vLLM would refuse to divide the model in this way; None when it would not."""
-    found, tensor = layers.heads_of(shape.config), setting.tensor_parallel
+    found, tensor = entries.heads_of(shape.config), setting.tensor_parallel
     if setting.pipeline_parallel > shape.layers:
         return f"pipeline_parallel = {setting.pipeline_parallel} is more than the model's {shape.layers} layers."
     if tensor == 1 or found is None:
@@ -100,7 +100,7 @@ def stages(shape: Shape, setting: Setting) -> tuple[Stage, ...]:
     """Return the stages of the pipeline. Raises BadInput when vLLM would refuse to divide the model so."""
     if why := refusal(shape, setting):
         raise BadInput(f"{shape.name}: {why}")
-    shares = {way: share(way, layers.heads_of(shape.config), setting.tensor_parallel) for way in WAYS}
+    shares = {way: share(way, entries.heads_of(shape.config), setting.tensor_parallel) for way in WAYS}
     held = {place: size * shares[place.way] for place, size in shape.portions.items()}
     return placed(held, shape.layers, setting.pipeline_parallel)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from checkpoints.tensors.prequantized import QUANT_FILE
 from planning.errors import PlanningError
+from planning.memory.kv import kinds
 from planning.memory.models import read
 from planning.memory.shapes import Shape
-from planning.memory.vram import kinds
 
 HEADER = (
     "| model | parameters | published, in billions | used for a token | weights in GB | cache of a token in B "

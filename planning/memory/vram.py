@@ -6,23 +6,20 @@ where they were held against vLLM: by tests for the kind of model, or by asking 
 the weak part: after a start, vLLM's own figures replace them.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from checkpoints.tensors.layers import UNKNOWN as UNKNOWN_KIND
-from checkpoints.tensors.layers import Cache, Layer, unknown_kinds
-from planning.catalogs import GIB, Catalog, Gpu, Spread, point
+from checkpoints.tensors.layers import Layer, unknown_kinds
+from planning.catalogs import GIB, Gpu, Spread, point
 from planning.errors import BadInput
 from planning.memory import kv, overheads
 from planning.memory.asking import EngineModel
 from planning.memory.shapes import Shape
-from planning.memory.sharding import Setting, Stage, refusal, stages
+from planning.memory.sharding import Setting, Stage, stages
 
 DEFAULT_CONTEXT_TOKENS = 8192
-NODE_COUNTS = (1, 2, 3, 4, 6, 8)
 FITS, TIGHT, NO, UNKNOWN = "fits", "tight", "no", "unknown"
 _WEIGHTS_FROM = {
     "catalogue": "as computed from the architecture",
@@ -236,23 +233,12 @@ class Estimate:
                 "kv_exact": self.exact_cache,
                 "kv_bytes_per_sequence": self.sequence_bytes(self.context_tokens),
             },
-            "layers": [{"kind": kind, "layers": count} for kind, count in kinds(self.caches or ()).items()],
+            "layers": [{"kind": kind, "layers": count} for kind, count in kv.kinds(self.caches or ()).items()],
             "unknown_layers": dict(self.unknown_layers),
             "kv_tokens": {end: self.kv_tokens(end) for end in ("low", "mode", "high")},
             "max_context_tokens": self.max_context(self.concurrency),
             "max_concurrency": self.max_concurrency(self.context_tokens),
         }
-
-
-@dataclass(frozen=True)
-class GpuSet:
-    """The smallest number of one kind of GPU on which a model fits, and what it costs (None: no price is known)."""
-
-    gpu: Gpu
-    gpus: int
-    estimate: Estimate
-    usd_per_hour: Spread | None
-    buy_usd: Spread | None
 
 
 def estimate(
@@ -305,60 +291,6 @@ def estimate(
         for stage in divided
     ]
     return min(made, key=lambda one: one.kv_room["mode"] / len(one.stage.layers))
-
-
-def smallest_sets(
-    shape: Shape,
-    catalog: Catalog,
-    setting: Setting | None = None,
-    *,
-    context_tokens: int | None = None,
-    concurrency: int = 1,
-) -> list[GpuSet]:
-    """Return for each kind of GPU the smallest number on which the model fits, the cheapest per hour first.
-
-    Within a machine the GPUs work tensor-parallel (1, 2, 4, 8), machines of them pipeline-parallel. Kinds without an
-    hourly price come last; kinds that do not fit in 8 machines are left out.
-    """
-    setting = setting or Setting()
-    found = []
-    for gpu in catalog.gpus.values():
-        for tensor, pipeline in _layouts(gpu):
-            tried = _with(setting, tensor, pipeline)
-            if refusal(shape, tried):
-                continue
-            made = estimate(shape, gpu, tried, context_tokens=context_tokens, concurrency=concurrency)
-            if made.fits:
-                rent, buy = gpu.rent_usd_per_hour, gpu.buy_usd
-                count = tried.gpus
-                found.append(GpuSet(gpu, count, made, rent and rent.times(count), buy and buy.times(count)))
-                break
-    return sorted(found, key=lambda one: (one.usd_per_hour.mode if one.usd_per_hour else float("inf"), one.gpus))
-
-
-def _layouts(gpu: Gpu) -> list[tuple[int, int]]:
-    inside = [(count, 1) for count in (1, 2, 4, 8) if count <= gpu.per_node]
-    widest = inside[-1][0]
-    return inside + [(widest, nodes) for nodes in NODE_COUNTS[1:]]
-
-
-def _with(setting: Setting, tensor: int, pipeline: int) -> Setting:
-    return Setting(**{**_fields(setting), "tensor_parallel": tensor, "pipeline_parallel": pipeline})
-
-
-def _fields(setting: Setting) -> Mapping[str, Any]:
-    return dict(vars(setting))
-
-
-def kinds(found: Iterable[Layer]) -> Counter[str]:
-    """Return kind of layer in words → how many layers are of it, in the order of their first layer."""
-    return Counter(" and ".join(_kind_in_words(cache) for cache in layer) for layer in found)
-
-
-def _kind_in_words(cache: Cache) -> str:
-    if cache.kind == UNKNOWN_KIND:
-        return f"{cache.name} (not known)"
-    return cache.name if cache.window is None else f"{cache.name} of {cache.window:,}"
 
 
 def gib(size_bytes: float) -> str:

@@ -51,10 +51,13 @@ def engine_of(server: Server) -> psutil.Process:
     return engine
 
 
-def ask(server: Server, tokens: int, at_first_token: Callable[[], None] = lambda: None) -> None:
+def ask(
+    server: Server, tokens: int, at_first_token: Callable[[], None] = lambda: None, request_id: str = "of-the-stack"
+) -> None:
     """One request, until the end of its answer."""
     body = {"model": server.model_name, "prompt": "1", "max_tokens": tokens, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{server.base_url}/v1/completions", json=body, timeout=300) as answer:
+    url, headers = f"{server.base_url}/v1/completions", {"X-Request-Id": request_id}
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=300) as answer:
         answer.raise_for_status()
         chunks = answer.iter_bytes()
         next(chunks)
@@ -97,12 +100,14 @@ def slow_requests(server: Server, pool: ThreadPoolExecutor) -> float:
     """
     before = parse(fetch(server.base_url))
     engine = engine_of(server)
+    ids = [f"slow-{number}" for number in range(4)]
     engine.suspend()
     try:
-        asked = [pool.submit(ask, server, 4) for _ in range(4)]
-        asked_s = time.monotonic()
-        # Half a second for the API process to receive them: its clock starts then.
-        wait_for(lambda: time.monotonic() > asked_s + 5.5)
+        asked = [pool.submit(ask, server, 4, request_id=one) for one in ids]
+        # The API process has them, whose clock starts a moment later.
+        wait_for(lambda: all(one in server.log_path.read_text(encoding="utf-8") for one in ids))
+        received_s = time.monotonic()
+        wait_for(lambda: time.monotonic() > received_s + 5.5)
     finally:
         engine.resume()
     resumed_s = time.monotonic()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from checkpoints.catalog import models as catalogued
-from checkpoints.tensors import architecture, layers, meta, schemes
+from checkpoints.tensors import architecture, entries, layers, meta, schemes
 from checkpoints.tensors.meta_shapes import MARK
 from planning.catalogs import GIB, load
 from planning.memory import asking, held, kv, table, vram
@@ -82,7 +82,7 @@ def is_formula(name: str) -> bool:
         return True
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     towers = any(config.get(f"{tower}_config") for tower in ("vision", "audio"))
-    return architecture.is_known(layers.text_of(config)) and not towers
+    return architecture.is_known(entries.text_of(config)) and not towers
 
 
 @pytest.fixture(scope="module")

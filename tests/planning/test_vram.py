@@ -16,7 +16,8 @@ from planning.errors import BadInput, UnknownName
 from planning.memory import kv, shapes
 from planning.memory.models import read
 from planning.memory.sharding import Setting, refusal, stages
-from planning.memory.vram import estimate, smallest_sets
+from planning.memory.smallest import smallest_sets
+from planning.memory.vram import estimate
 
 ARCHITECTURES = [name for name, model in models().items() if model.kind == "weightless"]
 # Published counts, and at 16 bit twice as many bytes.

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from test_hidden_routes import WIDE, app_of, large, wide_engine
+from fake_states_engine import WIDE, app_of, large, wide_engine
 
 from serve.hidden_states.admission import Admission
 from serve.hidden_states.limits import Limits

@@ -12,7 +12,7 @@ from inputs.quantities import number
 from planning import catalogs
 from planning.catalogs import Catalog
 from planning.errors import PlanningError
-from planning.memory import models, vram
+from planning.memory import models, smallest, vram
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
 from planning.memory.vram import Estimate
@@ -137,7 +137,7 @@ def trade(made: Estimate) -> None:
 
 def others(made: Estimate, known: Catalog) -> None:
     st.subheader("The smallest set of each GPU", anchor=False)
-    found = vram.smallest_sets(
+    found = smallest.smallest_sets(
         made.shape, known, made.setting, context_tokens=made.context_tokens, concurrency=made.concurrency
     )
     rows = view.set_rows(found)

@@ -6,7 +6,8 @@ from inputs.quantities import byte_size, number, plural, seconds
 from planning.catalogs import Catalog, Gpu, Spread
 from planning.errors import PlanningError
 from planning.memory.shapes import Shape
-from planning.memory.vram import FITS, NO, Estimate, GpuSet
+from planning.memory.smallest import GpuSet
+from planning.memory.vram import FITS, NO, Estimate
 from planning.speed import roofline
 from planning.speed.capacity import Goodput, Replicas, replicas
 
