@@ -106,25 +106,28 @@ def measure(
     *,
     slo: dict[str, float] | None,
     timeout_s: float,
+    seed: int | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Measure one cell and write the result into `cell`: outcome, reason, metrics, reconciliation, validity.
 
+    `seed` (the repeat's number unless given) sets prompts and arrivals apart from those of the same load elsewhere.
     `tick` is told how many requests have ended. On KeyboardInterrupt the load is stopped, what was recorded stays on
     disk, and the interrupt goes on.
     """
     folder = store.cell_dir(run_dir, cell["id"])
+    seed = cell["repeat"] if seed is None else seed
     store.require_room(folder)
     with store.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        made = make_requests(target, load, cell["repeat"])
+        made = make_requests(target, load, seed)
     except PlanError as error:
         cell["outcome"], cell["reason"] = "unsupported", str(error)
         return
     if made.said and made.said not in (cell.get("prompts") or ""):
         cell["prompts"] = f"{cell['prompts']}; {made.said}" if cell.get("prompts") else made.said
-    load_path = write_inputs(folder, target, load, cell["repeat"], made)
+    load_path = write_inputs(folder, target, load, seed, made)
     del made  # the load generator has its own; a long trace's prompts would stay in memory beside it
     sampler = Sampler(target.base_url, target.pids, read=partial(_metrics, target))
     stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick)

@@ -5,22 +5,21 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import remote as remotes
 from bench import sweep as sweeps
-from bench.client import dialect as dialects
 from bench.errors import PlanError
-from bench.plans.plan import PLANS, Plan, find_plan, load_plan, validate
-from bench.plans.tables import Engine, RunningServer
-from bench.run import counting
+from bench.order import Asked, order
+from bench.plans.plan import PLANS, find_plan, load_plan, validate
 from bench.run.formats import Format
-from bench.run.outcome import exit_code
-from monitoring.scrape.address import normalised, reachable
+from bench.run.outcome import NOTHING, exit_code
+
+if TYPE_CHECKING:
+    from bench.compare.turns import Pair, Said
 
 console = Console(stderr=True, highlight=False)
 
@@ -47,6 +46,21 @@ def bench(
             "model=NAME, headers.api-key=VARIABLE, dialect.ignore_eos=false.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASELINE",
+            help="Measure a baseline by turns with PLAN, then compare: a run folder (its plan is measured again), "
+            "another plan, or a server's address. Exit code 1 on a regression.",
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --against: a fact that may differ between the two beside engine and target, such as slo.ttft_s.",
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
     ] = None,
@@ -56,108 +70,112 @@ def bench(
     repeats: Annotated[int | None, typer.Option(min=1, max=100, help="How often to measure every cell.")] = None,
     out: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
     report: Annotated[bool, typer.Option(help="Write report.html, report.md and figures at the end.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run (run.json) to stdout.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the run (run.json) to stdout; with --against both, and the comparison."),
+    ] = False,
 ) -> None:
     """Measure: for each engine of the plan start a vLLM server, drive the loads, write a run folder and its report.
 
     Without PLAN: three quantizations × three concurrency levels of a model with random weights.
 
-    Exit codes: 0 every cell is ok; 1 some are invalid, failed, or missed the SLO; 4 nothing was measured.
+    Exit codes: 0 every cell is ok; 1 some are invalid, failed, or missed the SLO, or a regression; 4 nothing was
+    measured.
     """
     display = Display(console)
-    if resume is not None:
-        if plan is not None or target is not None or repeats is not None:
-            raise PlanError("--resume takes plan, target and repeats from the run; give only the run folder.")
-        sweep = sweeps.resume(resume, display, retry_failed=retry_failed)
-    elif retry_failed:
-        raise PlanError("--retry-failed goes with --resume RUN.")
-    else:
-        sweep = _start(plan, target, api_key_env, more or [], repeats, out, display)
-    total, pending = len(sweep.document["cells"]), len(sweep.pending)
-    display.say(f"run {sweep.run_dir}: {pending} of {total} cells to measure")
+    asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats)
+    work = _work(asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
+    parts = [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
+    for part in parts:
+        total, pending = len(part.document["cells"]), len(part.pending)
+        display.say(f"run {part.run_dir}: {pending} of {total} cells to measure")
     interrupted = False
     try:
         with display:
-            sweeps.run(sweep)
+            sweeps.run(work) if isinstance(work, sweeps.Sweep) else work.run(display)
     except KeyboardInterrupt:
         interrupted = True
-    written = _write_report(sweep.run_dir) if report else None
-    code, reasons = (130, ["interrupted"]) if interrupted else exit_code(sweep.document)
+    written = [_write_report(part.run_dir) for part in parts] if report else []
+    found = None if interrupted or isinstance(work, sweeps.Sweep) else work.compared()
+    code, reasons = (130, ["interrupted"]) if interrupted else _ended(parts, found)
     if as_json:
-        said = {"path": str(sweep.run_dir), "exit_code": code, "exit_reasons": reasons}
-        print(json.dumps({**sweep.document, **said}, ensure_ascii=False))
-    if written is not None:
-        display.say(f"report: {written}")
-    for line in _last_lines(sweep, reasons, interrupted=interrupted):
+        print(json.dumps(_document(parts, found, code, reasons), ensure_ascii=False))
+    elif found is not None:
+        print(found.text)
+    for page in written:
+        display.say(f"report: {page}")
+    for line in _last_lines(parts, reasons, interrupted=interrupted):
         display.say(line)
     if code:
         raise typer.Exit(code)
 
 
-def _last_lines(sweep: sweeps.Sweep, reasons: list[str], *, interrupted: bool) -> Iterator[str]:
-    """Why the exit code is what it is, and how to go on."""
-    resume_with = f"nbridge bench --resume {shlex.quote(str(sweep.run_dir))}"
-    if interrupted:
-        yield f"interrupted; {len(sweep.pending)} cells are left. Go on with: {resume_with}"
-        return
-    yield from reasons
-    if any(cell["outcome"] in sweeps.RETRIED for cell in sweep.document["cells"]):
-        yield f"Measure failed cells again with: {resume_with} --retry-failed"
-
-
-def _start(
-    plan: str | None,
-    target: str | None,
-    api_key_env: str | None,
-    more: list[str],
-    repeats: int | None,
+def _work(
+    asked: Asked,
+    against: str | None,
+    allow: list[str],
+    resume: Path | None,
     out: Path,
     display: "Display",
-) -> sweeps.Sweep:
-    """A new run's folder, with every cell pending; nothing is written when anything is wrong with what was asked."""
-    if target is not None:
-        target = _one_form(target)
-    chosen = load_plan(find_plan(plan), remote=target is not None)
-    if repeats is not None:
-        chosen = validate({**chosen.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
-    remote: dict[str, Any] | None = None
-    refused: dict[str, str] = {}
-    if target is not None or chosen.target is not None or more:
-        settings = remotes.settings_of(chosen.target, target, api_key_env, more)
-        settings = settings.model_copy(update={"url": _one_form(settings.url or "")})
-        chosen, remote, refused = _for_target(chosen, settings, display)
+    *,
+    retry_failed: bool,
+) -> "sweeps.Sweep | Pair":
+    """What shall be measured: one run or two by turns, new or taken up again."""
     command_line = shlex.join(["nbridge", *sys.argv[1:]])
-    return sweeps.start(chosen, out, display, command_line=command_line, remote=remote, refused=refused)
+    if resume is not None:
+        if asked != Asked() or against is not None or allow:
+            raise PlanError("--resume takes plan, target, repeats and baseline from the run; give only the run folder.")
+        sweep = sweeps.resume(resume, display, retry_failed=retry_failed)
+        if "against" not in sweep.document:
+            return sweep
+        from bench.compare import turns  # where it is used: scipy's statistics take a second
+
+        return turns.resumed(sweep, display, retry_failed=retry_failed)
+    if retry_failed:
+        raise PlanError("--retry-failed goes with --resume RUN.")
+    if against is not None:
+        from bench.compare import turns
+
+        return turns.begin(against, asked, out, display, allowed=allow, command_line=command_line)
+    if allow:
+        raise PlanError("--allow goes with --against BASELINE.")
+    chosen = load_plan(find_plan(asked.plan), remote=asked.target is not None)
+    if asked.repeats is not None:
+        chosen = validate({**chosen.model_dump(mode="json"), "repeats": asked.repeats}, source="--repeats")
+    sweep = order(chosen, asked, display.say).sweep(out, display, command_line)
+    sweep.save()
+    return sweep
 
 
-def _one_form(target: str) -> str:
-    """The address as it goes into run.json, its reports and the load's files: whole, and without any secret."""
-    try:
-        return reachable(normalised(target))
-    except ValueError as error:
-        raise PlanError(
-            f"--target: {error}. Nothing was written; a key goes into an environment variable that --api-key-env names."
-        ) from None
+def _ended(parts: list[sweeps.Sweep], found: "Said | None") -> tuple[int, list[str]]:
+    """(exit code, why it is not 0). Of two sides the new one's counts, and the old one's where it measured nothing."""
+    code, reasons = exit_code(parts[-1].document)
+    if found is None or code == NOTHING:
+        return code, reasons
+    of_old, why = exit_code(parts[0].document)
+    if of_old == NOTHING:
+        return NOTHING, [f"baseline: {one}" for one in why]
+    return (found.exit_code, [*reasons, found.verdict]) if found.exit_code else (code, reasons)
 
 
-def _for_target(plan: Plan, settings: RunningServer, display: "Display") -> tuple[Plan, dict[str, Any], dict[str, str]]:
-    """The plan's loads against one server that already runs, its engines replaced by that server; what run.json says
-    about it; and which loads it cannot carry, with the reason."""
-    if settings.tokenizer:
-        counting.load(settings.tokenizer)  # one that cannot be loaded is said now
-    found = remotes.find(settings)
-    display.say(f"target: {dialects.line(found.dialect)}")
-    for note in found.dialect.notes:
-        display.say(f"  {note}")
-    refused = remotes.refusals(found, plan.loads)
-    for name, why in refused.items():
-        display.say(f"load {name} is not measured: {why}")
-    if len(refused) == len(plan.loads):
-        reasons = "; ".join(dict.fromkeys(refused.values()))
-        raise PlanError(f"--target {settings.url}: no load of the plan can be carried: {reasons}.")
-    engine = Engine(name="target", model=found.model, quantization="unknown", max_model_len=found.max_model_len)
-    changed = plan.model_copy(update={"engines": (engine,), "name": f"target-{plan.name}", "target": settings})
-    return changed, remotes.describe(found), refused
+def _document(parts: list[sweeps.Sweep], found: "Said | None", code: int, reasons: list[str]) -> dict[str, Any]:
+    """What --json prints: the run, or both runs and what they say about each other."""
+    ended = {"exit_code": code, "exit_reasons": reasons}
+    runs = [{**part.document, "path": str(part.run_dir)} for part in parts]
+    if len(runs) == 1:
+        return {**runs[0], **ended}
+    return {"old": runs[0], "new": runs[1], "comparison": found and found.document, **ended}
+
+
+def _last_lines(parts: list[sweeps.Sweep], reasons: list[str], *, interrupted: bool) -> Iterator[str]:
+    """Why the exit code is what it is, and how to go on."""
+    resume_with = f"nbridge bench --resume {shlex.quote(str(parts[-1].run_dir))}"
+    if interrupted:
+        yield f"interrupted; {sum(len(part.pending) for part in parts)} cells are left. Go on with: {resume_with}"
+        return
+    yield from reasons
+    if any(cell["outcome"] in sweeps.RETRIED for part in parts for cell in part.document["cells"]):
+        yield f"Measure failed cells again with: {resume_with} --retry-failed"
 
 
 def _write_report(run_dir: Path) -> Path:

@@ -22,7 +22,7 @@ from bench.target import CannotServe, Served, Target, own_server
 from monitoring.machine import describe
 
 RETRIED = ("failed", "timeout")  # outcomes that may have been the server's passing trouble
-_RESULTS = ("reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity", "quality")
+_RESULTS = ("began", "reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity", "quality")
 
 
 class Watcher(Protocol):
@@ -49,6 +49,11 @@ class Sweep:
     def pending(self) -> list[dict[str, Any]]:
         return [cell for cell in self.document["cells"] if cell["outcome"] == "pending"]
 
+    @property
+    def seeds_from(self) -> int:
+        """What is added to a repeat's number where it seeds: two sides by turns on one server send other prompts."""
+        return int((self.document.get("against") or {}).get("seeds_from") or 0)
+
     def save(self) -> None:
         store.write_json(self.run_dir / "run.json", self.document)
 
@@ -62,10 +67,26 @@ def start(
     remote: dict[str, Any] | None = None,
     refused: dict[str, str] | None = None,
 ) -> Sweep:
-    """Make the run folder with every cell `pending`. `remote` describes a server that already runs (bench.remote).
+    """Make the run folder with every cell `pending` (see `new`)."""
+    sweep = new(plan, runs, watcher, command_line=command_line, remote=remote, refused=refused)
+    sweep.save()
+    return sweep
+
+
+def new(
+    plan: Plan,
+    runs: Path,
+    watcher: Watcher,
+    *,
+    command_line: str,
+    remote: dict[str, Any] | None = None,
+    refused: dict[str, str] | None = None,
+) -> Sweep:
+    """A sweep with every cell `pending`, of which nothing is written yet. `remote` describes a server that already runs
+    (bench.remote).
 
     `refused`: why which loads, by name, cannot be carried; their cells are `unsupported` from the beginning.
-    Raises PlanError for a prompts file that is not usable, before there is a run folder.
+    Raises PlanError for a prompts file that is not usable.
     """
     plan, files = _with_files(plan, watcher)
     now = datetime.now(UTC)
@@ -87,9 +108,7 @@ def start(
             for load in plan.loads
         ],
     }
-    sweep = Sweep(runs / run_id, document, plan, watcher, remote)
-    sweep.save()
-    return sweep
+    return Sweep(runs / run_id, document, plan, watcher, remote)
 
 
 def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sweep:
@@ -160,12 +179,24 @@ def run(sweep: Sweep) -> None:
 
     KeyboardInterrupt ends the current cell and its server, leaves that cell pending, and goes on to the caller.
     """
-    with _only_one(sweep.run_dir):
+    with at_work(sweep):
         for repeat in range(1, sweep.plan.repeats + 1):
-            for engine in sweep.plan.engines:
-                _run_engine(sweep, engine, repeat)
+            run_repeat(sweep, repeat)
+
+
+@contextlib.contextmanager
+def at_work(sweep: Sweep) -> Iterator[None]:
+    """Hold the run folder for this process; its end without an exception is the run's end."""
+    with _only_one(sweep.run_dir):
+        yield
         sweep.document["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         sweep.save()
+
+
+def run_repeat(sweep: Sweep, repeat: int) -> None:
+    """Measure the pending cells of one repeat as `run` does, within `at_work`."""
+    for engine in sweep.plan.engines:
+        _run_engine(sweep, engine, repeat)
 
 
 @contextlib.contextmanager
@@ -216,12 +247,14 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
     sweep.watcher.cell_started(cell, cells.index(cell) + 1, len(cells))
     log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
     result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
+    result["began"] = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
         measure(
             sweep.run_dir,
             result,
             target,
             load,
+            seed=cell["repeat"] + sweep.seeds_from,
             slo=sweep.plan.slo.limits(),
             timeout_s=sweep.plan.cell_timeout_s,
             tick=lambda done: sweep.watcher.requests_ended(done, load.requests),

@@ -1,37 +1,22 @@
-"""Two sides, each a run or a folder of runs → what can be held together, and what changed.
-
-Figures are computed anew from the records, so that runs of several versions are measured by one definition.
-"""
+"""Two sides, each a run or a folder of runs → what can be held together, and what changed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
-from bench.compare.figures import FIGURES, REQUESTS, Figure
+from bench.compare import sides as parts
+from bench.compare.figures import ALL, FIGURES, REQUESTS, Figure
 from bench.compare.inference import Change, Verdict, changes
-from bench.compare.likeness import (
-    SLO_LIMITS,
-    Cell,
-    Difference,
-    cell_differences,
-    check_names,
-    require_like,
-    run_differences,
-)
+from bench.compare.likeness import Cell, Difference, cell_differences, check_names, require_like, run_differences
+from bench.compare.sides import Place, Side, run_id
 from bench.errors import RunFolderError
-from bench.plans.tables import Engine, Load
-from bench.run import stats
-from bench.run.store import Run, open_run
+from bench.run.store import Run
 
-Settings = TypeVar("Settings", bound=BaseModel)
-Place = tuple[str, str]  # the names of an engine and a load
-_OF_ALL = (*FIGURES, REQUESTS)
-_ONE_AFTER_THE_OTHER = 2  # stretches of runs of one side
+_ONE_AFTER_THE_OTHER = 2  # stretches of repeats of one side
+_CACHED_APART = 0.05
 
 
 @dataclass(frozen=True)
@@ -68,21 +53,6 @@ class Comparison:
         return 1 if self.verdict == "regression" else 0
 
 
-@dataclass
-class Side:
-    """One side's runs, oldest first; its cells by place, and by place and repeat the figures of those that count."""
-
-    word: str
-    runs: list[Run]
-    cells: dict[Place, list[Cell]] = field(default_factory=dict)
-    measured: dict[Place, dict[tuple[int, int], dict[str, float | None]]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-    @property
-    def repeats(self) -> list[tuple[int, int]]:
-        return sorted({key for values in self.measured.values() for key in values})
-
-
 def compare(old: Path, new: Path, *, allowed: list[str], alpha: float, threshold: float) -> Comparison:
     """Hold two runs, or two folders of runs, against each other.
 
@@ -90,15 +60,12 @@ def compare(old: Path, new: Path, *, allowed: list[str], alpha: float, threshold
     they have no engine and load in common; PlanError when `allowed` names no fact.
     """
     check_names(allowed)
-    sides = Side("OLD", _runs(old)), Side("NEW", _runs(new))
+    sides = Side("OLD", parts.runs_at(old)), Side("NEW", parts.runs_at(new))
     _require_different(*sides)
-    for side in sides:
-        _sort_in(side)
-    places = _pairs(*sides)
-    accepted = require_like(list(_unlike(*sides, places)), allowed)
+    places, accepted = _held_together(*sides, allowed)
     for side, wanted in zip(sides, zip(*places, strict=True), strict=True):
         for place in wanted:
-            _measure(side, place)
+            parts.measure(side, place)
     lines, absent = _lines(*sides, places, alpha=alpha, threshold=threshold)
     left_out = [*sides[0].left_out, *sides[1].left_out, *_alone(*sides, places), *absent]
     return Comparison(
@@ -111,51 +78,33 @@ def compare(old: Path, new: Path, *, allowed: list[str], alpha: float, threshold
     )
 
 
-def _runs(path: Path) -> list[Run]:
-    """The run at `path`, or all runs in that folder, oldest first."""
-    inside = [] if path.name == "run.json" or (path / "run.json").exists() else sorted(path.glob("*/run.json"))
-    return sorted((open_run(one) for one in inside or [path]), key=lambda run: str(run.document.get("created")))
+def held_together(old: Run, new: Run, allowed: list[str]) -> list[tuple[Place, Place]]:
+    """Which engine and load of OLD would be held against which of NEW, for runs that need not be measured yet.
+
+    Raises RunFolderError as `compare` does.
+    """
+    return _held_together(Side("OLD", [old]), Side("NEW", [new]), allowed)[0]
+
+
+def _held_together(old: Side, new: Side, allowed: list[str]) -> tuple[list[tuple[Place, Place]], list[Difference]]:
+    for side in (old, new):
+        parts.sort_in(side)
+    places = _pairs(old, new)
+    return places, require_like(list(_unlike(old, new, places)), allowed)
 
 
 def _named(path: Path, runs: list[Run]) -> str:
-    return _id(runs[0]) if len(runs) == 1 else f"{path} ({len(runs)} runs)"
-
-
-def _id(run: Run) -> str:
-    return str(run.document.get("run_id") or run.path.resolve().name)
+    return run_id(runs[0]) if len(runs) == 1 else f"{path} ({len(runs)} runs)"
 
 
 def _require_different(old: Side, new: Side) -> None:
-    names = [_id(run) for run in old.runs + new.runs]
+    names = [run_id(run) for run in old.runs + new.runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RunFolderError(
             f"{twice} is given twice: a run does not differ from itself, and its repeats would count double. Give two "
             "runs of one plan."
         )
-
-
-def _sort_in(side: Side) -> None:
-    """The side's cells by engine and load."""
-    for number, run in enumerate(side.runs):
-        for cell in run.cells:
-            if not isinstance(cell, dict) or not isinstance(cell.get("id"), str):
-                raise RunFolderError(f"{run.path / 'run.json'}: has a cell without an id; it was changed or damaged.")
-            known = Cell(cell, _settings(run, cell, Engine), _settings(run, cell, Load), number)
-            side.cells.setdefault((known.engine.name, known.load.name), []).append(known)
-
-
-def _settings(run: Run, cell: dict[str, Any], kind: type[Settings]) -> Settings:
-    key = kind.__name__.lower()
-    try:
-        return kind.model_validate(cell.get(key))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, (key, *first["loc"])))
-        raise RunFolderError(
-            f"{run.path / 'run.json'}: cell {cell['id']}: {where}: {first['msg']}. It was changed by hand, or written "
-            "by a version whose settings this one does not know."
-        ) from None
 
 
 def _pairs(old: Side, new: Side) -> list[tuple[Place, Place]]:
@@ -197,46 +146,13 @@ def _require_one_kind(side: Side) -> None:
     """Runs of one side are repeats of one thing: nothing may differ between them, whatever is allowed between sides."""
     for run in side.runs[1:]:
         if found := list(run_differences(side.runs[0], run)):
-            raise RunFolderError(f"the runs of {side.word} are unlike: {_id(side.runs[0])}, {_id(run)}: {found[0]}")
+            raise RunFolderError(
+                f"the runs of {side.word} are unlike: {run_id(side.runs[0])}, {run_id(run)}: {found[0]}"
+            )
     for place, cells in side.cells.items():
         for cell in cells[1:]:
             if found := list(cell_differences(cells[0], cell, " at ".join(place))):
                 raise RunFolderError(f"the cells of {side.word} are unlike: {cells[0].id}, {cell.id}: {found[0]}")
-
-
-def _measure(side: Side, place: Place) -> None:
-    """The figures of the place's cells that count; why the others do not, into `left_out`."""
-    values = side.measured.setdefault(place, {})
-    for cell in side.cells[place]:
-        run = side.runs[cell.run]
-        try:
-            found = _metrics(run, cell)
-        except RunFolderError as error:
-            side.left_out.append(f"{side.word} {cell.id}: {error}")
-            continue
-        if isinstance(found, str):
-            side.left_out.append(f"{side.word} {cell.id}: {found}")
-        else:
-            repeat = cell.document.get("repeat")
-            key = (cell.run, repeat if isinstance(repeat, int) else 1)
-            values[key] = {figure.name: figure.of(found) for figure in _OF_ALL}
-
-
-def _metrics(run: Run, cell: Cell) -> dict[str, Any] | str:
-    """The cell's metrics from its records; a text that says why it does not count."""
-    said = cell.document
-    if said.get("outcome") != "ok":
-        return f"{said.get('outcome')}{': ' + str(said['reason']) if said.get('reason') else ''}"
-    validity = said.get("validity")
-    if isinstance(validity, dict) and validity.get("valid") is False:
-        return f"invalid: {'; '.join(map(str, validity.get('reasons') or ()))}"
-    requests = run.requests(cell.id)
-    if not len(requests):
-        return "its records (requests.parquet) are missing or empty"
-    plan = run.document.get("plan")
-    slo = plan.get("slo") if isinstance(plan, dict) else None
-    limits = {name: slo[name] for name in SLO_LIMITS if slo.get(name)} if isinstance(slo, dict) else {}
-    return stats.summarise(requests, cell.load.model_dump(mode="json"), limits or None)
 
 
 def _lines(
@@ -247,7 +163,7 @@ def _lines(
     nowhere: list[str] = []
     absent: list[str] = []
     for before, after in places:
-        values = {f: (_column(old, before, f), _column(new, after, f)) for f in _OF_ALL}
+        values = {f: (_column(old, before, f), _column(new, after, f)) for f in ALL}
         tokens = any(np.isfinite(side).any() for side in values[FIGURES[0]])
         for figure in FIGURES if tokens else (REQUESTS, *FIGURES[1:]):
             has = [bool(np.isfinite(side).any()) for side in values[figure]]
@@ -282,9 +198,10 @@ def _alone(old: Side, new: Side, places: list[tuple[Place, Place]]) -> Iterator[
 
 
 def _notes(old: Side, new: Side) -> Iterator[str]:
-    order = [word for _, word in sorted((str(r.document.get("created")), s.word) for s in (old, new) for r in s.runs)]
-    stretches = len([key for key, _ in groupby(order)])
-    if stretches <= max(_ONE_AFTER_THE_OTHER, min(len(old.runs), len(new.runs))):
+    times = [parts.began(side) for side in (old, new)]
+    order = sorted((time, side.word) for side, at in zip((old, new), times, strict=True) for time in at)
+    stretches = len([word for word, _ in groupby(order, key=lambda entry: entry[1])])
+    if stretches <= max(_ONE_AFTER_THE_OTHER, min(map(len, times))):
         yield (
             "The repeats of OLD and NEW were not measured by turns: a machine that was slower during one of them looks "
             "like a change of the server (docs/comparing.md)."
@@ -294,3 +211,9 @@ def _notes(old: Side, new: Side) -> Iterator[str]:
         one, other = (found.get(fact) if isinstance(found, dict) else None for found in environments)
         if one != other:
             yield f"{fact}: {one} against {other}"
+    shares = [side.cached_share for side in (old, new)]
+    if shares[0] is not None and shares[1] is not None and abs(shares[0] - shares[1]) > _CACHED_APART:
+        yield (
+            f"Of their prompt tokens, OLD's servers had {shares[0]:.0%} in their prefix cache and NEW's "
+            f"{shares[1]:.0%}: a server that has seen the prompts before is faster by that alone."
+        )

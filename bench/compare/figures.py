@@ -42,6 +42,7 @@ FIGURES = (
 )
 # Answers without output tokens (hidden states) have this in place of the output throughput.
 REQUESTS = Figure("request_throughput_rps", "requests", "req/s", higher_is_better=True)
+ALL = (*FIGURES, REQUESTS)
 
 
 def _three(value: float) -> str:
