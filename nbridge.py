@@ -43,6 +43,27 @@ COMMANDS = {
     "doctor": ("monitoring.cli:doctor", "Check this machine and installation, and say what to do."),
 }
 
+# As README lists them; a command that is in none comes last.
+GROUPS = {
+    "Measure": ("bench", "capacity", "prompts", "report", "compare", "history", "export"),
+    "Serve": ("serve", "gateway", "swap", "models", "quantize", "fetch", "finetune"),
+    "Watch": ("health", "doctor", "stack", "exporter"),
+    "Decide": ("vram", "cost", "select", "audit", "prices", "dashboard"),
+    "Align": ("hidden", "align"),
+}
+# What stands for a value in help, in place of a Python type's name.
+VALUES = {
+    "<float>": "NUMBER",
+    "<int>": "NUMBER",
+    "<float range>": "NUMBER",
+    "<int range>": "NUMBER",
+    "<str>": "TEXT",
+    "<list[str]>": "TEXT",
+    "<path>": "PATH",
+    "<list[path]>": "PATH",
+    "<list[Path]>": "PATH",
+}
+
 
 def _finite(ctx: Any, param: Any, value: Any) -> Any:
     """No option takes NaN or infinity: neither is a time, a share or a price, and bounds do not stop NaN."""
@@ -57,20 +78,30 @@ class LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
         one.command(name=cmd_name)(getattr(importlib.import_module(module), function))
         command = typer.main.get_command(one)
-        for parameter in command.params:
+        parameters: list[Any] = list(command.params)
+        for parameter in parameters:
             parameter.callback = parameter.callback or _finite
+            shown = VALUES.get(parameter.display_type(ctx))
+            if parameter.param_type_name == "option":
+                parameter.metavar = parameter.metavar or shown
+            elif shown is not None:
+                parameter.metavar = parameter.metavar or parameter.name.upper()
+                parameter.display_type = lambda _: ""  # an argument's name says what it is
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        grouped = {name for names in GROUPS.values() for name in names}
+        for title, names in {**GROUPS, "Besides": tuple(name for name in COMMANDS if name not in grouped)}.items():
+            if there := [(name, COMMANDS[name][1]) for name in names if name in COMMANDS]:
+                with formatter.section(title):
+                    formatter.write_dl(there)
 
 
 app = typer.Typer(

@@ -242,7 +242,7 @@ def cell_line(cell: dict[str, Any]) -> str:
 
 
 def export(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="One or more run folders.")],
     to: Annotated[Format, typer.Option(help="File format; json is one object a line.")] = Format.CSV,
     out: Annotated[Path | None, typer.Option(help="Folder for the files; default: <run_id>-export.")] = None,
     chunks: Annotated[bool, typer.Option("--chunks", help="Also into CSV: every chunk's instant and tokens.")] = False,

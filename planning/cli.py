@@ -8,13 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from planning.commands import Json, OwnCatalog, print_json, print_parts
+from planning.commands import Json, OwnCatalog, duration, print_json, print_parts
 
 
 def select(
-    max_ttft: Annotated[float | None, typer.Option(help="Longest time to first token, seconds.")] = None,
-    max_tpot: Annotated[float | None, typer.Option(help="Longest time per output token, seconds.")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="Longest time of a whole answer, seconds.")] = None,
+    max_ttft: Annotated[
+        float | None, typer.Option(metavar="TIME", parser=duration(60), help="Longest time to first token: 500ms, 0.5.")
+    ] = None,
+    max_tpot: Annotated[
+        float | None,
+        typer.Option(metavar="TIME", parser=duration(2), help="Longest time per output token: 20ms, 0.02."),
+    ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(metavar="TIME", parser=duration(3600), help="Longest time of a whole answer: 30s, 30."),
+    ] = None,
     min_throughput: Annotated[float | None, typer.Option(help="Least output tokens per second.")] = None,
     min_quality: Annotated[
         str | None, typer.Option(help="A share of right answers (MMLU, 0 to 1), or high, very-high, excellent.")
