@@ -24,6 +24,10 @@ COMMANDS = {
         "Did a run get slower than another, beyond noise? A verdict.",
     ),
     "export": ("bench.cli:export", "A run's cells, requests and samples as CSV, Parquet or JSON."),
+    "golden": (
+        "bench.golden.cli:golden",
+        "A server of known timing that logs what it sent: to try measuring tools on.",
+    ),
     "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
     "hidden": ("alignment.cli:hidden", "Hidden states of prompts, from a server into a file."),
     "align": ("alignment.cli:align", "Train a W-matrix from one model's states to another's, and judge it."),

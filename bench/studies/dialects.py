@@ -1,13 +1,12 @@
 """What the client learns of and measures on servers of many dialects, beside the truth: `make bench-dialects`.
 
-They are spoken by a real loopback server (bench.studies.dialect_server) in a process of its own that logs when each
-event left it and how many tokens went out. Per dialect: what the probe learnt, or why it was refused; the error of the
+They are spoken by the golden server (bench.golden), in a process of its own that logs when each event left it and how
+many tokens went out. Per dialect: what the probe learnt, or why it was refused; the error of the
 measured TTFT (the client's sent → first content chunk, against the server's arrived → first content event); TPOT, whose
 truth is the server's own pace; and the output tokens.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ from bench.client.connection import Connection, target_of
 from bench.client.dialect import Route
 from bench.client.probe import Found, ProbeError, learn
 from bench.client.verdict import plain
-from bench.studies.dialect_server import MODES
+from bench.golden.dialects import DIALECTS
+from bench.golden.running import golden
 
 TOKENS = 20
 
@@ -35,20 +35,14 @@ TOKENS = 20
 def speaking(folder: Path, pace: float = 1.0) -> Iterator[tuple[str, Path]]:
     """A server of all dialects: its URL, behind which a dialect's name goes, and its log."""
     log = folder / "dialects.jsonl"
-    argv = [sys.executable, "-m", "bench.studies.dialect_server", str(log), str(pace)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        try:
-            port = process.stdout.readline().strip() if process.stdout else ""
-            yield f"http://127.0.0.1:{port}", log
-        finally:
-            process.kill()
+    with golden(log, f"ttft_s={0.06 * pace}", f"gap_s={0.01 * pace}") as server:
+        yield server.url, log
 
 
-def truth(log: Path, mode: str) -> list[dict[str, Any]]:
-    """What the server says it did in a dialect, one entry per completion."""
-    return [
-        entry for line in log.read_text(encoding="utf-8").splitlines() if (entry := json.loads(line))["mode"] == mode
-    ]
+def truth(log: Path, dialect: str) -> list[dict[str, Any]]:
+    """What the server says it did in a dialect, one entry per completion that it took."""
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [entry for entry in entries if entry.get("dialect") == dialect and entry["end"] != "refused"]
 
 
 def ask(found: Found, url: str, endpoint: str, requests: int) -> list[dict[str, Any]]:
@@ -71,8 +65,8 @@ def ask(found: Found, url: str, endpoint: str, requests: int) -> list[dict[str, 
 
 def measure(url: str, log: Path, mode: str, requests: int = 8) -> dict[str, Any]:
     """One row of the table: what was learnt and measured on one endpoint of one dialect, and the truth."""
-    endpoint = "completions" if MODES[mode].endpoints == ("completions",) or mode == "text-only" else "chat"
-    row: dict[str, Any] = {"mode": mode, "what": MODES[mode].what, "endpoint": endpoint}
+    endpoint = "completions" if DIALECTS[mode].endpoints == ("completions",) or mode == "text-only" else "chat"
+    row: dict[str, Any] = {"mode": mode, "what": DIALECTS[mode].what, "endpoint": endpoint}
     try:
         found = learn(target_of(f"{url}/{mode}"))
     except ProbeError as error:
@@ -85,7 +79,7 @@ def measure(url: str, log: Path, mode: str, requests: int = 8) -> dict[str, Any]
     served = truth(log, mode)[probed:]
     ok = [(record, said) for record, said in zip(records, served, strict=True) if record["outcome"] == "ok"]
     errors = [
-        (record["first_token"] - record["sent"]) - (said["events"][0][0] - said["arrived_s"]) for record, said in ok
+        (record["first_token"] - record["sent"]) - (said["events"][0][0] - said["received_s"]) for record, said in ok
     ]
     paces = [
         (last - first) / (said["tokens"] - first_tokens)
@@ -162,9 +156,9 @@ def main(
     """Learn and measure every dialect; print what was found beside the truth."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, speaking(Path(folder)) as (url, log):
-        for mode in only or MODES:
+        for mode in only or DIALECTS:
             rows.append(measure(url, log, mode, requests))
-            sys.stderr.write(f"{len(rows)} of {len(only or MODES)}: {MODES[mode].what}\n")
+            sys.stderr.write(f"{len(rows)} of {len(only or DIALECTS)}: {DIALECTS[mode].what}\n")
     sys.stdout.write((json.dumps(rows, indent=1) if as_json else page(rows)) + "\n")
 
 

@@ -60,7 +60,7 @@ def measured(
 
 
 def test_a_good_server_without_vllm_counters_is_measured_and_not_reconciled(measured: Any) -> None:
-    cell, rows, code = measured("golden?ttft_s=0.02&gap_s=0.02&per_event=4")
+    cell, rows, code = measured("golden?ttft_s=0.02&gap_s=0.005&per_event=4")
     assert code == 0
     assert cell["metrics"]["output_tokens"] == 48
     assert cell["reconciliation"]["exact"] is None
@@ -164,11 +164,11 @@ def test_a_cell_that_failed_is_measured_again_when_asked(tmp_path: Path, nbridge
     gone = nbridge("bench", "--resume", run_dir, "--retry-failed")
     assert gone.returncode == 4
     assert "no answer" in gone.stderr
-    with golden(tmp_path, model="golden?other=1") as server:
+    with golden(tmp_path, model="golden?seed=1") as server:
         move(run_dir, server.url)
         other = nbridge("bench", "--resume", run_dir, "--retry-failed")
         assert other.returncode == 2
-        assert "serves golden?other=1 now" in " ".join(other.stderr.split())
+        assert "serves golden?seed=1 now" in " ".join(other.stderr.split())
     assert open_run(run_dir).cells[0]["outcome"] == "failed"  # nothing was written by either
     with golden(tmp_path, model=SLOW) as server:
         move(run_dir, server.url)

@@ -12,7 +12,7 @@ from bench.client.dialect import VLLM, Dialect, Route
 from bench.client.identity import identify
 from bench.client.pages import Page
 from bench.client.probe import ProbeError, learn
-from bench.studies.dialect_server import MODES
+from bench.golden.dialects import DIALECTS
 from bench.studies.dialects import TOKENS, ask, measure, speaking, truth
 
 
@@ -31,7 +31,7 @@ REFUSED = {
 UNCOUNTED = {"no-usage", "no-stream-options", "usage-text", "usage-huge"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", DIALECTS)
 def test_every_dialect_is_counted_right_or_refused_in_a_sentence(server: tuple[str, Path], mode: str) -> None:
     row = measure(*server, mode, requests=4)
     if mode in REFUSED:
@@ -93,8 +93,8 @@ def test_what_is_pinned_is_not_asked(server: tuple[str, Path]) -> None:
     assert found.dialect.chat is not None
     assert {name: getattr(found.dialect.chat, name) for name in pins} == pins
     for entry in truth(log, "plain")[before:]:
-        assert not {"ignore_eos", "min_tokens", "max_tokens"} & set(entry["asked"])
-        assert (entry["asked"]["model"], entry["asked"]["seed"]) == ("mine", 4)
+        assert not {"ignore_eos", "min_tokens", "max_tokens"} & set(entry["body"])
+        assert (entry["body"]["model"], entry["body"]["seed"]) == ("mine", 4)
 
 
 def test_a_dialect_that_changes_after_the_probe_is_recorded_not_learnt_again(server: tuple[str, Path]) -> None:

@@ -19,6 +19,7 @@ from waiting import wait_for
 from bench.client.connection import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
+from monitoring.scrape.metrics import parse, total
 
 pytestmark = pytest.mark.slow
 
@@ -123,8 +124,8 @@ def start(
 def served_tokens(phase: dict[str, Any]) -> int:
     """How many tokens the server says it sent between the two scrapes."""
     pages = (phase["metrics_before"], phase["metrics_after"])
-    before, after = (int(page.split("\ngolden_tokens_total ")[1]) for page in pages)
-    return after - before
+    before, after = (total(parse(page), "vllm:generation_tokens_total") or 0 for page in pages)
+    return round(after - before)
 
 
 def wait_for_records(run: Run, count: int) -> None:
