@@ -131,6 +131,12 @@ class Shape:
         return sum(weights.parameters for name, weights in (self.full or {}).items() if is_tower(name))
 
     @cached_property
+    def vocabulary_parameters(self) -> int:
+        """The parameters of the embedding table and of the output head where it is another; 0 when not known."""
+        found = {name: weights for name, weights in (self.full or {}).items() if not is_tower(name)}
+        return sum(weights.parameters for name, weights in found.items() if is_vocabulary(name))
+
+    @cached_property
     def active_parameters(self) -> int | None:
         """The parameters that one token uses: all, or of a mixture of experts those of the chosen experts."""
         if self.full is None:

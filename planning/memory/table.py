@@ -22,6 +22,8 @@ HEADER = (
     "| layers | counted by | vLLM |\n|---|--:|---|--:|--:|--:|---|---|---|"
 )
 
+_WITHOUT = {"text": "without towers", "inner": "without towers and embeddings"}
+
 
 def rows(folder: Path) -> Iterable[str]:
     """Yield a row for each configuration of a folder, in name order; one that is refused has its reason."""
@@ -41,8 +43,13 @@ def rows(folder: Path) -> Iterable[str]:
 
 
 def agrees(shape: Shape, published: Mapping[str, str]) -> bool:
-    """Say whether the parameters are the published ones, to their digits or within 0.1 %."""
-    count = (shape.parameters or 0) - (shape.tower_parameters if published.get("ours") == "text" else 0)
+    """Say whether the parameters are the published ones, to their digits or within 0.1 %.
+
+    A count without towers, or without the embeddings too, is held against the same of ours.
+    """
+    count = shape.parameters or 0
+    if ours := published.get("ours"):
+        count -= shape.tower_parameters + (shape.vocabulary_parameters if ours == "inner" else 0)
     digits = len(published["billions"].partition(".")[2])
     said = float(published["billions"])
     return round(count / 1e9, digits) == said or abs(count / 1e9 / said - 1) <= 0.001
@@ -60,7 +67,7 @@ def row(name: str, shape: Shape, published: Mapping[str, str] | None = None) -> 
     counted += ", see its note" if shape.guessed else ""
     size = f"{shape.weights_bytes / 1e9:,.1f}{scheme}"
     parts = [published["billions"], published["source"]] if published else []
-    parts += ["without towers"] if published and "ours" in published else []
+    parts += [_WITHOUT[published["ours"]]] if published and "ours" in published else []
     said = "; ".join(parts + ([published["why"]] if published and "why" in published else []))
     return "| " + " | ".join((name, counts[0], said, counts[1], size, cache, layers, counted, held)) + " |"
 
