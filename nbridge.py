@@ -35,6 +35,7 @@ COMMANDS = {
     "exporter": ("monitoring.cli:exporter", "GPU metrics and canaries for Prometheus."),
     "health": ("monitoring.cli:health", "Is a server well? Latency, progress, GPU, and a canary, with reasons."),
     "stack": ("monitoring.cli:stack", "Exporter, Prometheus and Alertmanager on this machine, for the given servers."),
+    "gateway": ("gateway.cli:gateway", "One door in front of many servers: failover, routing, drain."),
     "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
     "cost": ("planning.cost.cli:cost", "API or own hardware: cost with ranges, break-even, and what drives it."),
     "audit": ("planning.claims.cli:audit", "Check claims about cost and speed; corrected figures for what is wrong."),
@@ -86,10 +87,13 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
-        one = typer.Typer(add_completion=False, rich_markup_mode=None)
-        one.command(name=cmd_name)(getattr(importlib.import_module(module), function))
+        found = getattr(importlib.import_module(module), function)
+        one = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False, rich_markup_mode=None)
+        if one is not found:
+            one.command(name=cmd_name)(found)
         command = typer.main.get_command(one)
-        parameters: list[Any] = list(command.params)
+        parts = (command, *getattr(command, "commands", {}).values())
+        parameters: list[Any] = [parameter for part in parts for parameter in part.params]
         for parameter in parameters:
             parameter.callback = parameter.callback or _finite
             shown = VALUES.get(parameter.display_type(ctx))

@@ -22,12 +22,14 @@ MAY_IMPORT = {
     "reports": {"inputs", "bench", "planning"},
     "alignment": {"inputs", "serve"},
     "dashboards": {"inputs", "reports", "bench", "planning", "monitoring"},
+    "gateway": {"inputs", "serve", "planning", "monitoring"},
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
     ("reports", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
     ("dashboards", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
     ("alignment", "serve"): {"serve.client", "serve.errors"},
+    ("gateway", "serve"): {"serve.client", "serve.errors", "serve.processes"},
     ("planning", "checkpoints"): {
         "checkpoints.tensors",
         "checkpoints.tensors.architecture",

@@ -17,6 +17,9 @@ stack | test)
     ;;
 esac
 [ "${1:-setup}" = test ] && program chromium chromium "tests of pages in a browser are skipped"
+[ "${1:-setup}" = test ] && program haproxy haproxy "nbridge gateway refuses, its tests are skipped"
+[ "${1:-setup}" = test ] && program nginx nginx-light "tests of the gateway's nginx configuration are skipped"
+[ "${1:-setup}" = test ] && program lua5.3 lua5.3 "the gateway's Lua is not held against its Python"
 [ "${1:-setup}" = test ] && program node nodejs "the test with the guide's own TypeScript client is skipped"
 
 [ -z "$missing" ] && exit 0
@@ -24,7 +27,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
     # Debian starts services of its own on the same ports; only those that came just now are stopped.
-    for service in prometheus prometheus-alertmanager; do
+    for service in prometheus prometheus-alertmanager haproxy nginx; do
         case "$missing" in *" $service"*) systemctl disable --now "$service" >/dev/null 2>&1 ;; esac
     done
 else

@@ -27,6 +27,7 @@ from serve.hidden_states.extraction import Extractor, Model
 from serve.hidden_states.limits import Limits
 from serve.plugin import completions, routes
 from serve.plugin.engine_health import Vitals, samples_of, stall_limit_s
+from serve.plugin.first_chunk import HeadWithFirstChunk
 from serve.plugin.journal import Journal, RequestLog, follow_engine
 from serve.plugin.key import KEY_VARIABLE, KeyGuard
 from serve.plugin.telemetry import log_terms, set_up_logging
@@ -185,7 +186,8 @@ def _wrap(app: FastAPI, journal: Journal, keys: list[str]) -> None:
     if app.middleware_stack is None:
         if keys:
             app.add_middleware(KeyGuard, keys=keys)
+        app.add_middleware(HeadWithFirstChunk)
         app.add_middleware(RequestLog, journal=journal)
     else:  # vLLM has built its middleware by now
         inner = KeyGuard(app.middleware_stack, keys) if keys else app.middleware_stack
-        app.middleware_stack = RequestLog(inner, journal)
+        app.middleware_stack = RequestLog(HeadWithFirstChunk(inner), journal)

@@ -137,6 +137,26 @@ def test_a_hanging_engine_is_unhealthy_though_vllm_says_200(
         wait_for(lambda: client.get("/health").json()["status"] == "healthy")
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_hung_engine_sends_no_head_to_who_asks_for_it(server: Server, holds: bool) -> None:
+    engine = engine_of(server)
+    headers = {"x-nbridge-hold-head": "1"} if holds else {}
+    with httpx.Client(base_url=server.base_url, timeout=300) as client, ThreadPoolExecutor() as pool:
+        client.post("/v1/completions", json=ASK).raise_for_status()
+        engine.send_signal(signal.SIGSTOP)
+        try:
+            asked = client.build_request("POST", "/v1/completions", json={**ASK, "stream": True}, headers=headers)
+            answer = pool.submit(client.send, asked, stream=True)
+            if not holds:
+                assert answer.result(timeout=60).status_code == 200  # vLLM's own way: a head, and nothing behind it
+            else:
+                with pytest.raises(TimeoutError):
+                    answer.result(timeout=3)
+        finally:
+            engine.send_signal(signal.SIGCONT)
+        assert answer.result().read().rstrip().endswith(b"[DONE]")
+
+
 def test_the_metrics_tell_of_the_silence(server: Server) -> None:
     def silence_s() -> float:
         page = httpx.get(f"{server.base_url}/metrics", timeout=300).text

@@ -1,0 +1,155 @@
+"""Looks at servers from outside: canaries, engine steps where in doubt, and what HAProxy counted of them.
+
+The cheap signs come first: a server whose answers' bytes flow works, and is asked for nothing. One that is idle gets a
+canary now and then. One that has requests and sends nothing is in doubt: its metrics page is read, and it is asked.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.agent.verdict import WINDOW_S, Probe, Signs, Standing
+from gateway.haproxy.runtime import Row
+from gateway.settings import Health, Server
+from monitoring.errors import MonitoringError
+from monitoring.health.progress import ITERATIONS
+from monitoring.scrape import http_exchange
+from monitoring.scrape.canary import Canary
+from monitoring.scrape.metrics import fetch, parse, total
+
+
+@dataclass
+class Watched:
+    """One server, what was seen of it and where it stands. `asks` and `reads` run in threads of their own."""
+
+    server: Server
+    backend: str
+    rules: Health
+    pool: ThreadPoolExecutor
+    clock: Callable[[], float] = time.monotonic
+    standing: Standing = field(default_factory=Standing)
+    row: Row | None = None
+    listed: dict[str, Any] | None = None
+    busy: bool = False
+
+    def __post_init__(self) -> None:
+        self._canary: Canary | None = None
+        self._probes: deque[Probe] = deque(maxlen=2)
+        self._asking: Future[Probe] | None = None
+        self._reading: Future[float | None] | None = None
+        self._iterations: float | None = None
+        self._progress_s: float | None = None
+        self._rows: deque[tuple[float, Row]] = deque()
+        self._confirmed = False
+
+    @property
+    def last(self) -> Probe | None:
+        return self._probes[-1] if self._probes else None
+
+    def look(self, row: Row | None) -> Signs:
+        """Take in what HAProxy counted and what has come back, ask anew where it is time, and say what is known."""
+        now_s = self.clock()
+        self._take_in(row, now_s)
+        in_doubt = row is not None and row.sessions > 0 and (self._progress_s or 0.0) < now_s - self.rules.look_s
+        if in_doubt and self._reading is None:
+            self._reading = self.pool.submit(self._steps)
+        if self._asking is None and (in_doubt or self._is_due(now_s)):
+            self._asking = self.pool.submit(self._ask)
+        oldest = self._rows[0][1] if self._rows else None
+        attempts = row.attempts - oldest.attempts if row and oldest else 0
+        failures = row.failures - oldest.failures if row and oldest else 0
+        return Signs(tuple(self._probes), self._progress_s, attempts, min(failures, attempts))
+
+    def _take_in(self, row: Row | None, now_s: float) -> None:
+        if self._asking is not None and self._asking.done():
+            probe = self._asking.result()
+            self._asking = None
+            self._probes.append(probe)
+            if probe.failed is None:
+                self._progress_s = max(self._progress_s or 0.0, probe.ended_s)
+        if self._reading is not None and self._reading.done():
+            count, self._reading = self._reading.result(), None
+            if count is not None:
+                if self._iterations is not None and count != self._iterations:
+                    self._progress_s = now_s
+                self._iterations = count
+        if row is None:
+            return
+        if self.row is not None and row.bytes_out > self.row.bytes_out:
+            self._progress_s = now_s
+        if self.row is not None and row.attempts < self.row.attempts:
+            self._rows.clear()  # HAProxy began anew
+        self.row = row
+        self._rows.append((now_s, row))
+        while len(self._rows) > 1 and self._rows[1][0] <= now_s - WINDOW_S:
+            self._rows.popleft()
+
+    def forget_attempts(self) -> None:
+        """Count attempts from now on: those before an ejection do not speak against a server that returns."""
+        while len(self._rows) > 1:
+            self._rows.popleft()
+
+    def _is_due(self, now_s: float) -> bool:
+        last = self.last
+        if last is None or (last.counts and not self.standing.out):
+            return True  # a second canary follows a failed one at once
+        if self._progress_s is not None and last.failed is None and self._progress_s > last.ended_s:
+            return now_s - self._progress_s >= self.rules.canary_interval_s
+        return now_s - last.ended_s >= min(self.rules.canary_interval_s, 1.0 if self.standing.out else 1e9)
+
+    def _ask(self) -> Probe:
+        """One canary; the first one, and the first after a failure, also looks at which models the server lists."""
+        started_s = self.clock()
+        try:
+            if self._canary is None:
+                self._canary = Canary(
+                    self.server.url,
+                    model=self.server.model,
+                    api_key_env=self.server.api_key_env,
+                    deadline_s=self.rules.canary_deadline_s,
+                )
+            if not self._confirmed and (words := self._other_model()):
+                return Probe(started_s, self.clock(), "other", words)
+            beat = self._canary.ask()
+        except MonitoringError as error:
+            self._confirmed = False
+            late = isinstance(error, http_exchange.NoAnswer) and error.slow
+            return Probe(started_s, self.clock(), "late" if late else "down", str(error))
+        self._confirmed = beat.up
+        failed = None if beat.failed == "unserved" else beat.failed
+        return Probe(started_s, self.clock(), failed, beat.reason, beat.latency_s)
+
+    def _other_model(self) -> str | None:
+        """Which models the server lists, when ours is not among them; one that lists none is taken at its word."""
+        answer = http_exchange.exchange(
+            "GET",
+            f"{self.server.url}/v1/models",
+            deadline_s=self.rules.canary_deadline_s,
+            headers=http_exchange.key_headers(self.server.api_key_env),
+        )
+        try:
+            entries = {str(one["id"]): dict(one) for one in json.loads(answer.text)["data"]}
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        if entries and self.server.model not in entries:
+            return f"it serves {', '.join(sorted(entries))[:100]} and not {self.server.model}"
+        self.listed = entries
+        return None
+
+    def _steps(self) -> float | None:
+        """The engine's count of steps; None where it has none or its page does not come."""
+        try:
+            page = fetch(
+                self.server.url,
+                timeout_s=self.rules.canary_deadline_s,
+                headers=http_exchange.key_headers(self.server.api_key_env),
+            )
+            # Of a page of thousands of lines two are needed, and parsing is what costs.
+            lines = [line for line in page.splitlines() if line.startswith(ITERATIONS)]
+            return total(parse("\n".join(lines) + "\n"), ITERATIONS) if lines else None
+        except MonitoringError:
+            return None

@@ -1,0 +1,258 @@
+"""Settings → HAProxy's configuration and the files beside it. Pure: a mapping of file name to text."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.haproxy.answers import RETRY_AFTER_S, STATUSES, error_body, error_file, models_document
+from gateway.policies.routing import AUTO
+from gateway.settings import Server, Settings
+from monitoring.scrape.address import resolved
+
+CONFIG, LUA, USERS, TEXTS = "haproxy.cfg", "route.lua", "users.map", "texts.map"
+AGENT_INTER_MS = 500
+CHECK = "check inter 1s fall 2 rise 1"
+_ROUTE = Path(__file__).with_name("route.lua")
+_HEAD_BYTES = 48 << 10  # request line, headers and HAProxy's own marks beside a body
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are on this machine: the folder of the files, the runtime socket, the agent's port."""
+
+    folder: Path
+    socket: Path
+    agent_port: int | None
+
+
+def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> dict[str, str]:
+    """Every file of the configuration by its name. `keys`: the users'; only their digests are written."""
+    files = {
+        CONFIG: _configuration(settings, places, keyed=bool(keys)),
+        LUA: f"local P = {_lua(_parameters(settings))}\n{_ROUTE.read_text(encoding='utf-8')}",
+        TEXTS: f"models {models_document(listed(settings))}\nretries on\n",
+    }
+    limits = {name: getattr(settings.limits, name) for name in ("body_bytes", "queue_s", "deadline_s")}
+    files |= {f"{status}.http": error_file(status, **limits) for status in STATUSES}
+    files |= {f"{status}.json": error_body(status, **limits) for status in STATUSES}
+    if keys:
+        # HAProxy's hex is upper-case. Keys are long and random, so a plain digest tells nobody what they are.
+        digests = [hashlib.sha256(key.encode()).hexdigest().upper() for key in keys]
+        files[USERS] = "".join(f"{digest} user{number}\n" for number, digest in enumerate(digests, 1))
+    return files
+
+
+def listed(settings: Settings) -> list[str]:
+    """The names that a request may ask for."""
+    auto = [AUTO] if settings.policy.default and AUTO not in settings.models else []
+    return [*settings.models, *settings.aliases, *auto]
+
+
+def backend_name(settings: Settings, model: str) -> str:
+    """The backend of a model: its name with what HAProxy does not take replaced, made unique."""
+    plain = [re.sub(r"[^A-Za-z0-9_.-]", "_", one) for one in settings.models]
+    place = settings.models.index(model)
+    again = plain[:place].count(plain[place])
+    return f"model.{plain[place]}" + (f".{again}" if again else "")
+
+
+def weights(servers: Sequence[Server]) -> dict[str, int]:
+    """Server → HAProxy's weight, in proportion to capacity: the largest has 100, none less than 1."""
+    most = max((one.capacity or 1.0 for one in servers), default=1.0)
+    return {one.name: max(1, round(100 * (one.capacity or 1.0) / most)) for one in servers}
+
+
+def server_words(server: Server, backend: str, weight: int, agent_port: int | None) -> str:
+    """Address and options of a server, as they stand in the configuration and in `add server`."""
+    parts = urlsplit(server.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname or ""
+    # A server that is added at run time must have a number for its name; `localhost` may be either loopback address.
+    where = _numeric(host, port)
+    words = [f"{where}:{port} weight {weight} maxconn {server.places} {CHECK} on-marked-down shutdown-sessions"]
+    if parts.scheme == "https":
+        words.append(f"ssl verify required ca-file @system-ca sni str({host}) check-sni {host} check-ssl")
+    if agent_port is not None:
+        # Without a newline: the runtime interface and the configuration read escapes differently.
+        words.append(
+            f"agent-check agent-addr 127.0.0.1 agent-port {agent_port} agent-inter {AGENT_INTER_MS}ms "
+            f"agent-send {backend}/{server.name},"
+        )
+    return " ".join(words)
+
+
+def _numeric(host: str, port: int) -> str:
+    try:
+        found = str(resolved(host, port)[0][1][0])
+    except (OSError, IndexError):
+        return host  # HAProxy then says that the name cannot be resolved
+    return f"[{found}]" if ":" in found else found
+
+
+def _parameters(settings: Settings) -> dict[str, object]:
+    models = {model: backend_name(settings, model) for model in settings.models}
+    return {
+        "models": models,
+        "aliases": settings.aliases,
+        "only": settings.models[0] if len(settings.models) == 1 else None,
+        "affinity": settings.policy.affinity,
+        "queue_limit": settings.limits.queue,
+        "policy": settings.policy.model_dump(exclude={"affinity"}) if settings.policy.default else None,
+    }
+
+
+def _lua(value: object) -> str:
+    """A Lua literal of plain data; what is None is left out."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # names hold no character that the two would escape differently
+    if isinstance(value, Mapping):
+        parts = [f"[{_lua(key)}] = {_lua(one)}" for key, one in value.items() if one is not None]
+        return "{ " + ", ".join(parts) + " }"
+    return repr(value)
+
+
+def _configuration(settings: Settings, places: Places, *, keyed: bool) -> str:
+    sections = [_global(settings, places), _defaults(settings, places), _front(settings, places, keyed=keyed)]
+    sections += [_backend(settings, model, places) for model in settings.models]
+    sections.append(
+        f"frontend metrics\n  bind 127.0.0.1:{settings.gateway.metrics_port}\n  option dontlog-normal\n"
+        "  http-request use-service prometheus-exporter if { path /metrics }\n"
+        f"  http-request return status 404 content-type application/json file {places.folder}/404.json\n"
+    )
+    return "# Rendered by `nbridge gateway`; edit the settings it was made from.\n" + "\n".join(sections)
+
+
+def _global(settings: Settings, places: Places) -> str:
+    size = settings.limits.body_bytes + _HEAD_BYTES
+    return f"""global
+  maxconn {settings.limits.connections}
+  stats socket {places.socket} mode 600 level admin expose-fd listeners
+  log stdout format raw local0 info
+  lua-load-per-thread {places.folder}/{LUA}
+  # A whole body fits: it is read for its model, and kept until the first token, to be sent again elsewhere.
+  tune.bufsize {size}
+  tune.maxrewrite {16 << 10}
+  hard-stop-after {_seconds(settings.limits.drain_s)}
+"""
+
+
+def _defaults(settings: Settings, places: Places) -> str:
+    limits = settings.limits
+    errors = "\n".join(f"  errorfile {status} {places.folder}/{status}.http" for status in STATUSES)
+    retry = "conn-failure empty-response junk-response response-timeout 500 502 503 504"
+    return f"""defaults
+  mode http
+  log global
+  option http-no-delay
+  option abortonclose
+  option contstats
+  option redispatch 1
+  option dontlognull
+  retries {limits.retries}
+  retry-on {retry if limits.retries else "none"}
+  timeout connect 2s
+  timeout check 5s
+  timeout client {_seconds(limits.deadline_s)}
+  timeout http-keep-alive 300s
+  timeout http-request {_seconds(limits.upload_s)}
+  timeout queue {_seconds(limits.queue_s)}
+  # Until an answer begins, and between two pieces of it; all attempts together end before the deadline.
+  timeout server {_seconds(limits.attempt_s)}
+{errors}
+"""
+
+
+def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
+    folder, limits = places.folder, settings.limits
+    json_file = f"content-type application/json file {folder}"
+    text_map = f"map({folder}/{TEXTS})"
+    up = " || ".join(f"{{ nbsrv({backend_name(settings, model)}) gt 0 }}" for model in settings.models)
+    text = '"%[{0},json(utf8s)]"'.format
+    log = (
+        f'{{"at":"%[date,utime(%Y-%m-%dT%H:%M:%SZ)]","user":{text("var(txn.nb_user)")},"method":"%HM",'
+        f'"path":{text("var(txn.nb_path)")},"status":%ST,"model":{text("var(txn.nb_model)")},"server":"%s",'
+        f'"reason":{text("var(txn.nb_reason)")},"retries":"%rc","queue_ms":%Tw,"head_ms":%Tr,"total_ms":%Ta,'
+        f'"bytes":%B,"ended":"%ts","id":{text("var(txn.nb_id)")}}}'
+    )
+    lines = [
+        f"bind {settings.gateway.host}:{settings.gateway.port}",
+        "log-format " + log.replace('"', '\\"').replace(" ", "\\ "),
+        "http-request set-header x-request-id %[uuid()] unless "
+        "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9_.:-]{1,128}$ }",
+        "http-request set-var(txn.nb_id) req.hdr(x-request-id)",
+        "http-request set-var(txn.nb_path) path",
+        "http-after-response set-header x-request-id %[var(txn.nb_id)] if { var(txn.nb_id) -m found }",
+        "http-after-response set-header x-nbridge-backend %[var(txn.nb_model)]/%s if { var(txn.nb_backend) -m found }",
+        "http-after-response set-header x-nbridge-reason %[var(txn.nb_reason)] if { var(txn.nb_reason) -m found }",
+        f"http-request set-var(txn.nb_up) bool(true) if {up} || {{ stopping }}",
+        'http-request return status 200 content-type application/json string "{\\"status\\":\\"healthy\\"}" '
+        "if { path /health } { var(txn.nb_up) -m found }",
+        f"http-request return status 503 {json_file}/503.json if {{ path /health }}",
+    ]
+    if keyed:
+        lines += [
+            f"http-request set-var(txn.nb_user) http_auth_bearer,sha2(256),hex,map_str({folder}/{USERS})",
+            f"http-request return status 401 {json_file}/401.json hdr WWW-Authenticate Bearer "
+            "unless { var(txn.nb_user) -m found }",
+        ]
+    not_found = f"http-request return status 404 {json_file}/404.json"
+    too_large = f"http-request return status 413 {json_file}/413.json if"
+    lines += [
+        "http-request del-header authorization",
+        "http-request return status 200 content-type application/json "
+        f'lf-string "%[str(models),{text_map}]" if {{ method GET }} {{ path /v1/models }}',
+        f"{too_large} {{ req.hdr_val(content-length) gt {limits.body_bytes} }}",
+        f"http-request wait-for-body time {_seconds(limits.upload_s)} if {{ method POST PUT PATCH }}",
+        f"{too_large} {{ req.body_len gt {limits.body_bytes} }}",
+        # What a server shows of itself and what changes it is not for users.
+        f"{not_found} if {{ path,url_dec -m sub load_lora_adapter }}",
+        f"{not_found} unless {{ path_beg /v1/ /v2/ /inference/v1/ }} || "
+        "{ path /tokenize /detokenize /pooling /classify /score /rerank /invocations /ping /version }",
+        "http-request lua.route",
+        *(
+            f"http-request return status {status} content-type application/json {more}lf-string "
+            f'"%[var(txn.nb_error)]" if {{ var(txn.nb_status) -m int {status} }}'
+            for status, more in ((400, ""), (404, ""), (429, _retry_after()), (503, _retry_after()))
+        ),
+        "use_backend %[var(txn.nb_backend)]",
+    ]
+    return "frontend users\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _retry_after() -> str:
+    return f"hdr Retry-After {RETRY_AFTER_S} "
+
+
+def _backend(settings: Settings, model: str, places: Places) -> str:
+    name = backend_name(settings, model)
+    tied = settings.policy.affinity != "none"
+    lines = ["balance hash var(txn.nb_affinity)", "hash-type consistent", "hash-balance-factor 150"] if tied else []
+    lines = lines or ["balance leastconn"]
+    if settings.policy.default and AUTO not in settings.models:
+        lines.append("filter lua.rename")
+    servers = settings.servers_of(model)
+    if servers and servers[0].api_key_env:
+        lines.append(f'http-request set-header Authorization "Bearer ${{{servers[0].api_key_env}}}"')
+    # A hooked server then sends its head with the first token, and a hung one can be left for another until then.
+    lines.append("http-request set-header x-nbridge-hold-head 1")
+    # A failure of many servers must not double the load: the agent turns this when the budget is spent.
+    off = f"{{ str(retries),map({places.folder}/{TEXTS}) -m str off }}"
+    lines.append(f"http-request disable-l7-retry if {off}")
+    weight = weights(servers)
+    lines += [f"server {one.name} {server_words(one, name, weight[one.name], places.agent_port)}" for one in servers]
+    for cloud in (one for one in settings.cloud if one.model == model):
+        where = f"unix@{cloud.address}" if cloud.address.startswith("/") else cloud.address
+        # Asked again elsewhere it would cost again: only where no connection came about.
+        lines.insert(0, "retry-on conn-failure")
+        lines.append(f"server {cloud.name} {where} maxconn {cloud.places} {CHECK}")
+    return f"backend {name}\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{round(value * 1000)}ms"

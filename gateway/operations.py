@@ -1,0 +1,160 @@
+"""What is done to a running gateway: servers added, drained and removed; how it stands.
+
+Each change is written to the overlay first, so that it outlives HAProxy and the agent, and then told to HAProxy.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway import fleet
+from gateway.agent.process import INPUT, STATUS
+from gateway.errors import GatewayError, NotRunning, SettingsError
+from gateway.haproxy.render import backend_name, server_words, weights
+from gateway.haproxy.runtime import Row, Runtime
+from gateway.settings import Server, Settings, parse
+
+APPLIED_S = 10.0
+POLL_S = 0.1
+STALE_S = 10.0
+
+
+def _input(data: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((data / INPUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise NotRunning(f"No gateway runs in {data}; --data names its folder.") from None
+    return document
+
+
+def runtime(data: Path) -> Runtime:
+    """The runtime interface of the gateway in a data folder. Raises NotRunning."""
+    return Runtime(Path(_input(data)["socket"]))
+
+
+def now(data: Path) -> Settings:
+    """The settings of the gateway in a data folder, with what was changed while it runs. Raises NotRunning."""
+    return fleet.effective(parse(_input(data)["settings"], str(data / INPUT)), fleet.read(data))
+
+
+def status(data: Path) -> dict[str, Any]:
+    """How every server stands, by the agent and by HAProxy; the models that nobody answers for. Raises NotRunning."""
+    settings, rows = now(data), runtime(data).rows()
+    try:
+        document: dict[str, Any] = json.loads((data / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise NotRunning(f"The agent of the gateway in {data} has said nothing yet.") from None
+    for name, one in document["servers"].items():
+        one["haproxy"] = row.status if (row := _row(settings, rows, name)) else None
+        one.pop("standing", None)
+    age_s = time.time() - document["at"]
+    document["agent_is_silent_for_s"] = round(age_s, 1) if age_s > STALE_S else None
+    document["without_server"] = [
+        model
+        for model in settings.models
+        if not any(
+            row.status.startswith(("UP", "no check"))
+            for (backend, name), row in rows.items()
+            if backend == backend_name(settings, model) and name != "BACKEND"
+        )
+    ]
+    return document
+
+
+def _row(settings: Settings, rows: dict[tuple[str, str], Row], name: str) -> Row | None:
+    one = next((one for one in settings.server if one.name == name), None)
+    return rows.get((backend_name(settings, one.model), name)) if one else None
+
+
+def add(data: Path, server: Server) -> None:
+    """Let a server in. Raises SettingsError when its name is taken or nobody serves its model yet."""
+    settings = now(data)
+    if server.name in {one.name for one in settings.server}:
+        raise SettingsError(f"The gateway has a server {server.name!r} already; choose another name.")
+    if not settings.servers_of(server.model):
+        raise SettingsError(
+            f"The gateway knows no model {server.model!r} ({', '.join(settings.models)}); a new model goes into the "
+            "settings file, and SIGHUP lets the gateway read it."
+        )
+    before = fleet.read(data)
+    new = fleet.effective(settings, before.with_server(server))
+    backend = backend_name(new, server.model)
+    peers = new.servers_of(server.model)
+    words = server_words(server, backend, weights(peers)[server.name], int(_input(data)["port"]))
+    fleet.change(data, lambda overlay: overlay.with_server(server))
+    try:
+        runtime(data).add(backend, server.name, words)
+        for one in peers:  # of which one may be the largest now
+            runtime(data).tell(f"set server {backend}/{one.name} weight {weights(peers)[one.name]}")
+    except GatewayError:
+        fleet.change(data, lambda overlay: overlay.without_server(server.name, in_file=False))
+        raise
+
+
+def drain(data: Path, name: str, *, on: bool = True) -> None:
+    """Let a server take no new requests (or again), and wait until HAProxy knows. Raises SettingsError."""
+    one = _known(now(data), name)
+    fleet.change(data, lambda overlay: overlay.drain(name, on=on))
+    if not _wait(lambda: _is_draining(data, one) == on, APPLIED_S):
+        raise NotRunning(
+            f"HAProxy has not heard of it after {APPLIED_S:g} s: does the agent run (nbridge gateway status)?"
+        )
+
+
+def remove(data: Path, name: str, deadline_s: float) -> int:
+    """Drain a server, wait for its requests at most until the deadline, take it out; how many were cut off."""
+    settings = now(data)
+    one = _known(settings, name)
+    if len(settings.servers_of(one.model)) == 1:
+        raise SettingsError(
+            f"{name} is the last server of the model {one.model!r}; take the model out of the settings file, and "
+            "SIGHUP lets the gateway read it."
+        )
+    drain(data, name)
+    _wait(lambda: sessions(data, one) == 0, deadline_s)
+    cut = sessions(data, one)
+    in_file = name not in {added.name for added in fleet.read(data).added}
+    fleet.change(data, lambda overlay: overlay.without_server(name, in_file=in_file))
+    backend = backend_name(settings, one.model)
+    asked = runtime(data)
+    if not _wait(lambda: _deleted(asked, backend, name), APPLIED_S):
+        asked.remove(backend, name)  # says why not
+    return cut
+
+
+def sessions(data: Path, one: Server) -> int:
+    """The requests that are at a server now."""
+    row = _row(now(data), runtime(data).rows(), one.name)
+    return row.sessions if row else 0
+
+
+def _is_draining(data: Path, one: Server) -> bool:
+    row = _row(now(data), runtime(data).rows(), one.name)
+    return row is None or row.status.startswith("DRAIN")
+
+
+def _deleted(asked: Runtime, backend: str, name: str) -> bool:
+    """Whether a server could be taken out; HAProxy wants the last of its connections to be gone first."""
+    try:
+        asked.remove(backend, name)
+    except GatewayError:
+        return (backend, name) not in asked.rows()
+    return True
+
+
+def _known(settings: Settings, name: str) -> Server:
+    found = next((one for one in settings.server if one.name == name), None)
+    if found is None:
+        raise SettingsError(f"The gateway has no server {name!r}; it has {', '.join(o.name for o in settings.server)}.")
+    return found
+
+
+def _wait(is_so: Callable[[], bool], timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True

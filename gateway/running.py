@@ -1,0 +1,214 @@
+"""The gateway as it runs: HAProxy and the agent as owned processes, started, watched, reloaded and stopped together.
+
+<data>/haproxy.cfg       what HAProxy reads; the files beside it in <data>/config-<n>/
+<data>/haproxy.sock      its runtime interface, for the owner only
+<data>/agent.json        what the agent reads; status.json is what it says
+<data>/changes.json      what was changed while running (gateway.fleet)
+<data>/haproxy.log  agent.log
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway import fleet
+from gateway.agent.process import INPUT
+from gateway.errors import GatewayError, NotRunning, PortTaken, SettingsError
+from gateway.haproxy import program
+from gateway.haproxy.render import CONFIG, Places, rendered
+from gateway.haproxy.runtime import Runtime
+from gateway.keys import upstream_keys, user_keys
+from gateway.settings import Settings, load
+from serve.processes import port
+from serve.processes.process import OwnedProcess
+
+SOCKET = "haproxy.sock"
+READY_S = 15.0
+STOP_S = 5.0
+POLL_S = 0.1
+_LOCK = "nbridge-gateway.lock"
+_SOCKET_PATH_BYTES = 100  # the kernel's limit is 107, and HAProxy adds a suffix while it binds
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Hold a data folder for one gateway. Raises SettingsError while another has it, or when it cannot be used."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        if any(data.iterdir()) and not (data / _LOCK).exists():
+            raise SettingsError(f"The folder {data} has files in it that are no gateway's; --data names another.")
+        data.chmod(0o700)
+        lock = (data / _LOCK).open("w", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"The data folder {data} cannot be used: {error.strerror}; --data names another.") from None
+    if len(str((data / SOCKET).absolute())) > _SOCKET_PATH_BYTES:
+        raise SettingsError(f"The path {data.absolute()} is too long for a socket in it; --data names another folder.")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"Another gateway runs in {data}; end it first, or give this one --data.") from None
+        yield
+
+
+class Running:
+    """A gateway from `start` to `stop`. `say` is told what happens to it, a line each."""
+
+    def __init__(
+        self,
+        file: Path,
+        data: Path,
+        say: Callable[[str], None],
+        complete: Callable[[Settings], Settings] = lambda settings: settings,
+    ) -> None:
+        """`complete` adds to the settings of the file what does not stand in it (the capacities of a run)."""
+        self.file, self.data, self.say, self.complete = file, data.absolute(), say, complete
+        self.haproxy_path = program.find()
+        self.settings = with_free_ports(complete(load(file)))
+        self.runtime = Runtime(self.data / SOCKET)
+        self._agent_port = port.pick("127.0.0.1")
+        self._number = 0
+        self._processes: dict[str, OwnedProcess] = {}
+        self._started_s: dict[str, float] = {}
+
+    @property
+    def url(self) -> str:
+        return port.base_url(self.settings.gateway.host, self.settings.gateway.port)
+
+    def pid(self, name: str) -> int:
+        """The process of a part: haproxy (its master) or agent."""
+        return self._processes[name].pid
+
+    def start(self) -> None:
+        """Render, check, start both, and return when HAProxy listens. Raises GatewayError; then nothing is left."""
+        wanted = self.settings.gateway
+        _free(wanted.host, wanted.port, "port")
+        _free("127.0.0.1", wanted.metrics_port, "metrics_port")
+        try:
+            self._prepare(self.settings)
+            for name in ("agent", "haproxy"):
+                self._spawn(name)
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _prepare(self, settings: Settings) -> None:
+        """Write the configuration of these settings and have it checked; the old one stays when it is refused."""
+        upstream_keys(settings)
+        now = fleet.effective(settings, fleet.read(self.data))
+        folder = self.data / f"config-{self._number + 1}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        places = Places(folder, self.data / SOCKET, self._agent_port)
+        for name, text in rendered(now, places, user_keys(settings)).items():
+            fleet.replace_text(folder / name, text)
+        program.validate(self.haproxy_path, folder / CONFIG)
+        self._number += 1
+        fleet.replace_text(self.data / CONFIG, (folder / CONFIG).read_text(encoding="utf-8"))
+        document = {
+            "settings": settings.model_dump(mode="json"),
+            "port": self._agent_port,
+            "folder": str(folder),
+            "socket": str(self.data / SOCKET),
+        }
+        fleet.replace_text(self.data / INPUT, json.dumps(document, indent=1) + "\n")
+        shutil.rmtree(self.data / f"config-{self._number - 2}", ignore_errors=True)
+
+    def _spawn(self, name: str) -> None:
+        argv = {
+            "haproxy": [self.haproxy_path, "-W", "-f", str(self.data / CONFIG)],
+            "agent": [sys.executable, "-m", "gateway.agent.process", str(self.data)],
+        }[name]
+        log = self.data / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        try:
+            self._processes[name] = OwnedProcess(argv, environment=os.environ, log_path=log)
+        except OSError as error:
+            raise GatewayError(f"{argv[0]} cannot be started: {error.strerror}.") from None
+        self._started_s[name] = time.monotonic()
+
+    def _wait_ready(self) -> None:
+        deadline_s = time.monotonic() + READY_S
+        while time.monotonic() < deadline_s:
+            if self._processes["haproxy"].exit_status() is not None:
+                break
+            with contextlib.suppress(NotRunning):
+                if self.runtime.rows():
+                    return
+            time.sleep(POLL_S)
+        raise GatewayError(f"HAProxy did not come up; its log: {self.data / 'haproxy.log'}")
+
+    def watch(self, is_over: Callable[[], bool], reloads: Callable[[], bool]) -> None:
+        """Until `is_over`: start anew what has ended, and reload where `reloads` says so."""
+        while not is_over():
+            for name, process in list(self._processes.items()):
+                status = process.exit_status()
+                if status is None:
+                    continue
+                process.stop(0.0)
+                self.say(f"{name} ended ({_ending(status)}); it is started anew.")
+                time.sleep(max(0.0, 1.0 - (time.monotonic() - self._started_s[name])))
+                self._prepare_again(name)
+            if reloads():
+                self.reload()
+            time.sleep(POLL_S)
+
+    def _prepare_again(self, name: str) -> None:
+        if name == "haproxy":
+            self._prepare(self.settings)  # with the servers that came and went meanwhile
+        self._spawn(name)
+
+    def reload(self) -> None:
+        """Take the settings file anew, without losing a request; with an error in it the old settings stay."""
+        try:
+            new = with_free_ports(self.complete(load(self.file)), self.settings)
+            for key in ("host", "port", "metrics_port"):
+                if getattr(new.gateway, key) != getattr(self.settings.gateway, key):
+                    raise SettingsError(f"{self.file}: gateway.{key} cannot change while the gateway runs.")
+            self._prepare(new)
+        except GatewayError as error:
+            self.say(f"Not reloaded, the old settings stay: {error}")
+            return
+        self.settings = new
+        os.kill(self.pid("haproxy"), signal.SIGUSR2)
+        self.say("Reloaded.")
+
+    def stop(self) -> None:
+        """End both; requests in work are cut off after `STOP_S`."""
+        for name in ("haproxy", "agent"):
+            if process := self._processes.get(name):
+                process.stop(STOP_S)
+
+
+def with_free_ports(settings: Settings, like: Settings | None = None) -> Settings:
+    """The settings with a picked port (or that of `like`) in place of each 0."""
+    gateway, found = settings.gateway, {}
+    for key, host in (("port", gateway.host), ("metrics_port", "127.0.0.1")):
+        if getattr(gateway, key) == 0:
+            found[key] = getattr(like.gateway, key) if like else port.pick(host)
+    return settings.model_copy(update={"gateway": gateway.model_copy(update=found)}) if found else settings
+
+
+def _free(host: str, number: int, key: str) -> None:
+    try:
+        if port.is_free(host, number):
+            return
+    except OSError as error:
+        words = f"this machine cannot listen there: {error.strerror}"
+        raise SettingsError(f"gateway: host = {host!r}, {key} = {number}: {words}.") from None
+    owner = port.owner(number)
+    who = f"process {owner[0]} ({owner[1]})" if owner else "a process of another user or container"
+    raise PortTaken(f"gateway.{key} = {number} is in use by {who}; end it, name another port, or 0 for any free one.")
+
+
+def _ending(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit code {status}"
