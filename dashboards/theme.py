@@ -21,7 +21,7 @@ class Palette:
     series: tuple[str, ...]
 
 
-# The same values as reports.figures.pictures, not imported because it loads matplotlib; a test compares the two.
+# The same values as reports.figures.drawing, not imported because it loads matplotlib; a test compares the two.
 LIGHT = Palette(
     ink="#1b2430",
     muted="#566170",

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from reports import tables
 from reports.definitions import DEFINITIONS
-from reports.figures.pictures import Picture, pictures
+from reports.figures.drawing import Picture
+from reports.figures.pictures import pictures
 from reports.measured.cells import Json, Report
 from reports.sections import setting, trust
 from reports.sections.lost import lost

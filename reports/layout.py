@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from reports.content import NOTHING_TO_DRAW, Content
-from reports.figures.pictures import VARIABLES, Picture
+from reports.figures.drawing import VARIABLES, Picture
 from reports.figures.svg import themed
 from reports.sections.problems import affected
 from reports.tables import Table

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.run.store import open_run
 from reports.content import Content, content
 from reports.errors import ReportWriteError
-from reports.figures.pictures import Picture
+from reports.figures.drawing import Picture
 from reports.layout import html, markdown
 from reports.measured import cells
 from reports.measured.cells import Report

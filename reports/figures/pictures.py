@@ -4,19 +4,16 @@ Colour is never the only carrier: engines also differ by marker and dash, parts 
 stays text. The same report gives the same bytes.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
-from inputs.quantities import TIME, byte_size, scaled, trimmed
+from inputs.quantities import byte_size
 from reports.figures.captions import (
     distribution_caption,
     distribution_words,
@@ -25,149 +22,42 @@ from reports.figures.captions import (
     pareto_caption,
     pareto_words,
 )
-from reports.figures.labels import Box, along, columns_that_fit, place
+from reports.figures.drawing import (
+    DIAMOND,
+    ENGINES,
+    MUTED,
+    PAPER,
+    RING,
+    SHADE,
+    STYLE,
+    Picture,
+    axes_of,
+    figure_of,
+    line_of,
+    saved,
+    style_of,
+    time_axis,
+)
+from reports.figures.labels import Box, along, place
 from reports.figures.memory_bars import byte_ticks, stacks
 from reports.figures.pareto import Point, efficient, points
-from reports.figures.svg import TEXT_STAYS_TEXT, drawn
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.repeats import CENTRAL_WORD, central
 from reports.names import short_names, shortened
 
-INK, MUTED, GRID, PAPER, SHADE = "#1b2430", "#566170", "#d5dae1", "#ffffff", "#dfeee4"
-ENGINES = ("#0b62a4", "#b8480a", "#0e7a4e", "#7b3fa0", "#8a5a00", "#b0245e", "#0b7385", "#4b5563")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h", "<", ">")
-DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2, 2, 2, 2, 2)))
-VARIABLES = {
-    INK: "--fig-ink",
-    MUTED: "--fig-muted",
-    GRID: "--fig-grid",
-    PAPER: "--fig-paper",
-    SHADE: "--fig-shade",
-    **{colour: f"--fig-{index}" for index, colour in enumerate(ENGINES)},
-}
 MAX_PANELS = 12
 MAX_VERTICES = 4000  # points on all lines of one figure: keeps the file small
 PARTS = ((ENGINES[0], "", "weights"), (ENGINES[1], "////", "KV cache"), (ENGINES[7], "\\\\", "rest of the peak"))
-_STYLE = {
-    **TEXT_STAYS_TEXT,
-    "font.size": 8.5,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9,
-    "axes.titlecolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "hatch.linewidth": 0.7,
-    "hatch.color": PAPER,
-    "legend.frameon": False,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-}
-_RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 0.9}
-_DIAMOND: dict[str, Any] = {"marker": "D", "color": INK, "markeredgecolor": PAPER}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure: its file name without suffix, what it shows in words, the SVG, and its width in points."""
-
-    name: str
-    title: str
-    description: str
-    caption: str
-    svg: str
-    width_pt: float
-
-    @property
-    def wide(self) -> bool:
-        """Too wide to stand beside another one."""
-        return self.width_pt > 420
 
 
 def pictures(report: Report) -> list[Picture]:
     """Every figure that the measured cells allow: throughput against latency, distributions, memory."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         found = [_pareto(report, metric) for metric in ("ttft_s", "e2e_s")]
         found += [_distribution(report, which) for which in ("ttft", "itl")]
         found.append(_memory(report))
     return [picture for picture in found if picture is not None]
-
-
-def _style(report: Report, engine: str) -> dict[str, Any]:
-    index = report.engines.index(engine)
-    return {
-        "color": ENGINES[index % len(ENGINES)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index % len(DASHES)],
-    }
-
-
-def _figure(width_in: float, plot_in: float, handles: list[Artist]) -> tuple[Figure, float]:
-    """A figure with a legend on top of a plot `plot_in` high, and its height in inches."""
-    lengths = [0.7 + 0.075 * len(str(handle.get_label())) for handle in handles]
-    columns = columns_that_fit(lengths, width_in)
-    height_in = plot_in + 0.12 + 0.19 * -(-len(handles) // columns)
-    figure = Figure(figsize=(width_in, height_in))
-    FigureCanvasSVG(figure)
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=columns,
-        handlelength=2.8,
-        columnspacing=1.6,
-        labelspacing=0.35,
-        borderaxespad=0.3,
-    )
-    return figure, height_in
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place given in inches from the lower left corner."""
-    total_w, total_h = figure.get_size_inches()
-    return figure.add_axes((left / total_w, bottom / total_h, width / total_w, height / total_h))
-
-
-def _saved(figure: Figure, name: str, title: str, description: str, caption: str) -> Picture:
-    svg = drawn(figure, name, title, description)
-    return Picture(name, title, description, caption, svg, float(figure.get_size_inches()[0]) * 72)
-
-
-def _line(label: str, **style: Any) -> Line2D:
-    handle = Line2D([], [], markersize=style.pop("markersize", 5.5), linewidth=1.4, **style)
-    handle.set_label(label.lstrip("_") or "engine")  # matplotlib hides labels that begin with an underscore
-    return handle
-
-
-def _time_axis(axes: Axes, low_s: float, high_s: float) -> None:
-    """A time axis from `low_s` to `high_s` with ticks that name their unit; logarithmic when it spans more than 1:8."""
-    if low_s > 0 and high_s / low_s > 8:
-        axes.set_xscale("log")
-        span = high_s / low_s
-        subs = (1.0,) if span > 2000 else (1.0, 3.0) if span > 60 else (1.0, 2.0, 5.0)
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-    axes.set_xlim(low_s, high_s)
-
-
-def _tick(value_s: float) -> str:
-    if value_s <= 0:
-        return "0"
-    return scaled(value_s, TIME[3:], lambda value: trimmed(value, 4))
 
 
 def _pareto(report: Report, metric: str) -> Picture | None:
@@ -180,13 +70,13 @@ def _pareto(report: Report, metric: str) -> Picture | None:
     spoken = {"ttft_s": "Time to first token (TTFT)", "e2e_s": "Whole answer, end to end (E2E)"}[metric]
     names = short_names(report.engines, 30)
     engines = list(dict.fromkeys(point.engine for point in found))
-    handles: list[Artist] = [_line(names[engine], **_style(report, engine)) for engine in engines]
-    handles.append(_line("best trade-off", linestyle="none", markersize=9, **_RING))
-    figure, _ = _figure(5.2, 3.55, handles)
-    axes = _axes(figure, 0.6, 0.48, 4.5, 2.95)
+    handles: list[Artist] = [line_of(names[engine], **style_of(report, engine)) for engine in engines]
+    handles.append(line_of("best trade-off", linestyle="none", markersize=9, **RING))
+    figure, _ = figure_of(5.2, 3.55, handles)
+    axes = axes_of(figure, 0.6, 0.48, 4.5, 2.95)
     everything = [pair for point in found for pair in (*point.repeats, (point.latency_s, point.tok_s))]
     low, high = min(x for x, _ in everything), max(x for x, _ in everything)
-    _time_axis(axes, max(low / 1.45, 0), high * 1.4)
+    time_axis(axes, max(low / 1.45, 0), high * 1.4)
     axes.set_ylim(0, 1.14 * max(y for _, y in everything) or 1)
     limit = _slo_limit(report, metric)
     if limit is not None:
@@ -195,15 +85,15 @@ def _pareto(report: Report, metric: str) -> Picture | None:
         if left < limit < right:
             axes.axvline(limit, color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
     for engine in engines:
-        _draw_engine(axes, [p for p in found if p.engine == engine], _style(report, engine))
+        _draw_engine(axes, [p for p in found if p.engine == engine], style_of(report, engine))
     best = efficient(found)
-    axes.plot([p.latency_s for p in best], [p.tok_s for p in best], linestyle="none", markersize=13, **_RING)
+    axes.plot([p.latency_s for p in best], [p.tok_s for p in best], linestyle="none", markersize=13, **RING)
     _label_points(axes, found)
     axes.set_xlabel(f"{spoken}, {word} – further left is better")
     axes.set_ylabel("Output tokens/s – higher is better")
     title = f"Output throughput against {word} {label}"
     caption = pareto_caption(report, found, title, label, limit)
-    return _saved(figure, f"throughput-{metric[:-2]}", title, pareto_words(found, word, label), caption)
+    return saved(figure, f"throughput-{metric[:-2]}", title, pareto_words(found, word, label), caption)
 
 
 def _slo_limit(report: Report, metric: str) -> float | None:
@@ -262,24 +152,24 @@ def _distribution(report: Report, which: str) -> Picture | None:
     curves = [(cell, curve) for cell, curve in curves if cell.load in panels]
     names = short_names(report.engines, 30)
     engines = [engine for engine in report.engines if any(cell.engine == engine for cell, _ in curves)]
-    handles: list[Artist] = [_line(names[e], **{**_style(report, e), "marker": "None"}) for e in engines]
+    handles: list[Artist] = [line_of(names[e], **{**style_of(report, e), "marker": "None"}) for e in engines]
     label = {"ttft": "TTFT", "itl": "ITL", "chunk_gap": "chunk gap"}[which]
     spoken = {"ttft": "Time to first token", "itl": "Inter-token latency", "chunk_gap": "Chunk gap"}[which]
     columns = min(3, len(panels))
     panel_w, panel_h = (3.0, 2.0) if columns > 1 else (4.5, 2.6)
     rows = -(-len(panels) // columns)
-    figure, _ = _figure(0.6 + columns * (panel_w + 0.2), rows * (panel_h + 0.55) + 0.2, handles)
+    figure, _ = figure_of(0.6 + columns * (panel_w + 0.2), rows * (panel_h + 0.55) + 0.2, handles)
     low = min(curve.quantile(0.01) for _, curve in curves) * 0.85
     high = max(max(curve.values_s[-1] for _, curve in curves) * 1.1, low * 1.5, 1e-9)
     for index, load in enumerate(panels):
         row, column = divmod(index, columns)
         bottom = 0.48 + (rows - 1 - row) * (panel_h + 0.55)
-        axes = _axes(figure, 0.6 + column * (panel_w + 0.2), bottom, panel_w, panel_h)
-        _time_axis(axes, low, high)
+        axes = axes_of(figure, 0.6 + column * (panel_w + 0.2), bottom, panel_w, panel_h)
+        time_axis(axes, low, high)
         for cell, curve in curves:
             if cell.load == load:
                 xs, ys = steps(curve, max(24, MAX_VERTICES // (2 * len(curves))))
-                axes.plot(xs, ys, linewidth=1.4, **{**_style(report, cell.engine), "marker": "None"})
+                axes.plot(xs, ys, linewidth=1.4, **{**style_of(report, cell.engine), "marker": "None"})
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -287,7 +177,7 @@ def _distribution(report: Report, which: str) -> Picture | None:
         axes.tick_params(labelleft=not column)
         if index + columns >= len(panels):
             axes.set_xlabel(spoken)
-    return _saved(
+    return saved(
         figure,
         f"distribution-{which.replace('_', '-')}",
         f"Distribution of {label}",
@@ -308,10 +198,10 @@ def _memory(report: Report) -> Picture | None:
         if any(stack.parts[index] is not None for stack in found)
     ]
     if any(stack.peak_bytes is not None for stack in found):
-        handles.append(_line("largest sample", linestyle="none", **_DIAMOND))
+        handles.append(line_of("largest sample", linestyle="none", **DIAMOND))
     left = 0.25 + 0.078 * max(len(names[stack.engine]) for stack in found)
-    figure, _ = _figure(7.6, 0.72 + 0.42 * len(found), handles)
-    axes = _axes(figure, left, 0.48, 7.6 - left - 0.75, 0.1 + 0.42 * len(found))
+    figure, _ = figure_of(7.6, 0.72 + 0.42 * len(found), handles)
+    axes = axes_of(figure, left, 0.48, 7.6 - left - 0.75, 0.1 + 0.42 * len(found))
     highest = max(stack.extent_bytes for stack in found)
     for row, stack in enumerate(found):
         start = 0.0
@@ -320,7 +210,7 @@ def _memory(report: Report) -> Picture | None:
                 axes.barh(row, size, left=start, height=0.56, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0.8)
                 start += size
         if stack.peak_bytes is not None:
-            axes.plot([stack.peak_bytes], [row], linestyle="none", markersize=6, **_DIAMOND)
+            axes.plot([stack.peak_bytes], [row], linestyle="none", markersize=6, **DIAMOND)
         axes.text(stack.extent_bytes + highest * 0.015, row, byte_size(stack.extent_bytes), va="center", fontsize=8)
     axes.set_yticks(range(len(found)), [names[stack.engine] for stack in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
@@ -330,4 +220,4 @@ def _memory(report: Report) -> Picture | None:
     axes.xaxis.set_major_locator(FixedLocator(byte_ticks(highest)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_size(value) if value else "0"))
     axes.set_xlabel(f"{found[0].kind} – shorter is better")
-    return _saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(report, found))
+    return saved(figure, "memory", "Memory of each engine", memory_words(found), memory_caption(report, found))

@@ -74,14 +74,14 @@ def test_an_unknown_setting_is_a_usage_error_on_the_command_line(nbridge, tmp_pa
 
 
 def test_colours_are_those_of_the_reports() -> None:
-    from reports.figures import pictures
+    from reports.figures import drawing
 
     light = theme.LIGHT
-    assert light.series == pictures.ENGINES
+    assert light.series == drawing.ENGINES
     assert (light.ink, light.muted, light.grid, light.paper, light.shade) == (
-        pictures.INK, pictures.MUTED, pictures.GRID, pictures.PAPER, pictures.SHADE,
+        drawing.INK, drawing.MUTED, drawing.GRID, drawing.PAPER, drawing.SHADE,
     )  # fmt: skip
-    sheet = (Path(pictures.__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
+    sheet = (Path(drawing.__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
     assert all(colour in sheet for colour in (*theme.DARK.series, theme.DARK.ink, theme.DARK.paper))
 
 

@@ -9,7 +9,7 @@ from report_page import Page
 
 import reports
 from reports.content import content
-from reports.figures.pictures import ENGINES, VARIABLES
+from reports.figures.drawing import ENGINES, VARIABLES
 from reports.layout import embedded, html, unbroken
 from reports.report import read_report, write_report
 
