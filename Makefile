@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20

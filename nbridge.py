@@ -36,6 +36,7 @@ COMMANDS = {
     "health": ("monitoring.cli:health", "Is a server well? Latency, progress, GPU, and a canary, with reasons."),
     "stack": ("monitoring.cli:stack", "Exporter, Prometheus and Alertmanager on this machine, for the given servers."),
     "gateway": ("gateway.cli:gateway", "One door in front of many servers: failover, routing, drain."),
+    "swap": ("gateway.swap.cli:swap", "Exchange a server of a gateway for another under load, without a gap."),
     "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
     "cost": ("planning.cost.cli:cost", "API or own hardware: cost with ranges, break-even, and what drives it."),
     "audit": ("planning.claims.cli:audit", "Check claims about cost and speed; corrected figures for what is wrong."),

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway.errors import SettingsError
-from gateway.settings import Settings, load
+from gateway.settings import Settings, load, parse_server
 
 DATA = Path(".nbridge-gateway")
 _DATA = typer.Option("--data", metavar="FOLDER", help="Folder for its configuration, socket and logs.")
@@ -157,7 +157,6 @@ def add(
 ) -> None:
     """Let another server in, without a reload."""
     from gateway import operations
-    from gateway.settings import parse_server
 
     values = {"name": name, "url": url, "model": model, "capacity": capacity, "places": places}
     values["api_key_env"] = api_key_env

@@ -97,7 +97,7 @@ def drain(data: Path, name: str, *, on: bool = True) -> None:
     """Let a server take no new requests (or again), and wait until HAProxy knows. Raises SettingsError."""
     one = _known(now(data), name)
     fleet.change(data, lambda overlay: overlay.drain(name, on=on))
-    if not _wait(lambda: _is_draining(data, one) == on, APPLIED_S):
+    if not wait(lambda: _is_draining(data, one) == on, APPLIED_S):
         raise NotRunning(
             f"HAProxy has not heard of it after {APPLIED_S:g} s: does the agent run (nbridge gateway status)?"
         )
@@ -113,13 +113,13 @@ def remove(data: Path, name: str, deadline_s: float) -> int:
             "SIGHUP lets the gateway read it."
         )
     drain(data, name)
-    _wait(lambda: sessions(data, one) == 0, deadline_s)
+    wait(lambda: sessions(data, one) == 0, deadline_s)
     cut = sessions(data, one)
     in_file = name not in {added.name for added in fleet.read(data).added}
     fleet.change(data, lambda overlay: overlay.without_server(name, in_file=in_file))
     backend = backend_name(settings, one.model)
     asked = runtime(data)
-    if not _wait(lambda: _deleted(asked, backend, name), APPLIED_S):
+    if not wait(lambda: _deleted(asked, backend, name), APPLIED_S):
         asked.remove(backend, name)  # says why not
     return cut
 
@@ -151,7 +151,8 @@ def _known(settings: Settings, name: str) -> Server:
     return found
 
 
-def _wait(is_so: Callable[[], bool], timeout_s: float) -> bool:
+def wait(is_so: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait until something is so; whether it was in time."""
     deadline_s = time.monotonic() + timeout_s
     while not is_so():
         if time.monotonic() > deadline_s:

@@ -101,7 +101,10 @@ class Health(_Table):
 
 
 class Server(_Table):
-    """One server of one model. `capacity` is relative to the model's other servers."""
+    """One server of one model. `capacity` is relative to the model's other servers.
+
+    `process` is the one that nbridge swap started for it, and that is ended with it.
+    """
 
     name: Name
     url: str
@@ -111,7 +114,7 @@ class Server(_Table):
     capacity: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     places: Annotated[int, Field(ge=1, le=100_000)] = 256
     engine: str | None = None
-    process: str | None = None
+    process: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("url")
     @classmethod

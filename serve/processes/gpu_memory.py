@@ -23,6 +23,24 @@ def used_bytes() -> int | None:
         pynvml.nvmlShutdown()
 
 
+def total_and_free_bytes() -> tuple[int, int] | None:
+    """The memory of all NVIDIA GPUs together and what is free of it, None when there is no driver to ask."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        all_ = [pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+        return sum(int(one.total) for one in all_), sum(int(one.free) for one in all_)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def wait_until_returned(before_bytes: int | None, timeout_s: float) -> bool:
     """Wait until no more memory is in use than before the server (and a slack); False when it stays in use."""
     deadline = time.monotonic() + timeout_s

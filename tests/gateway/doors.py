@@ -111,7 +111,7 @@ def replicas(folder: Path, *names: str, model: str = "m") -> Iterator[list[Repli
         made = []
         for name in names:
             place = folder / name
-            place.mkdir()
+            place.mkdir(parents=True)
             one = Replica(place, port.pick("127.0.0.1"), model)
             one.start()
             stack.callback(lambda one=one: one.process and one.process.kill())

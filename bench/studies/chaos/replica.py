@@ -7,6 +7,7 @@ line for each answer that has begun. It generates nothing: tokens are words, the
     error       500 at once  slow    a token takes a second
     cut         ends the connection after three tokens
     garbage     answers what is no JSON
+    lame        500 to whatever asks for more than one token, which no canary does
     busy        makes steps, and has no place for another request
     other       lists and serves another model
 """
@@ -53,7 +54,7 @@ class Replica:
             return True
         asked = json.loads(body or b"{}")
         entry = {"id": headers.get("x-request-id"), "path": path, "key": headers.get("authorization"), "asked": asked}
-        if fault == "error":
+        if fault == "error" or (fault == "lame" and asked.get("max_tokens") != 1):
             self.log.write(json.dumps({**entry, "status": 500}) + "\n")
             await plain(writer, 500, {"error": {"message": "the engine fell over", "type": "server_error"}})
             return True
