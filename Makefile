@@ -47,6 +47,10 @@ bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (
 	$(BIN)/python -m bench.studies.exporter $(ARGS)
 	$(BIN)/python -m bench.studies.alerting
 
+chaos: setup           ## faults under load behind the gateway, HAProxy alone and nginx: what users got (ARGS="--faults hang")
+	@sh tools/packages.sh test
+	$(BIN)/python -m bench.studies.chaos.study $(ARGS)
+
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test
 	@# Before the tests, because training beside a running server takes five times as long.

@@ -65,7 +65,7 @@ class Limits(_Table):
     queue: Annotated[int, Field(ge=0, le=100_000)] = 64
     queue_s: Seconds = 30.0
     upload_s: Seconds = 30.0
-    deadline_s: Seconds = 300.0
+    deadline_s: Seconds = 900.0
     retries: Annotated[int, Field(ge=0, le=5)] = 2
     retry_share: Share = 0.2
     drain_s: Seconds = 60.0

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ def select(
     ] = None,
     language: Annotated[
         list[str] | None, typer.Option(help="A language it must claim (en, zh, …); repeatable.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="A prompt to choose for: its language is required; a hard one goes by quality.")
     ] = None,
     licence: Annotated[list[str] | None, typer.Option(help="permissive, community or research; repeatable.")] = None,
     min_context: Annotated[int | None, typer.Option(help="Least context, tokens.")] = None,
@@ -65,6 +69,7 @@ def select(
     none meets the requirements.
     """
     from bench.run.store import open_run
+    from gateway.policies import prompts, routing
     from planning.catalogs import GIB, load, measured_on
     from planning.choice import candidates, selection
     from planning.errors import BadInput
@@ -73,6 +78,12 @@ def select(
     facts = load(catalog)
     if measured_only and not run:
         raise BadInput("--measured-only needs a run: give one with --run.")
+    if prompt is not None:
+        score, spoken = prompts.complexity(prompt), prompts.language(prompt)
+        language = language or ([spoken] if spoken else None)
+        prefer = "quality" if score > routing.Policy().hard_above else prefer
+        told = f"its script tells {spoken}" if spoken else "its script tells no language"
+        print(f"The prompt: complexity {score:.2f}, {told}; ordered by {prefer}.", file=sys.stderr)
     requirements = selection.Requirements(
         max_ttft_s=max_ttft,
         max_tpot_s=max_tpot,

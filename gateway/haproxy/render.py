@@ -145,7 +145,10 @@ def _global(settings: Settings, places: Places) -> str:
 def _defaults(settings: Settings, places: Places) -> str:
     limits = settings.limits
     errors = "\n".join(f"  errorfile {status} {places.folder}/{status}.http" for status in STATUSES)
-    retry = "conn-failure empty-response junk-response response-timeout 500 502 503 504"
+    retry = "conn-failure empty-response junk-response 500 502 503 504"
+    if places.agent_port is None:
+        # Nobody else would see that an engine hangs. With an agent a long answer is not taken for a hang.
+        retry += " response-timeout"
     return f"""defaults
   mode http
   log global

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,18 @@ def test_least_outstanding_is_by_capacity() -> None:
     assert least_outstanding([("a", 100, 3), ("b", 50, 2)]) == "a"
     assert least_outstanding([("a", 100, 5), ("b", 50, 1)]) == "b"
     assert least_outstanding([("a", 0, 0)]) is None
+
+
+def test_select_takes_the_same_look_at_a_prompt(nbridge: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    said = nbridge("select", "--prompt", "请介绍一下北京的历史。", "--json")
+    assert "complexity 0.00, its script tells zh; ordered by cost" in said.stderr
+    accepted = json.loads(said.stdout)["accepted"]
+    assert accepted
+    assert all("zh" in one["languages"] for one in accepted)
+    assert (
+        "complexity 0.83, its script tells no language; ordered by quality"
+        in nbridge("select", "--prompt", HARD).stderr
+    )
 
 
 def prompts() -> list[str]:

@@ -1,0 +1,69 @@
+"""Two real vLLM servers behind the gateway: what passes, an OpenAI client, and an engine that hangs under load."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from doors import Gateway, gateway, needs_haproxy
+from test_gateway import under_load
+from waiting import wait_for
+
+from checkpoints.prepare import prepare
+from serve.engine.server import Server, start
+from serve.engine.settings import parse
+
+pytestmark = [needs_haproxy, pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Server, Server]]:
+    folder = tmp_path_factory.mktemp("engines")
+    with ExitStack() as stack:
+        servers = []
+        for name in ("a", "b"):
+            values = {"model": prepare("demo-1m").path, "served_model_name": "m", "port": 0, "max_num_seqs": 8}
+            servers.append(stack.enter_context(start(parse(values, "the tests"), log_path=folder / f"{name}.log")))
+        text = "[gateway]\nport = 0\nmetrics_port = 0\n[health]\ncanary_deadline_s = 3\nslow_start_s = 0\n"
+        for name, server in zip("ab", servers, strict=True):
+            text += f'[[server]]\nname = "{name}"\nurl = "{server.base_url}"\nmodel = "m"\n'
+        (folder / "gateway.toml").write_text(text)
+        found = stack.enter_context(gateway(folder / "gateway.toml"))
+        wait_for(lambda: found.state("a") == found.state("b") == "in", 60)
+        yield found, servers[0], servers[1]
+
+
+def test_everything_of_a_hooked_server_passes(door: tuple[Gateway, Server, Server]) -> None:
+    from openai import NotFoundError, OpenAI
+
+    client = OpenAI(base_url=door[0].url + "/v1", api_key="none")
+    assert [one.id for one in client.models.list()] == ["m"]
+    said = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "def"}], max_tokens=4)
+    assert said.usage is not None
+    assert said.usage.completion_tokens <= 4
+    stream = client.completions.create(model="m", prompt="def main():", max_tokens=5, stream=True)
+    assert len(list(stream)) >= 2
+    with pytest.raises(NotFoundError, match="The model other is not served here"):
+        client.completions.create(model="other", prompt="x")
+    states = door[0].ask("/v1/hidden_states", prompts=["def main():"], layer=-2).json()
+    assert len(states["hidden_states"][0]) == 128
+    assert door[0].ask("/tokenize", prompt="def").json()["count"] >= 1
+
+
+def test_an_engine_that_hangs_under_load_costs_no_answer(door: tuple[Gateway, Server, Server]) -> None:
+    found, a, _ = door
+    (core,) = [one for pid in a.pids() if "EngineCore" in (one := psutil.Process(pid)).name()]
+    with under_load(found, users=4) as seen:
+        wait_for(lambda: len(seen) > 10, 120)
+        core.send_signal(signal.SIGSTOP)
+        try:
+            wait_for(lambda: found.haproxy("a").startswith("DOWN"), 60)
+            before = len(seen)
+            wait_for(lambda: len(seen) > before + 10, 120)
+        finally:
+            core.send_signal(signal.SIGCONT)
+        wait_for(lambda: found.haproxy("a").startswith("UP"), 60)
+    assert set(seen) == {200}
+    assert "hangs" in Path(found.data / "agent.log").read_text()
