@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inputs.quantities import trimmed
 from planning.cost.api_prices import PER_MTOK
 from planning.cost.monthly import Fleet
 from planning.cost.uncertainty import Number
@@ -27,12 +28,13 @@ class Step:
 @dataclass(frozen=True)
 class BreakEven:
     """`first_tokens`: from here on own hardware can be cheaper; `always_tokens`: from here on it stays cheaper, as far
-    as replicas go. None for never. `steps` are the intervals, those that touch joined; `reason` is one sentence."""
+    as replicas go. None for never. `steps` are the intervals, those that touch joined. `reason` says in a clause why
+    never; None where it does turn."""
 
     first_tokens: float | None
     always_tokens: float | None
     steps: tuple[Step, ...]
-    reason: str
+    reason: str | None
 
 
 def break_even(fleet: Fleet, api_usd_per_mtok: float) -> BreakEven:
@@ -41,7 +43,9 @@ def break_even(fleet: Fleet, api_usd_per_mtok: float) -> BreakEven:
     service, replica, capacity = float(fleet.service_usd), float(fleet.replica_usd), float(fleet.planned_tokens)
     if gain <= 0:
         own = float(fleet.marginal_usd_per_token) * PER_MTOK
-        return _never(f"a million tokens adds ${own:.3g} of power, the API asks ${api_usd_per_mtok:.3g} for them")
+        return _never(
+            f"a million tokens adds ${trimmed(own)} of power, the API asks ${trimmed(api_usd_per_mtok)} for them"
+        )
     if gain * capacity <= replica:
         return _never(
             f"a replica costs ${replica:,.0f} a month and carries {capacity / PER_MTOK:,.1f} M tokens, for which "
@@ -56,10 +60,10 @@ def break_even(fleet: Fleet, api_usd_per_mtok: float) -> BreakEven:
         if steps and start <= steps[-1].to_tokens:
             # From here on each further replica pays for itself before the last is full.
             steps[-1] = Step(steps[-1].replicas, steps[-1].from_tokens, fleet.max_replicas * capacity)
-            return BreakEven(steps[0].from_tokens, steps[-1].from_tokens, tuple(steps), _from(steps))
+            return BreakEven(steps[0].from_tokens, steps[-1].from_tokens, tuple(steps), None)
         steps.append(Step(count, start, count * capacity))
     always = steps[-1].from_tokens if len(steps) == 1 else None
-    return BreakEven(steps[0].from_tokens, always, tuple(steps), _from(steps))
+    return BreakEven(steps[0].from_tokens, always, tuple(steps), None)
 
 
 def first_tokens(fleet: Fleet, api_usd_per_mtok: Number) -> Number:
@@ -75,16 +79,4 @@ def first_tokens(fleet: Fleet, api_usd_per_mtok: Number) -> Number:
 
 
 def _never(why: str) -> BreakEven:
-    return BreakEven(None, None, (), f"At the most likely values own hardware never becomes cheaper: {why}.")
-
-
-def _from(steps: list[Step]) -> str:
-    first = steps[0]
-    millions = first.from_tokens / PER_MTOK
-    text = f"At the most likely values own hardware becomes cheaper at {millions:,.1f} M tokens a month"
-    if len(steps) > 1:
-        text += (
-            f", up to the {first.to_tokens / PER_MTOK:,.1f} M that {first.replicas:,} replica"
-            f"{'s' if first.replicas > 1 else ''} can carry; the next one makes the API cheaper again for a while"
-        )
-    return text + "."
+    return BreakEven(None, None, (), why)

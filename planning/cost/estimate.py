@@ -1,6 +1,7 @@
 """API or own hardware, with ranges: seeded draws of every assumption, what each one moves, and the break-even.
 
-Every draw is a whole month priced both ways, so P(cheaper) counts draws, not ends of ranges.
+Every draw is a whole month priced both ways, so P(cheaper) counts draws, not ends of ranges. Every figure is the median
+of draws with its band, so that what is said, tabled and drawn is the same number.
 """
 
 import math
@@ -18,21 +19,28 @@ from planning.cost.monthly import Month
 from planning.cost.uncertainty import Number, Range, Swing, draw, probability, summary
 
 DRAWS = 200_000
+SWING_DRAWS = 10_000  # for each end of each input
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A case's answer. Ranges are percentiles over the draws; `at_mode` is the month with every input at its mode."""
+    """A case's answer. Ranges are percentiles over the draws; `parts_usd` is what own hardware's month is paid for, of
+    which each part's median is its own: they need not add up to the whole's.
+
+    `break_even` explains why never, or where replicas fill up, with every input at its median; the figure is
+    `break_even_tokens`, and `at_medians` is that month.
+    """
 
     case: Case
     price: ApiPrice
     draws: int
     seed: int
-    at_mode: Month
+    at_medians: Month
     own_usd: Range
     api_usd: Range
     saving_usd: Range
     probability_cheaper: float
+    parts_usd: dict[str, Range]
     own_usd_per_mtok: dict[str, Range]
     api_usd_per_mtok: Range
     replicas: Range
@@ -62,7 +70,7 @@ def estimate(case: Case, *, draws: int = DRAWS, seed: int = 0, price: ApiPrice |
     `price` (looked up when None) is the API's. Raises UnknownName when the API model is not known.
     """
     price = price or api_prices.find(case.api.model, case.api.provider)
-    at_mode = monthly.month(case, price, modes(case))
+    at_medians = monthly.month(case, price, medians(case))
     drawn = monthly.month(case, price, sample(case, draws, seed))
     break_even_tokens = breakeven.first_tokens(drawn.fleet, drawn.api_usd_per_mtok)
     return Estimate(
@@ -70,28 +78,29 @@ def estimate(case: Case, *, draws: int = DRAWS, seed: int = 0, price: ApiPrice |
         price=price,
         draws=draws,
         seed=seed,
-        at_mode=at_mode,
+        at_medians=at_medians,
         own_usd=summary(drawn.own_usd),
         api_usd=summary(drawn.api_usd),
         saving_usd=summary(drawn.saving_usd),
         probability_cheaper=probability(drawn.own_usd < drawn.api_usd),
+        parts_usd={name: summary(values) for name, values in drawn.parts_usd.items()},
         own_usd_per_mtok={basis: summary(values) for basis, values in drawn.own_usd_per_mtok.items()},
         api_usd_per_mtok=summary(drawn.api_usd_per_mtok),
         replicas=summary(drawn.replicas),
         utilization=summary(drawn.utilization),
         payback_months=summary(drawn.payback_months) if case.hosting.kind == "buy" else None,
-        break_even=breakeven.break_even(at_mode.fleet, float(at_mode.api_usd_per_mtok)),
+        break_even=breakeven.break_even(at_medians.fleet, float(at_medians.api_usd_per_mtok)),
         break_even_tokens=summary(break_even_tokens),
         probability_never=probability(np.isinf(break_even_tokens)),
         probability_over_capacity=probability(np.isinf(np.asarray(drawn.replicas))),
-        tornado=tornado(case, price),
+        tornado=tornado(case, price, draws=min(draws, SWING_DRAWS), seed=seed),
         warnings=tuple(_warnings(case, price)),
     )
 
 
-def modes(case: Case) -> dict[str, Number]:
-    """Return every input at its most likely value."""
-    return {name: quantity.mode for name, quantity in quantities(case).items()}
+def medians(case: Case) -> dict[str, Number]:
+    """Return every input at its median."""
+    return {name: quantity.median for name, quantity in quantities(case).items()}
 
 
 def sample(case: Case, draws: int, seed: int) -> dict[str, Number]:
@@ -99,28 +108,30 @@ def sample(case: Case, draws: int, seed: int) -> dict[str, Number]:
     return {name: draw(quantity, name, draws, seed) for name, quantity in quantities(case).items()}
 
 
-def tornado(case: Case, price: ApiPrice) -> tuple[Swing, ...]:
-    """Return what each input that has a range moves the monthly saving (API − own, USD) by, the widest first."""
-    centre = modes(case)
+def tornado(case: Case, price: ApiPrice, *, draws: int = SWING_DRAWS, seed: int = 0) -> tuple[Swing, ...]:
+    """Return what each input that has a range moves the median monthly saving (API − own, USD) by, the widest first."""
+    drawn = sample(case, draws, seed)
     swings = []
     for name, quantity in quantities(case).items():
         if quantity.is_point:
             continue
         ends = [
-            float(monthly.month(case, price, {**centre, name: value}).saving_usd)
+            summary(monthly.month(case, price, {**drawn, name: value}).saving_usd).p50
             for value in (quantity.low, quantity.high)
         ]
         swings.append(Swing(name, label(case, name), quantity.unit, quantity.low, quantity.high, *ends))
     return tuple(sorted((swing for swing in swings if swing.width > 0), key=lambda swing: -swing.width))
 
 
-def utilization_curve(case: Case, shares: Sequence[float]) -> list[tuple[float, float]]:
-    """Return (utilization, own USD per million tokens) of one replica at the modes; spare replicas are paid for."""
-    fleet = monthly.fleet_of(case, modes(case))
+def utilization_curve(
+    case: Case, shares: Sequence[float], *, draws: int = 2_000, seed: int = 0
+) -> list[tuple[float, Range]]:
+    """Return (utilization, own USD per million tokens) of one replica over the draws; spare replicas are paid for."""
+    fleet = monthly.fleet_of(case, sample(case, draws, seed))
     points = []
     for share in shares:
         tokens = share * fleet.full_tokens
-        points.append((share, float(monthly.usd_per_mtok(fleet.month_usd(1.0, tokens), tokens))))
+        points.append((share, summary(monthly.usd_per_mtok(fleet.month_usd(1.0, tokens), tokens))))
     return points
 
 

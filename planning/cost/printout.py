@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from inputs.quantities import trimmed
@@ -43,7 +44,7 @@ def page(made: Estimate) -> RenderableType:
 
 def document(made: Estimate) -> dict[str, Any]:
     """The estimate for programs; “never” and “cannot” are null."""
-    month = made.at_mode
+    month = made.at_medians
     fleet = month.fleet
     return {
         "format": 1,
@@ -63,6 +64,7 @@ def document(made: Estimate) -> dict[str, Any]:
         "own_usd_per_month": _range(made.own_usd),
         "api_usd_per_month": _range(made.api_usd),
         "saving_usd_per_month": _range(made.saving_usd),
+        "parts_usd_per_month": {name: _range(part) for name, part in made.parts_usd.items()},
         "own_usd_per_mtok": {basis: _range(found) for basis, found in made.own_usd_per_mtok.items()},
         "api_usd_per_mtok": _range(made.api_usd_per_mtok),
         "replicas": _range(made.replicas),
@@ -80,7 +82,7 @@ def document(made: Estimate) -> dict[str, Any]:
             "probability_never": made.probability_never,
         },
         "probability_over_capacity": made.probability_over_capacity,
-        "at_most_likely": {
+        "at_medians": {
             "api_usd_per_month": month.api_usd,
             "own_usd_per_month": tables.finite(float(month.own_usd)),
             "parts_usd_per_month": {name: tables.finite(float(value)) for name, value in month.parts_usd.items()},
@@ -114,7 +116,7 @@ def tornado(made: Estimate) -> RenderableType:
     shown = [swing for swing in made.tornado if math.isfinite(swing.width)][:_MOST_SWINGS]
     if not shown:
         return Text("No input has a range, so nothing can be said about what drives the result.")
-    centre = float(made.at_mode.saving_usd)
+    centre = made.saving_usd.p50
     ends = [end for swing in shown for end in (swing.at_low, swing.at_high)]
     lowest, highest = min(*ends, centre), max(*ends, centre)
     table = tables.table()
@@ -133,7 +135,8 @@ def tornado(made: Estimate) -> RenderableType:
         )
     more = len(made.tornado) - len(shown)
     notes = [
-        f"The month's saving is {wording.figure_text(round(centre), 'USD')} with every input at its most likely (│)."
+        f"The saving is the median of draws of all other assumptions; of all of them it is "
+        f"{wording.figure_text(round(centre), 'USD')} (│)."
     ]
     if more > 0:
         notes.append(f"{more} more move it less (--json lists all).")
@@ -185,40 +188,35 @@ def assumptions(made: Estimate) -> RenderableType:
 
 
 def _month(made: Estimate) -> RenderableType:
-    table = tables.table()
-    table.add_column("")
-    for column in ("at the most likely", "P5", "median", "P95"):
-        table.add_column(column, justify="right")
-    rows = [
-        (made.price.name, float(made.at_mode.api_usd), made.api_usd),
-        (f"own hardware ({wording.HOW[made.case.hosting.kind]})", float(made.at_mode.own_usd), made.own_usd),
-    ]
-    for name, likely, found in rows:
-        table.add_row(name, *_usd(likely, found.p5, found.p50, found.p95))
-    for name, value in made.at_mode.parts_usd.items():
-        table.add_row(f"  of it {name}", *_usd(float(value)), "", "", "")
-    saving = made.saving_usd
-    table.add_row("saved by own hardware", *_usd(float(made.at_mode.saving_usd), saving.p5, saving.p50, saving.p95))
-    replicas = [made.at_mode.replicas, made.replicas.p5, made.replicas.p50, made.replicas.p95]
-    table.add_row("replicas in use", *(_count(float(value)) for value in replicas))
-    used = made.utilization
-    shares = (float(made.at_mode.utilization), used.p5, used.p50, used.p95)
+    table = _over_draws()
+    own = f"own hardware ({wording.HOW[made.case.hosting.kind]})"
+    rows = [(made.price.name, made.api_usd), (own, made.own_usd)]
+    rows += [(f"  of it {name}", part) for name, part in made.parts_usd.items()]
+    for name, found in [*rows, ("saved by own hardware", made.saving_usd)]:
+        table.add_row(name, *_usd(found.p5, found.p50, found.p95))
+    replicas, used = made.replicas, made.utilization
+    table.add_row("replicas in use", *(_count(value) for value in (replicas.p5, replicas.p50, replicas.p95)))
+    shares = (used.p5, used.p50, used.p95)
     table.add_row("of their full load", *(wording.figure_text(share, "share") for share in shares))
     return tables.titled("A month, in USD", table)
 
 
 def _per_million(made: Estimate) -> RenderableType:
-    table = tables.table()
-    table.add_column("")
-    for column in ("at the most likely", "P5", "median", "P95"):
-        table.add_column(column, justify="right")
-    api = made.api_usd_per_mtok
-    table.add_row(made.price.name, *_usd(float(made.at_mode.api_usd_per_mtok), api.p5, api.p50, api.p95))
-    for basis, found in made.own_usd_per_mtok.items():
-        likely = float(made.at_mode.own_usd_per_mtok[basis])
-        table.add_row(f"own hardware, {basis}", *_usd(likely, found.p5, found.p50, found.p95))
+    table = _over_draws()
+    of_own = {f"own hardware, {basis}": found for basis, found in made.own_usd_per_mtok.items()}
+    for name, found in {made.price.name: made.api_usd_per_mtok, **of_own}.items():
+        table.add_row(name, *_usd(found.p5, found.p50, found.p95))
     note = f"Input and output tokens together. Only “{ACTUAL}” is what the tokens asked for will cost."
     return tables.titled("A million tokens, in USD", table, note, note_style="dim")
+
+
+def _over_draws() -> Table:
+    """An empty table of medians with their band."""
+    table = tables.table()
+    table.add_column("")
+    for column in ("P5", "median", "P95"):
+        table.add_column(column, justify="right")
+    return table
 
 
 def _usd(*values: float) -> list[str]:

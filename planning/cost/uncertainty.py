@@ -48,6 +48,16 @@ class Quantity(BaseModel):
     def is_point(self) -> bool:
         return self.low == self.high
 
+    @property
+    def median(self) -> float:
+        """What half of its draws lie below."""
+        if self.is_point:
+            return self.mode
+        span, below = self.high - self.low, self.mode - self.low
+        if 2 * below >= span:
+            return self.low + math.sqrt(span * below / 2)
+        return self.high - math.sqrt(span * (self.high - self.mode) / 2)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -61,7 +71,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Swing:
-    """What one input moves: the result with this input at its low and at its high, all others at their modes."""
+    """What one input moves: the median result with this input at its low and at its high, all others drawn."""
 
     name: str
     label: str

@@ -121,14 +121,27 @@ def verdict(made: Estimate) -> list[str]:
 
 
 def break_even_text(made: Estimate) -> str:
-    """Return the break-even at the most likely values and over the draws."""
-    said = made.break_even.reason
+    """Return the break-even over the draws, and why there is none or where it turns back."""
+    why = ""
+    if made.break_even.reason:
+        why = f" With every assumption at its median: {made.break_even.reason}."
     if made.probability_never == 1:
-        return f"{said} It does so in none of {made.draws:,} draws."
-    drawn = range_text(made.break_even_tokens, "tokens/month").replace("unlimited", "never")
+        return f"Own hardware becomes cheaper in none of {made.draws:,} draws.{why}"
+    often = probability_text(made.probability_never, made.draws)
     if math.isinf(made.break_even_tokens.p50):
-        return f"{said} Over the draws: never with probability {probability_text(made.probability_never, made.draws)}."
-    never = ""
-    if made.probability_never > 0:
-        never = f"; never with probability {probability_text(made.probability_never, made.draws)}"
-    return f"{said} Over the draws: {drawn}{never}."
+        return f"Own hardware never becomes cheaper, with probability {often}.{why}"
+    drawn = range_text(made.break_even_tokens, "tokens/month").replace("unlimited", "never")
+    never = f"; never with probability {often}" if made.probability_never > 0 else ""
+    return f"Own hardware becomes cheaper at {drawn}{never}.{_turns_back(made)}"
+
+
+def _turns_back(made: Estimate) -> str:
+    """Where full replicas make the API cheaper again for a while: a sentence, or nothing."""
+    if len(made.break_even.steps) < 2:
+        return ""
+    first = made.break_even.steps[0]
+    replicas = "one replica carries" if first.replicas == 1 else f"{first.replicas:,} replicas carry"
+    return (
+        f" Beyond what {replicas} (some {figure_text(first.to_tokens, 'tokens/month')}) the next one makes the API "
+        "cheaper again for a while."
+    )

@@ -143,8 +143,8 @@ def _kinds(run: Json, made: dict[str, Estimate]) -> Table | None:
             found = split([mix for mix in measured if mix.engine == engine])
         except MissingMeasurement:
             continue
-        fleet = one.at_mode.fleet
-        hours = one.case.inputs["hours_per_month"].mode * one.case.inputs["hours_per_day"].mode / 24
+        fleet = one.at_medians.fleet
+        hours = one.case.inputs["hours_per_month"].median * one.case.inputs["hours_per_day"].median / 24
         ends = found.usd_per_mtok(float(fleet.replica_usd) / hours)
         rows.append(
             [engine, *(wording.figure_text(end, "USD") for end in ends), str(found.mixes), f"{found.misfit:.1%}"]

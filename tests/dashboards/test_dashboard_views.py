@@ -281,13 +281,35 @@ def test_the_answer_in_words_and_figures() -> None:
     bars = cost.tornado_rows(found)
     widths = [abs(row["saving_at_high_usd"] - row["saving_at_low_usd"]) for row in bars]
     assert widths == sorted(widths, reverse=True)
-    assert sum(row["usd"] for row in cost.parts_rows(found)) == pytest.approx(float(found.at_mode.own_usd))
-    axis = cost.demand_axis(case, found.break_even)
+    assert [row[""] for row in cost.parts_rows(found)] == ["rent", "labour", "storage"]
+    axis = cost.demand_axis(case, found.break_even_tokens)
     drawn = cost.demand_rows(demand_curve(case, axis, draws=200))
     assert len(drawn) == 2 * len(axis)
     assert {row["Date"] for row in cost.assumption_rows(case)} >= {"2026-11-22"}
     own = cost.utilization_rows(utilization_curve(case, cost.shares(3)))
     assert [row["utilization"] for row in own] == pytest.approx([0.001, 0.0316, 1.0], rel=0.01)
+
+
+def test_what_is_said_tabled_and_drawn_of_the_cost_is_one_number() -> None:
+    # The median over the draws: in words, in the tile, as the dotted line, and where the drawn medians cross.
+    case = load_case()
+    found = estimate(case, draws=20_000)
+    even = found.break_even_tokens.p50
+    assert f"becomes cheaper at {even / 1e6:.0f} M tokens/month" in cost.verdict(found)
+    assert {fact[0]: fact[1] for fact in cost.facts(found)}["Break-even"] == cost.tokens(even)
+    assert cost.even_rows(found.break_even_tokens)[0]["p50"] == even
+    below, above = (demand_curve(case, [even * factor], draws=4_000) for factor in (0.93, 1.07))
+    assert below.own_usd[0].p50 > below.api_usd[0].p50
+    assert above.own_usd[0].p50 < above.api_usd[0].p50
+    # A million tokens at the utilization that the demand gives: the curve's median and the table's.
+    used = found.utilization.p50
+    ((_, drawn),) = utilization_curve(case, [used], draws=4_000)
+    assert drawn.p50 == pytest.approx(found.own_usd_per_mtok["as asked for"].p50, rel=0.1)
+
+
+def test_a_break_even_that_most_draws_do_not_have_is_not_drawn() -> None:
+    assert cost.even_rows(Range(1e6, math.inf, math.inf, math.inf)) == []
+    assert cost.even_rows(Range(1e6, 2e6, math.inf, math.inf)) == [{"p5": 1e6, "p50": 2e6, "p95": None}]
 
 
 def test_the_guides_table_is_recomputed() -> None:
@@ -341,12 +363,18 @@ def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, p
         capacity_charts.trade(capacity.trade_rows(on_4090), palette, context_tokens=8192, concurrency=8),
         capacity_charts.bounds(capacity.bound_rows(on_4090.shape, gpu, 1, 8192), palette),
         capacity_charts.steps(capacity.replica_rows(1, 4, headroom=0.7, spares=1), palette, peak_rps=4),
-        cost_charts.demand(
-            cost.demand_rows(demand_curve(case, axis, draws=50)), palette, asked_tokens=1e7, even_tokens=None
+        *(
+            cost_charts.demand(
+                cost.demand_rows(demand_curve(case, axis, draws=50)), palette, asked_tokens=1e7, even=even
+            )
+            for even in ([], [{"p5": 1e7, "p50": 2e7, "p95": None}], [{"p5": 1e7, "p50": 2e7, "p95": 3e7}])
         ),
         cost_charts.tornado(cost.tornado_rows(found), palette, centre_usd=-500.0),
         cost_charts.utilization(
-            [{"utilization": 0.1, "usd_per_mtok": 2.0}], palette, api=[{"name": "x", "usd_per_mtok": 4.0}], actual=0.5
+            [{"utilization": 0.1, "usd_per_mtok": 2.0, "usd_p5": 1.0, "usd_p95": 3.0}],
+            palette,
+            api=[{"name": "x", "usd_per_mtok": 4.0}],
+            actual=0.5,
         ),
         claims_charts.walk([{"order": 0, "step": "1.", "ratio": 860.0, "what": "as stated"}], palette),
     ]

@@ -10,7 +10,7 @@ from made_cases import made_case, made_price
 
 from planning.cost import monthly
 from planning.cost.breakeven import break_even, first_tokens
-from planning.cost.estimate import modes
+from planning.cost.estimate import medians
 from planning.cost.monthly import Fleet
 
 
@@ -43,7 +43,7 @@ def test_capacity_steps_leave_gaps() -> None:
         (5, pytest.approx(50), pytest.approx(120)),
     ]
     assert found.always_tokens == pytest.approx(50e6)
-    assert "1 replica can carry" in found.reason
+    assert found.reason is None
 
 
 def test_fixed_cost_and_spares_ask_for_more_replicas_at_once() -> None:
@@ -57,18 +57,18 @@ def test_never_when_a_full_replica_is_not_worth_its_cost() -> None:
     found = break_even(fleet(planned=9e6), 10.0)
     assert found.first_tokens is None
     assert found.steps == ()
-    assert "$100 a month and carries 9.0 M tokens" in found.reason
-    assert "$90" in found.reason
+    assert "$100 a month and carries 9.0 M tokens" in (found.reason or "")
+    assert "$90" in (found.reason or "")
 
 
 def test_never_when_power_alone_costs_more() -> None:
-    assert "adds $11 of power" in break_even(fleet(marginal=11e-6), 10.0).reason
+    assert "adds $11 of power" in (break_even(fleet(marginal=11e-6), 10.0).reason or "")
 
 
 def test_never_when_it_takes_more_replicas_than_there_can_be() -> None:
     found = break_even(fleet(service=2000, planned=20e6, most=10), 10.0)
     assert found.first_tokens is None
-    assert "20 replicas, and 10 is the limit" in found.reason
+    assert "20 replicas, and 10 is the limit" in (found.reason or "")
 
 
 @given(
@@ -88,10 +88,10 @@ def test_the_first_tokens_of_draws_are_those_of_one_case(service, replica, plann
 def test_the_month_agrees_with_the_break_even_on_both_sides() -> None:
     case = made_case(ops_hours_per_month=3, wage_usd_per_hour=50, peak_to_mean=3)
     price = made_price()
-    at = monthly.month(case, price, modes(case))
+    at = monthly.month(case, price, medians(case))
     turn = break_even(at.fleet, at.api_usd_per_mtok).first_tokens
     below, above = (
-        monthly.month(case, price, {**modes(case), "tokens_per_month": turn * factor}).saving_usd
+        monthly.month(case, price, {**medians(case), "tokens_per_month": turn * factor}).saving_usd
         for factor in (0.999, 1.001)
     )
     assert below < 0 < above

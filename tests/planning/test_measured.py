@@ -9,7 +9,7 @@ from planning.catalogs import load
 from planning.cost import monthly
 from planning.cost.assembly import assemble
 from planning.cost.assumptions import EXAMPLE, Case, read_document
-from planning.cost.estimate import modes
+from planning.cost.estimate import medians
 from planning.cost.measured import mixes, split, with_run
 from planning.errors import MissingMeasurement, UnknownName
 
@@ -135,7 +135,7 @@ def test_a_named_engine_and_an_unknown_one() -> None:
 
 def served_rps(case: Case) -> float:
     """Requests a second at full load for the case's own requests."""
-    fleet = monthly.fleet_of(case, modes(case))
+    fleet = monthly.fleet_of(case, medians(case))
     return float(fleet.full_tokens / fleet.tokens_per_request / (720 * 3600))
 
 

@@ -96,9 +96,17 @@ def test_tornado_moves_one_input_at_a_time_and_sorts_by_width() -> None:
     case = made_case(tokens_per_month=wide(20e6, 30e6, 50e6), storage_usd_per_month=wide(0, 10, 20))
     swings = estimate(case, draws=1_000, price=made_price()).tornado
     assert [swing.name for swing in swings] == ["tokens_per_month", "storage_usd_per_month"]
-    # saving = tokens · $10/M − 316.8 − storage
-    assert (swings[0].at_low, swings[0].at_high) == pytest.approx((200 - 326.8, 500 - 326.8))
-    assert (swings[1].at_low, swings[1].at_high) == pytest.approx((300 - 316.8, 300 - 336.8))
+    # saving = tokens · $10/M − 316.8 − storage, with the median of the other: storage's is 10, that of the tokens
+    # 50 − √(30 · 20 / 2) = 32.68 M.
+    assert (swings[0].at_low, swings[0].at_high) == pytest.approx((200 - 326.8, 500 - 326.8), abs=1)
+    assert (swings[1].at_low, swings[1].at_high) == pytest.approx((326.8 - 316.8, 326.8 - 336.8), abs=8)
+
+
+@pytest.mark.parametrize(("low", "mode", "high"), [(0, 1, 10), (0, 9, 10), (0, 5, 10), (2, 2, 6), (2, 6, 6), (3, 3, 3)])
+def test_a_median_is_what_half_of_the_draws_lie_below(low: float, mode: float, high: float) -> None:
+    quantity = Quantity(low=low, mode=mode, high=high)
+    drawn = np.atleast_1d(draw(quantity, "x", 40_000, 0))
+    assert quantity.median == pytest.approx(float(np.median(drawn)), abs=0.02 * (high - low) + 1e-12)
 
 
 def test_an_input_that_moves_nothing_is_not_in_the_tornado() -> None:

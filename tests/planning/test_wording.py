@@ -85,10 +85,20 @@ def test_the_verdict_follows_the_probability(tokens: object, head: str) -> None:
     demand = tokens if isinstance(tokens, float) else dict(zip(("low", "mode", "high"), tokens, strict=True))
     said = wording.verdict(estimate(made_case(tokens_per_month=demand), draws=2_000, price=made_price()))
     assert said[0].startswith(head)
-    assert "becomes cheaper at 31.7 M tokens a month" in said[1]
+    assert said[1] == "Own hardware becomes cheaper at 31.7 M tokens/month."
 
 
 def test_the_verdict_says_never() -> None:
     made = estimate(made_case(), draws=2_000, price=made_price(0.001, 0.01))
-    assert "never becomes cheaper" in wording.verdict(made)[1]
-    assert "in none of 2,000 draws" in wording.verdict(made)[1]
+    said = wording.verdict(made)[1]
+    assert said.startswith(
+        "Own hardware becomes cheaper in none of 2,000 draws. With every assumption at its median: a "
+    )
+
+
+def test_the_verdict_says_where_a_full_replica_makes_the_api_cheaper_again() -> None:
+    # 31.68 M tokens pay for a replica, which carries 40 M; two are cheaper from 63.36 M on.
+    made = estimate(made_case(output_tok_s=40e6 / (720 * 3600)), draws=2_000, price=made_price())
+    assert wording.verdict(made)[1].endswith(
+        "Beyond what one replica carries (some 40 M tokens/month) the next one makes the API cheaper again for a while."
+    )

@@ -12,19 +12,25 @@ def utilization(rows: Rows, palette: Palette, *, api: Rows, actual: float | None
     """Own cost per million tokens against utilization, both logarithmic, with the API's price as a line."""
     x = alt.X("utilization:Q", title="Utilization", scale=alt.Scale(type="log", domain=[0.001, 1], nice=False),
               axis=alt.Axis(values=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1], format="~%"))  # fmt: skip
+    ends = [row[name] for row in rows for name in ("usd_p5", "usd_p95")] + [row["usd_per_mtok"] for row in api]
     y = alt.Y(
         "usd_per_mtok:Q",
         title="USD per million tokens",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(labelExpr=USD, values=decades([row["usd_per_mtok"] for row in [*rows, *api]])),
+        axis=alt.Axis(labelExpr=USD, values=decades(ends)),
     )
     tips = [alt.Tooltip("utilization:Q", format=".2%"), alt.Tooltip("usd_per_mtok:Q", format="$,.3~r")]
+    band = (
+        alt.Chart(data(rows))
+        .mark_area(color=palette.series[0], opacity=0.16)
+        .encode(x=x, y=alt.Y("usd_p5:Q", title="USD per million tokens"), y2="usd_p95:Q")
+    )
     own = alt.Chart(data(rows)).mark_line(color=palette.series[0], strokeWidth=2).encode(x=x, y=y, tooltip=tips)
     lines = alt.Chart(data(api)).mark_rule(color=palette.series[1], strokeDash=[6, 3], strokeWidth=1.6)
     names = alt.Chart(data([{**row, "utilization": 1} for row in api])).mark_text(
         align="right", dy=-8, dx=-4, color=palette.series[1], fontSize=11
     )
-    layers = [own, lines.encode(y=y, tooltip=["name:N", alt.Tooltip("usd_per_mtok:Q", format="$,.3~r")]),
+    layers = [band, own, lines.encode(y=y, tooltip=["name:N", alt.Tooltip("usd_per_mtok:Q", format="$,.3~r")]),
               names.encode(x=x, y=y, text="name:N")]  # fmt: skip
     if actual:
         here = alt.Chart(data([{"utilization": min(1.0, max(0.001, actual))}]))
@@ -32,7 +38,7 @@ def utilization(rows: Rows, palette: Palette, *, api: Rows, actual: float | None
     return finished(alt.layer(*layers), 320)
 
 
-def demand(rows: Rows, palette: Palette, *, asked_tokens: float, even_tokens: float | None) -> Any:
+def demand(rows: Rows, palette: Palette, *, asked_tokens: float, even: Rows) -> Any:
     """Monthly cost against demand: medians with the 5th to 95th percentile, the asked-for demand and the break-even."""
     ways = ["own hardware", "API"]
     scale = alt.Scale(domain=ways, range=[palette.series[0], palette.series[1]])
@@ -62,11 +68,20 @@ def demand(rows: Rows, palette: Palette, *, asked_tokens: float, even_tokens: fl
         strokeDash=alt.StrokeDash("way:N", scale=alt.Scale(domain=ways, range=[[1, 0], [6, 3]]), legend=legend),
     )  # fmt: skip
     marks = [{"tokens_per_month": asked_tokens, "what": "asked for"}]
-    if even_tokens:
-        marks.append({"tokens_per_month": even_tokens, "what": "break-even"})
+    marks += [{"tokens_per_month": one["p50"], "what": "break-even"} for one in even]
+    spread = alt.Chart(data([one for one in even if one["p95"]])).mark_rect(color=palette.ink, opacity=0.07)
     rules = alt.Chart(data(marks)).mark_rule(color=palette.ink, strokeDash=[2, 3]).encode(x=x)
     words = alt.Chart(data(marks)).mark_text(align="left", dx=4, baseline="top", color=palette.ink, fontSize=11)
-    return finished(alt.layer(band, line, rules, words.encode(x=x, y=alt.value(4), text="what:N")), 340)
+    return finished(
+        alt.layer(
+            spread.encode(x=alt.X("p5:Q"), x2="p95:Q"),
+            band,
+            line,
+            rules,
+            words.encode(x=x, y=alt.value(4), text="what:N"),
+        ),
+        340,
+    )
 
 
 def tornado(rows: Rows, palette: Palette, *, centre_usd: float) -> Any:

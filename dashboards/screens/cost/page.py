@@ -6,7 +6,7 @@ from dashboards import layout
 from dashboards.layout import note
 from dashboards.screens.cost import charts, view
 from planning.claims.audit import roi_table
-from planning.cost import api_prices, measured
+from planning.cost import api_prices, measured, wording
 from planning.cost.assumptions import EXAMPLE, PERFORMANCE, Case, label, load_case, parse_case, quantities, rule
 from planning.cost.estimate import DemandCurve, Estimate, demand_curve, estimate, utilization_curve
 from planning.cost.uncertainty import Quantity
@@ -159,16 +159,18 @@ def edits(case: Case, names: list[str], variant: str) -> dict[str, str]:
 
 
 def demanded(case: Case, found: Estimate, document: str) -> None:
-    axis = view.demand_axis(case, found.break_even)
+    axis = view.demand_axis(case, found.break_even_tokens)
     rows = view.demand_rows(curve(document, tuple(axis)))
-    even = found.break_even.first_tokens
     chart = charts.demand(
-        rows, layout.palette(), asked_tokens=quantities(case)["tokens_per_month"].mode, even_tokens=even
+        rows,
+        layout.palette(),
+        asked_tokens=quantities(case)["tokens_per_month"].median,
+        even=view.even_rows(found.break_even_tokens),
     )
     layout.figure(
         chart, rows, name="break-even", title="Cost against demand",
-        caption=f"{found.break_even.reason} Lines: medians; bands: 5th to 95th percentile of the draws. A line that "
-        "ends: more demand than the replicas allowed carry.",
+        caption=f"{wording.break_even_text(found)} Lines: medians; bands: 5th to 95th percentile of the draws. A "
+        "line that ends: more demand than the replicas allowed carry.",
         words=view.verdict(found),
     )  # fmt: skip
 
@@ -185,7 +187,8 @@ def utilized(case: Case, found: Estimate) -> None:
     layout.figure(
         charts.utilization(rows, layout.palette(), api=api, actual=actual), rows, name="utilization",
         title="Cost per token against utilization",
-        caption=f"{words} The dotted line: the utilization that the demand gives. Idle hardware costs the same.",
+        caption=f"{words} Line: median; band: 5th to 95th percentile. The dotted line: the utilization that the demand "
+        "gives. Idle hardware costs the same.",
         words=words,
     )  # fmt: skip
 
@@ -195,7 +198,7 @@ def tornado(found: Estimate) -> None:
     if not rows:
         note("No assumption has a range, so none can be said to matter more than another.")
         return
-    centre = float(found.at_mode.saving_usd)
+    centre = found.saving_usd.p50
     words = "; ".join(
         f"{row['assumption']}: {view.usd(row['saving_at_low_usd'] or 0)} to {view.usd(row['saving_at_high_usd'] or 0)}"
         for row in rows
@@ -203,8 +206,8 @@ def tornado(found: Estimate) -> None:
     layout.figure(
         charts.tornado(rows, layout.palette(), centre_usd=centre), rows, name="tornado",
         title="Which assumption decides",
-        caption="Each assumption alone at its low and at its high, all others at their most likely values. The widest "
-        "is the one worth finding out.",
+        caption="The median saving with one assumption at its low and at its high, all others drawn. The widest is the "
+        "one worth finding out.",
         words=f"Saving a month at low and high: {words}.",
     )  # fmt: skip
 
@@ -216,9 +219,9 @@ def tables(case: Case, found: Estimate) -> None:
     layout.csv_button(rows, "cost")
     parts = view.parts_rows(found)
     layout.table(
-        [{k: v for k, v in row.items() if k != "usd"} for row in parts],
-        "A month on own hardware, at the most likely values",
-        numeric=("USD a month",),
+        parts,
+        "What a month on own hardware is paid for; each part's median is its own, so they need not add up",
+        numeric=("P5", "Median", "P95"),
     )
     with st.expander("Every assumption, with source and date"):
         assumptions = view.assumption_rows(case)

@@ -7,8 +7,8 @@ from typing import Any
 
 from inputs.quantities import number
 from planning.claims.audit import RoiRow
+from planning.cost import wording
 from planning.cost.assumptions import Case, changed, label, quantities, rule
-from planning.cost.breakeven import BreakEven
 from planning.cost.estimate import DemandCurve, Estimate
 from planning.cost.monthly import ACTUAL, FULL, SLO
 from planning.cost.uncertainty import Quantity, Range
@@ -120,7 +120,7 @@ def verdict(found: Estimate) -> str:
         f"A month costs {spread(found.own_usd)} on own hardware and {spread(found.api_usd)} by API (5th to 95th "
         "percentile)."
     )
-    return f"{head} {ranges} {found.break_even.reason}"
+    return f"{head} {ranges} {wording.break_even_text(found)}"
 
 
 def spread(found: Range) -> str:
@@ -171,8 +171,13 @@ def servers(many: float) -> str:
     return f"{many:.0f} {'replica' if many == 1 else 'replicas'}, spares aside"
 
 
-def utilization_rows(points: list[tuple[float, float]]) -> Rows:
-    return [{"utilization": share, "usd_per_mtok": value} for share, value in points if math.isfinite(value)]
+def utilization_rows(points: list[tuple[float, Range]]) -> Rows:
+    """Cost at each utilization, the median and its band."""
+    return [
+        {"utilization": share, "usd_per_mtok": cost.p50, "usd_p5": cost.p5, "usd_p95": cost.p95}
+        for share, cost in points
+        if math.isfinite(cost.p95)
+    ]
 
 
 def shares(count: int = 40) -> list[float]:
@@ -180,12 +185,19 @@ def shares(count: int = 40) -> list[float]:
     return [10 ** (-3 + 3 * index / (count - 1)) for index in range(count)]
 
 
-def demand_axis(case: Case, even: BreakEven, count: int = 60) -> list[float]:
+def demand_axis(case: Case, even: Range, count: int = 60) -> list[float]:
     """Tokens a month from far below to far above what is asked for and the break-even."""
     asked = quantities(case)["tokens_per_month"]
-    marks = [asked.low, asked.high, *(value for value in (even.first_tokens,) if value)]
+    marks = [asked.low, asked.high, *(value for value in (even.p50,) if math.isfinite(value))]
     low, high = math.log10(min(marks) / 5), math.log10(max(marks) * 20)
     return [10 ** (low + (high - low) * index / (count - 1)) for index in range(count)]
+
+
+def even_rows(even: Range) -> Rows:
+    """The break-even over the draws, where half of them or more have one; its end is open where some have none."""
+    if not math.isfinite(even.p50):
+        return []
+    return [{"p5": even.p5, "p50": even.p50, "p95": even.p95 if math.isfinite(even.p95) else None}]
 
 
 def demand_rows(curve: DemandCurve) -> Rows:
@@ -218,9 +230,8 @@ def tornado_rows(found: Estimate, most: int = 12) -> Rows:
 
 
 def parts_rows(found: Estimate) -> Rows:
-    """What a month on own hardware is paid for, with every assumption at its most likely value."""
-    parts = {name: float(value) for name, value in found.at_mode.parts_usd.items()}
-    return [{"Paid for": name, "USD a month": usd(value), "usd": value} for name, value in parts.items() if value]
+    """What a month on own hardware is paid for; each part's median is its own."""
+    return [_range_row(name, "per month", part) for name, part in found.parts_usd.items() if part.p95]
 
 
 def assumption_rows(case: Case) -> Rows:
