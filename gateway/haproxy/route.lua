@@ -11,6 +11,7 @@ local SCRIPTS = {
   { "ar", { { 0x0600, 0x06FF } } }, { "hi", { { 0x0900, 0x097F } } },
   { "latin", { { 0x41, 0x5A }, { 0x61, 0x7A }, { 0xC0, 0x24F } } },
 }
+local NAME_CHARACTERS = 200 -- of what a client may have made up
 local NULL = {}
 
 -- JSON, strictly; an error for anything else. Where the model's name stands is noted, so that it can be replaced.
@@ -211,6 +212,11 @@ local function refused(name, load)
     "%d requests wait for the model %s; the limit is %d.", load.waiting, name, P.queue_limit) }
 end
 
+local function shown(name)
+  local cut = utf8.offset(name, NAME_CHARACTERS + 1)
+  return cut and name:sub(1, cut - 1) or name
+end
+
 local function auto(ask, load, max_ttft_ms)
   local policy, ways = P.policy, {}
   local score, spoken = complexity(ask.text), language(ask.text)
@@ -244,7 +250,7 @@ local function decide(ask, load, max_ttft_ms)
   else
     name, reason = P.aliases[named] or named, "model"
   end
-  if not P.models[name] then return { status = 404, reason = "The model " .. named .. " is not served here." } end
+  if not P.models[name] then return { status = 404, reason = "The model " .. shown(named) .. " is not served here." } end
   local now = load(name)
   if not has_place(now) then return refused(name, now) end
   return { model = name, reason = reason, status = 200 }

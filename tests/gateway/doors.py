@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -153,7 +153,38 @@ def gateway(file: Path, environment: dict[str, str] | None = None, *words: str) 
             process.kill()
 
 
-def wait_seconds(seconds: float) -> None:
-    """Let real time pass where time itself is what is tested (a back-off, a hold)."""
-    end_s = time.monotonic() + seconds
-    wait_for(lambda: time.monotonic() >= end_s)
+class under_load:
+    """Eight users who ask again and again, half of them for streams, and the statuses that they got.
+
+    A stream that was cut after its first token counts as answered: nobody could repeat it. 599: anything else that was
+    cut off.
+    """
+
+    def __init__(self, door: Gateway, users: int = 8) -> None:
+        self.door, self.over, self.seen = door, threading.Event(), list[int]()
+        self.threads = [threading.Thread(target=self.ask, args=(n,)) for n in range(users)]
+
+    def ask(self, number: int) -> None:
+        with httpx.Client(base_url=self.door.url, timeout=60, trust_env=False) as client:
+            while not self.over.is_set():
+                self.seen.append(self.one(client, {"model": "m", "stream": bool(number % 2), "max_tokens": 5}))
+
+    def one(self, client: httpx.Client, body: dict[str, object]) -> int:
+        tokens = b""
+        try:
+            with client.stream("POST", "/v1/completions", json=body) as answer:
+                for piece in answer.iter_raw():
+                    tokens += piece
+                return answer.status_code
+        except httpx.TransportError:
+            return 200 if body["stream"] and b"data:" in tokens else 599
+
+    def __enter__(self) -> list[int]:
+        for thread in self.threads:
+            thread.start()
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join()

@@ -4,14 +4,13 @@ import os
 import signal
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from doors import Gateway, Replica, gateway, needs_haproxy, replicas, settings_file
+from doors import Gateway, Replica, gateway, needs_haproxy, replicas, settings_file, under_load
 from waiting import wait_for
 
 pytestmark = needs_haproxy
@@ -291,40 +290,3 @@ def test_two_gateways_do_not_share_a_folder(pair: tuple[Gateway, Replica, Replic
     second = nbridge("gateway", door.file, "--data", door.data)  # type: ignore[operator]
     assert second.returncode == 2
     assert "Another gateway runs in" in second.stderr
-
-
-class under_load:
-    """Eight users who ask again and again, half of them for streams, and the statuses that they got.
-
-    A stream that was cut after its first token counts as answered: nobody could repeat it. 599: anything else that was
-    cut off.
-    """
-
-    def __init__(self, door: Gateway, users: int = 8) -> None:
-        self.door, self.over, self.seen = door, threading.Event(), list[int]()
-        self.threads = [threading.Thread(target=self.ask, args=(n,)) for n in range(users)]
-
-    def ask(self, number: int) -> None:
-        with httpx.Client(base_url=self.door.url, timeout=60, trust_env=False) as client:
-            while not self.over.is_set():
-                self.seen.append(self.one(client, {"model": "m", "stream": bool(number % 2), "max_tokens": 5}))
-
-    def one(self, client: httpx.Client, body: dict[str, object]) -> int:
-        tokens = b""
-        try:
-            with client.stream("POST", "/v1/completions", json=body) as answer:
-                for piece in answer.iter_raw():
-                    tokens += piece
-                return answer.status_code
-        except httpx.TransportError:
-            return 200 if body["stream"] and b"data:" in tokens else 599
-
-    def __enter__(self) -> list[int]:
-        for thread in self.threads:
-            thread.start()
-        return self.seen
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        for thread in self.threads:
-            thread.join()

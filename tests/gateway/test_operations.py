@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doors import gateway, needs_haproxy, replicas, settings_file
-from test_gateway import under_load
+from doors import gateway, needs_haproxy, replicas, settings_file, under_load
 from waiting import wait_for
 
 from gateway.errors import DoesNotFit

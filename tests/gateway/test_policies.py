@@ -200,10 +200,9 @@ def test_lua_decides_as_python_does(tmp_path: Path) -> None:
         body |= {"messages": messages} if number % 3 else {"prompt": prompt}
         text = json.dumps(body, ensure_ascii=bool(number % 2))
         cases.append((draw.choice(list(loads)), draw.choice(["-", "100", "900"]), text))
-    cases += [
-        ("free", "-", broken)
-        for broken in ("", "[]", "{", '{"model": "m"} x', '{"model": "\\ud83d"}', "{}", '{"a": 01x}')
-    ]
+    odd = ["", "[]", "{", '{"model": "m"} x', '{"model": "\\ud83d"}', "{}", '{"a": 01x}']
+    odd.append('{"model": "' + "né" * 500 + '"}')
+    cases += [("free", "-", body) for body in odd]
     (tmp_path / "cases").write_text("".join(" ".join(case) + "\n" for case in cases))
     argv = ["lua5.3", "run.lua", LUA, "cases"]
     said = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()

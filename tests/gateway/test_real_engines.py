@@ -7,8 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from doors import Gateway, gateway, needs_haproxy
-from test_gateway import under_load
+from doors import Gateway, gateway, needs_haproxy, under_load
 from waiting import wait_for
 
 from checkpoints.prepare import prepare
