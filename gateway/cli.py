@@ -72,7 +72,8 @@ def run(
             if not (running.settings.gateway.api_keys_env or running.settings.gateway.api_keys_file):
                 say("It asks for no key.")
             running.watch(lambda: seen["end"], lambda: seen.pop("reload", False))
-            say("Stopping.")
+            say(f"Stopping; requests in work have {running.settings.limits.drain_s:g} s. Ctrl-C again cuts them off.")
+            running.drain(lambda: seen["now"])
         finally:
             running.stop()
 
@@ -201,10 +202,11 @@ def _with_run(settings: Settings, run_folder: Path | None) -> Settings:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[dict[str, bool]]:
-    """What signals have asked for: "end" (SIGINT, SIGTERM) and "reload" (SIGHUP)."""
-    seen = {"end": False}
+    """What signals have asked for: "end" (SIGINT, SIGTERM), "now" (again) and "reload" (SIGHUP)."""
+    seen = {"end": False, "now": False}
 
     def end(_number: int, _frame: FrameType | None) -> None:
+        seen["now"] = seen["end"]
         seen["end"] = True
 
     def reload(_number: int, _frame: FrameType | None) -> None:

@@ -182,8 +182,17 @@ class Running:
         os.kill(self.pid("haproxy"), signal.SIGUSR2)
         self.say("Reloaded.")
 
+    def drain(self, is_over: Callable[[], bool]) -> None:
+        """Take no new connections and let requests in work end, at most `limits.drain_s` or until `is_over`."""
+        haproxy = self._processes["haproxy"]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(haproxy.pid, signal.SIGUSR1)
+        deadline_s = time.monotonic() + self.settings.limits.drain_s
+        while haproxy.exit_status() is None and time.monotonic() < deadline_s and not is_over():
+            time.sleep(POLL_S)
+
     def stop(self) -> None:
-        """End both; requests in work are cut off after `STOP_S`."""
+        """End both; requests in work are cut off."""
         for name in ("haproxy", "agent"):
             if process := self._processes.get(name):
                 process.stop(STOP_S)

@@ -68,7 +68,7 @@ class Limits(_Table):
     deadline_s: Seconds = 900.0
     retries: Annotated[int, Field(ge=0, le=5)] = 2
     retry_share: Share = 0.2
-    drain_s: Seconds = 60.0
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
 
     @model_validator(mode="after")
     def _leaves_time(self) -> Self:

@@ -138,7 +138,8 @@ def _global(settings: Settings, places: Places) -> str:
   # A whole body fits: it is read for its model, and kept until the first token, to be sent again elsewhere.
   tune.bufsize {size}
   tune.maxrewrite {16 << 10}
-  hard-stop-after {_seconds(settings.limits.drain_s)}
+  # After a reload the old one ends with its last request.
+  hard-stop-after {_seconds(settings.limits.deadline_s)}
 """
 
 

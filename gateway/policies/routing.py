@@ -79,7 +79,7 @@ def decide(
     else:
         name, reason = (aliases or {}).get(named, named), "model"
     if name not in loads:
-        return Decision(None, f"The model {named[:NAME_CHARACTERS]} is not served here.", 404)
+        return Decision(None, f"The model {(named or name)[:NAME_CHARACTERS]} is not served here.", 404)
     if not has_place(loads[name], queue_limit):
         return refused(name, loads[name], queue_limit)
     return Decision(name, reason)

@@ -290,3 +290,17 @@ def test_two_gateways_do_not_share_a_folder(pair: tuple[Gateway, Replica, Replic
     second = nbridge("gateway", door.file, "--data", door.data)  # type: ignore[operator]
     assert second.returncode == 2
     assert "Another gateway runs in" in second.stderr
+
+
+def test_a_gateway_that_is_ended_lets_its_requests_end(tmp_path: Path) -> None:
+    with replicas(tmp_path, "a") as made, gateway(settings_file(tmp_path, made)) as door:
+        wait_for(lambda: door.state("a") == "in", 20)
+        ask = {"model": "m", "stream": True, "max_tokens": 150}  # one and a half seconds
+        with httpx.stream("POST", door.url + "/v1/completions", json=ask, trust_env=False) as answer:
+            pieces = answer.iter_raw()
+            next(pieces)
+            door.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "Stopping" in (tmp_path / "gateway.log").read_text(), 20)
+            assert b"[DONE]" in b"".join(pieces)
+        assert door.process.wait(20) == 0
+    assert not [line for line in (tmp_path / "gateway.log").read_text().splitlines() if "Traceback" in line]
