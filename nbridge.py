@@ -23,6 +23,7 @@ COMMANDS = {
         "bench.compare.cli:compare",
         "Did a run get slower than another, beyond noise? A verdict.",
     ),
+    "history": ("bench.compare.cli:history", "Many runs over time: where a figure left its level for good."),
     "export": ("bench.cli:export", "A run's cells, requests and samples as CSV, Parquet or JSON."),
     "golden": (
         "bench.golden.cli:golden",

@@ -10,7 +10,7 @@ import numpy as np
 from bench.compare import sides as parts
 from bench.compare.figures import ALL, FIGURES, REQUESTS, Figure
 from bench.compare.inference import Change, Verdict, changes
-from bench.compare.likeness import Cell, Difference, cell_differences, check_names, require_like, run_differences
+from bench.compare.likeness import Difference, cell_differences, check_names, require_like, run_differences
 from bench.compare.sides import Place, Side, run_id
 from bench.errors import RunFolderError
 from bench.run.store import Run
@@ -53,14 +53,16 @@ class Comparison:
         return 1 if self.verdict == "regression" else 0
 
 
-def compare(old: Path, new: Path, *, allowed: list[str], alpha: float, threshold: float) -> Comparison:
-    """Hold two runs, or two folders of runs, against each other.
+def compare(
+    old: Path, new: Path, *, allowed: list[str], alpha: float, threshold: float, stored: bool = False
+) -> Comparison:
+    """Hold two runs, or two folders of runs, against each other; `stored` as of a Side.
 
     Raises RunFolderError when one is no run, both are the same, they are unlike in what `allowed` does not name, or
     they have no engine and load in common; PlanError when `allowed` names no fact.
     """
     check_names(allowed)
-    sides = Side("OLD", parts.runs_at(old)), Side("NEW", parts.runs_at(new))
+    sides = Side("OLD", parts.runs_at(old), stored), Side("NEW", parts.runs_at(new), stored)
     _require_different(*sides)
     places, accepted = _held_together(*sides, allowed)
     for side, wanted in zip(sides, zip(*places, strict=True), strict=True):
@@ -76,6 +78,15 @@ def compare(old: Path, new: Path, *, allowed: list[str], alpha: float, threshold
         left_out=tuple(left_out),
         notes=tuple(_notes(*sides)),
     )
+
+
+def differences(old: Run, new: Run) -> list[Difference]:
+    """By what two runs are unlike. Raises RunFolderError when they have nothing in common or are damaged."""
+    sides = Side("OLD", [old]), Side("NEW", [new])
+    for side in sides:
+        parts.sort_in(side)
+    found = _unlike(*sides, _pairs(*sides))
+    return list({str(one): one for one in found}.values())
 
 
 def held_together(old: Run, new: Run, allowed: list[str]) -> list[tuple[Place, Place]]:
@@ -133,13 +144,7 @@ def _unlike(old: Side, new: Side, places: list[tuple[Place, Place]]) -> Iterator
         _require_one_kind(side)
     yield from run_differences(first, new.runs[0])
     for before, after in places:
-        yield from cell_differences(_known(old, before), _known(new, after), " at ".join(before))
-
-
-def _known(side: Side, place: Place) -> Cell:
-    """A cell of that place, one whose server started if there is one: it knows the engine's version."""
-    cells = side.cells[place]
-    return next((cell for cell in cells if cell.document.get("startup")), cells[0])
+        yield from cell_differences(parts.known(old, before), parts.known(new, after), " at ".join(before))
 
 
 def _require_one_kind(side: Side) -> None:

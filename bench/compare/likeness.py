@@ -117,7 +117,7 @@ def cell_differences(old: Cell, new: Cell, where: str) -> Iterator[Difference]:
 def require_like(differences: list[Difference], allowed: list[str]) -> list[Difference]:
     """The differences that were allowed; raises RunFolderError that names all others, with both values."""
     kept = list({str(one): one for one in differences}.values())
-    refused = [one for one in kept if not any(_covers(name, one.name) for name in allowed)]
+    refused = [one for one in kept if not any(covers(name, one.name) for name in allowed)]
     if refused:
         lines = "".join(f"\n  {one}" for one in refused[:_SHOWN])
         more = f"\n  and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
@@ -129,7 +129,8 @@ def require_like(differences: list[Difference], allowed: list[str]) -> list[Diff
     return kept
 
 
-def _covers(allowed: str, name: str) -> bool:
+def covers(allowed: str, name: str) -> bool:
+    """Whether a name that --allow was given stands for a fact: its own, or its group's."""
     return name == allowed or name.startswith(f"{allowed}.")
 
 

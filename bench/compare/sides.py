@@ -1,6 +1,7 @@
 """One side of a comparison: its runs, their cells by engine and load, and the figures of those that count.
 
-Figures are computed anew from the records, so that runs of several versions are measured by one definition.
+Figures are computed anew from the records, so that runs of several versions are measured by one definition, unless
+those that the runs hold are asked for.
 """
 
 from dataclasses import dataclass, field
@@ -22,10 +23,14 @@ Place = tuple[str, str]  # the names of an engine and a load
 
 @dataclass
 class Side:
-    """One side's runs, oldest first; its cells by place, and by place and repeat the figures of those that count."""
+    """One side's runs, oldest first; its cells by place, and by place and repeat the figures of those that count.
+
+    `stored`: figures are those that run.json holds, by the version that measured, and no records are read.
+    """
 
     word: str
     runs: list[Run]
+    stored: bool = False
     cells: dict[Place, list[Cell]] = field(default_factory=dict)
     measured: dict[Place, dict[tuple[int, int], dict[str, float | None]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -75,13 +80,19 @@ def _settings(run: Run, cell: dict[str, Any], kind: type[Settings]) -> Settings:
         ) from None
 
 
+def known(side: Side, place: Place) -> Cell:
+    """A cell of that place, one whose server started if there is one: it knows the engine's version."""
+    cells = side.cells[place]
+    return next((cell for cell in cells if cell.document.get("startup")), cells[0])
+
+
 def measure(side: Side, place: Place) -> None:
     """The figures of the place's cells that count; why the others do not, into `left_out`."""
     values = side.measured.setdefault(place, {})
     for cell in side.cells[place]:
         run = side.runs[cell.run]
         try:
-            found = _metrics(run, cell)
+            found = _metrics(run, cell, stored=side.stored)
         except RunFolderError as error:
             side.left_out.append(f"{side.word} {cell.id}: {error}")
             continue
@@ -91,12 +102,13 @@ def measure(side: Side, place: Place) -> None:
             repeat = cell.document.get("repeat")
             key = (cell.run, repeat if isinstance(repeat, int) else 1)
             values[key] = {figure.name: figure.of(found) for figure in ALL}
-            if found["prompt_tokens"] is not None and found["cached_tokens"] is not None:
-                side.prompt_tokens += found["prompt_tokens"]
-                side.cached_tokens += found["cached_tokens"]
+            asked, cached = found.get("prompt_tokens"), found.get("cached_tokens")
+            if isinstance(asked, int) and isinstance(cached, int):
+                side.prompt_tokens += asked
+                side.cached_tokens += cached
 
 
-def _metrics(run: Run, cell: Cell) -> dict[str, Any] | str:
+def _metrics(run: Run, cell: Cell, *, stored: bool) -> dict[str, Any] | str:
     """The cell's metrics from its records; a text that says why it does not count."""
     said = cell.document
     if said.get("outcome") != "ok":
@@ -104,6 +116,9 @@ def _metrics(run: Run, cell: Cell) -> dict[str, Any] | str:
     validity = said.get("validity")
     if isinstance(validity, dict) and validity.get("valid") is False:
         return f"invalid: {'; '.join(map(str, validity.get('reasons') or ()))}"
+    if stored:
+        found = said.get("metrics")
+        return found if isinstance(found, dict) else "run.json holds no figures of it"
     requests = run.requests(cell.id)
     if not len(requests):
         return "its records (requests.parquet) are missing or empty"

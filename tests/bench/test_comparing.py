@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from markdown_it import MarkdownIt
 
 from bench.compare import printout
 from bench.compare.comparison import Comparison, compare
@@ -200,6 +203,11 @@ def test_equal_runs_show_no_change(make: Callable[..., Path], before: Path) -> N
     assert any("by turns" in note for note in found.notes)
 
 
+def rendered(page: str) -> str:
+    """As GitHub shows it: CommonMark with tables and with HTML, which only we may write."""
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+
+
 def test_markdown_is_a_table_in_which_names_do_nothing(make: Callable[..., Path], before: Path) -> None:
     def odd(document: dict[str, Any]) -> None:
         for part in (document["plan"]["engines"][0], *(cell["engine"] for cell in document["cells"])):
@@ -209,6 +217,21 @@ def test_markdown_is_a_table_in_which_names_do_nothing(make: Callable[..., Path]
     assert page.startswith("**no change shown")
     assert "`a|b'<img> @all` at `c1`" in page
     assert "| figure | old | new | delta | p | n |  |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |" in page
+    assert "<img" not in rendered(page) and "<table>" in rendered(page)
+
+
+def test_a_long_comment_shows_what_changed_and_folds_the_rest_away(make: Callable[..., Path], before: Path) -> None:
+    found = compared(before, make("slowly", slower=1.2))
+    named = [replace(line, engine="a|b", load=f"c{i}") for i in range(3) for line in found.lines[:5]]
+    html = rendered(printout.markdown(replace(found, lines=tuple(named), left_out=("OLD x: oom",))))
+    assert html.startswith("<p><strong>regression: output throughput of <code>a|b</code> at <code>c0</code>, ")
+    outside = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert outside.count("<tr>") == 1 + 15  # all of them changed, one line each
+    assert outside.count("<code>a|b</code>") == 3 + 15  # the verdict names three; a bar in a name ends no cell
+    assert "<summary>All 15 figures</summary>" in html
+    assert "<summary>Left out (1)</summary>" in html
+    assert html.count("<table>") == 1 + 3
+    assert "by turns" in outside  # what bears on the verdict is never folded
 
 
 def test_too_few_repeats_are_insufficient(make: Callable[..., Path], before: Path) -> None:
