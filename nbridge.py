@@ -35,7 +35,10 @@ COMMANDS = {
     "finetune": ("checkpoints.cli:finetune", "Train a LoRA adapter on your text; perplexity before and after."),
     "exporter": ("monitoring.cli:exporter", "GPU metrics and canaries for Prometheus."),
     "health": ("monitoring.cli:health", "Is a server well? Latency, progress, GPU, and a canary, with reasons."),
-    "stack": ("monitoring.cli:stack", "Exporter, Prometheus and Alertmanager on this machine, for the given servers."),
+    "stack": (
+        "monitoring.alerting.cli:stack",
+        "Exporter, Prometheus and Alertmanager on this machine for your servers.",
+    ),
     "gateway": ("gateway.cli:gateway", "One door in front of many servers: failover, routing, drain."),
     "swap": ("gateway.swap.cli:swap", "Exchange a server of a gateway for another under load, without a gap."),
     "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
