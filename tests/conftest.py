@@ -21,22 +21,31 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "forked"), os.environ.get("PYTHONPATH"))))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One server at a time: an idle one takes time from its neighbours, a split one that of two cores.
+    """Which tests stay together, and in which order, when two run at a time (`--dist loadgroup`).
 
-    So tests that start servers of their own come first, then those with the shared one (`server_first` marks those that
-    want it fresh, `server_last` the one that kills it), then those with the one that wants a key.
+    Those with vLLM come first. The ones with the shared server are one group, in which `server_first` marks those that
+    want it fresh and `server_last` the one that ends it; those with the server that wants a key are another, and each
+    other file is one of its own. So two servers run at a time at most, and neither longer than it is needed. A file
+    that is marked as a group itself makes something once that takes long.
     """
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[int, int]:
+        within = 0 if item.get_closest_marker("server_first") else 2 if item.get_closest_marker("server_last") else 1
         names = getattr(item, "fixturenames", ())
+        if "engine_server" in names:
+            return 0, within
         if "keyed_server" in names:
-            return 4
-        if "engine_server" not in names:
-            return 0
-        return 1 if item.get_closest_marker("server_first") else 3 if item.get_closest_marker("server_last") else 2
+            return 2, within
+        return (1 if item.get_closest_marker("engine") else 3), 0
 
     items.sort(key=place)
+    for item in items:
+        group = place(item)[0]
+        if group < 3 and not item.get_closest_marker("xdist_group"):
+            name = {0: "shared server", 2: "server with a key"}.get(group, item.path.stem)
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

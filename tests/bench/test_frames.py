@@ -140,6 +140,7 @@ def test_no_run_and_the_same_run_twice_are_refused(run, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "suffix"), [("csv", "csv"), ("parquet", "parquet"), ("json", "jsonl")])
 def test_export_writes_what_other_programs_read(run, tmp_path, nbridge, to, suffix):
     out = tmp_path / "out"

@@ -30,6 +30,7 @@ PROBE = re.compile(r"/_stcore/(health|host-config)$")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # one app and one Chromium for all
 ]
 
 

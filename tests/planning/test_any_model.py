@@ -27,7 +27,7 @@ from planning.memory.placement import is_tower
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting, stages
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("any model")]  # transformers is asked once for all
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECORD = held.record()
@@ -100,6 +100,16 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple
     }
 
 
+@pytest.fixture
+def shape(
+    name: str, asked: dict[str, dict[str, tuple[int, ...]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shape:
+    """The shape of the model `name`, of which transformers was asked before."""
+    if not is_formula(name):
+        monkeypatch.setattr(meta, "ask", lambda _: asked[name])
+    return shape_of(name, tmp_path)
+
+
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameters_by_formula_are_those_of_transformers(name: str, parameters: int, tmp_path: Path) -> None:
     shape = shape_of(name, tmp_path)
@@ -117,15 +127,7 @@ def test_parameters_of_other_architectures_are_asked_of_transformers(
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_those_that_makers_publish(
-    name: str,
-    asked: dict[str, dict[str, tuple[int, ...]]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if not is_formula(name):
-        monkeypatch.setattr(meta, "ask", lambda _: asked[name])
-    shape = shape_of(name, tmp_path)
+def test_parameters_are_those_that_makers_publish(name: str, shape: Shape) -> None:
     assert table.agrees(shape, PUBLISHED[name]) == ("why" not in PUBLISHED[name])
     assert PUBLISHED[name]["billions"] in table.row(name, shape, PUBLISHED[name])
 
@@ -139,15 +141,7 @@ def test_what_transformers_filled_in_itself_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECORD)
-def test_exact_is_said_of_what_was_recorded_and_agrees(
-    name: str,
-    asked: dict[str, dict[str, tuple[int, ...]]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if not is_formula(name):
-        monkeypatch.setattr(meta, "ask", lambda _: asked[name])
-    shape = shape_of(name, tmp_path)
+def test_exact_is_said_of_what_was_recorded_and_agrees(name: str, shape: Shape) -> None:
     one = RECORD[name]
     assert (one["model_type"], one["form"]) == (shape.text["model_type"], shape.form)
     assert one["cache_bits"] == (shape.cache_bits or 16)

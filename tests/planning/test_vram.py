@@ -19,6 +19,8 @@ from planning.memory.sharding import Setting, refusal, stages
 from planning.memory.smallest import smallest_sets
 from planning.memory.vram import estimate
 
+VLLM_IMPORTED = pytest.mark.xdist_group("vllm imported")  # into this process, which takes ten seconds
+
 ARCHITECTURES = [name for name, model in models().items() if model.kind == "weightless"]
 # Published counts, and at 16 bit twice as many bytes.
 PARAMETERS = {
@@ -215,6 +217,7 @@ def test_the_cache_of_a_sliding_model_agrees_with_kvfit() -> None:
     assert kv.sequence_bytes(layers.layers(config) or (), 32768) == theirs.total_bytes == 32 * 4096 * 4096
 
 
+@VLLM_IMPORTED
 @pytest.mark.parametrize(
     ("name", "tensor_parallel"), [("llama-3.1-8b", 1), ("llama-3.1-8b", 4), ("qwen2.5-14b", 8), ("llama-3.1-70b", 16)]
 )
@@ -230,6 +233,7 @@ def test_a_block_is_as_large_as_vllms(name: str, tensor_parallel: int) -> None:
     assert kv.sequence_bytes(found[:1], 16, tensor_parallel=tensor_parallel) == block.page_size_bytes
 
 
+@VLLM_IMPORTED
 def test_a_block_of_latent_attention_is_as_large_as_vllms() -> None:
     import torch
     from vllm.v1.kv_cache_interface import MLAAttentionSpec
@@ -240,6 +244,7 @@ def test_a_block_of_latent_attention_is_as_large_as_vllms() -> None:
     assert kv.sequence_bytes(found[:1], 16, tensor_parallel=8) == block.page_size_bytes
 
 
+@VLLM_IMPORTED
 @pytest.mark.parametrize("stages_count", [1, 2, 3, 5, 7])
 def test_layers_are_divided_as_vllm_divides_them(stages_count: int) -> None:
     from vllm.distributed.utils import get_pp_indices

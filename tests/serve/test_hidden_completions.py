@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from serve.plugin.held import Held
 
+pytestmark = pytest.mark.xdist_group("vllm imported")  # into this process, which takes ten seconds
+
 
 def completion(request: Any, wanted: dict[str, Any]) -> Any:
     return SimpleNamespace(

@@ -13,7 +13,7 @@ from serve.errors import ContractError, SettingsError, StartFailed, Unsupported
 from serve.hidden_states import contract
 from serve.hidden_states.contract import Use
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm imported")]
 
 
 def test_the_installed_vllm_has_all_of_it():

@@ -332,9 +332,12 @@ def test_no_document_harms_the_server(client: httpx.Client, document: Any):
         assert set(response.json()["error"]) == {"message", "type", "param", "code", "request_id"}
 
 
-def test_after_all_of_it_the_server_is_well(client: httpx.Client):
+@pytest.mark.server_last
+def test_after_all_of_it_the_server_is_well_and_ends(keyed_server: Server, client: httpx.Client):
     assert_well(client)
     assert metric(client, "nbridge_hidden_states_in_flight") == 0
+    keyed_server.stop()
+    assert keyed_server.pids() == []
 
 
 def assert_well(client: httpx.Client) -> None:

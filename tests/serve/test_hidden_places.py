@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import pytest
 from fake_states_engine import WIDE, FakeEngine, app_of, ask, large, post, wide_engine
 from prometheus_client import REGISTRY
 from starlette.requests import Request
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from serve.hidden_states.admission import Admission
 from serve.hidden_states.limits import Limits
 from serve.plugin import routes
+
+pytestmark = pytest.mark.xdist_group("vllm imported")  # into this process, which takes ten seconds
 
 
 def test_a_full_queue_says_when_to_come_back_and_empties_again():

@@ -19,6 +19,8 @@ from serve.hidden_states.extraction import Model
 from serve.plugin import routes
 from serve.plugin.telemetry import logger
 
+pytestmark = pytest.mark.xdist_group("vllm imported")  # into this process, which takes ten seconds
+
 
 def test_an_answer_has_the_guides_fields_and_ours():
     response = ask({"prompts": ["ab", "c"]})

@@ -1,7 +1,6 @@
 """An adapter trained here, served by a real hooked vLLM: it answers by its name, with hidden states of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,10 +31,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text.write_text("".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
     argv = [sys.executable, "-m", "nbridge", "finetune", "demo-1m", "--text", text, "--out", folder / "prose", "--json"]
     argv += ["--steps", "20", "--window-tokens", "64", "--learning-rate", "0.01"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, argv)], capture_output=True, text=True, check=False, timeout=300, cwd=ROOT, env=environment
-    )
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["perplexity"]
     assert found["high"] < 0.95, found

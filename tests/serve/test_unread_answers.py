@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fake_states_engine import WIDE, app_of, large, wide_engine
 
@@ -15,6 +16,8 @@ from serve.hidden_states.admission import Admission
 from serve.hidden_states.limits import Limits
 from serve.plugin import routes
 from serve.plugin.journal import Journal, RequestLog
+
+pytestmark = pytest.mark.xdist_group("vllm imported")  # into this process, which takes ten seconds
 
 PATIENCE_S = 120.0
 # 600 tokens × 4,096 values as JSON: 4.9 MB, more than the buffers of two sockets hold of what nobody reads.
