@@ -1,5 +1,7 @@
 """Reads the header of a GGUF file: its tensors' sizes, and its configuration in the words of a config.json."""
 
+import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ _WORDS = {
     "attention.key_length": "head_dim",
     "attention.value_length": "v_head_dim",
     "attention.sliding_window": "sliding_window",
+    "attention.key_length_swa": "swa_head_dim",
+    "attention.value_length_swa": "swa_v_head_dim",
+    "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.kv_lora_rank": "kv_lora_rank",
     "attention.q_lora_rank": "q_lora_rank",
     "rope.dimension_count": "rotary_dim",
@@ -30,10 +35,11 @@ _WORDS = {
     "ssm.conv_kernel": "conv_kernel",
     "full_attention_interval": "full_attention_interval",
 }
-# A header that claims more than this is none: the largest vocabularies have a quarter of a million tokens.
-_MOST_ENTRIES = 1 << 21
+# A header that claims more than this is none: Gemma 4 has 1.3 million, a quarter of a million tokens and their merges.
+_MOST_ENTRIES = 1 << 23
 _LONGEST_TEXT_BYTES = 16 << 20
 _MOST_DIMENSIONS = 8
+_SWAPPED = ">Q" if sys.byteorder == "little" else "<Q"
 _TYPES = {"gemma3": "gemma3_text", "gpt-oss": "gpt_oss", "command-r": "cohere", "llama4": "llama4_text"}
 # Of these llama.cpp knows by itself which layers have a window (Llama 4: of 8,192 tokens).
 _WINDOWS_KNOWN = ("gemma2", "gemma3", "gpt-oss", "cohere2", "phi3")
@@ -68,12 +74,8 @@ def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Packed]]:
             )
             for one in reader.tensors
         }
-        fields = {name: reader.get_field(name) for name in reader.fields}
-        values = {
-            name: field.contents() for name, field in fields.items() if field and not name.startswith("tokenizer.")
-        }
-        vocabulary = reader.get_field("tokenizer.ggml.tokens")
-        tokens = len(vocabulary.data) if vocabulary else None
+        values = {name: field.contents() for name, field in reader.fields.items() if name not in reader.passed_over}
+        tokens = reader.passed_over.get("tokenizer.ggml.tokens")
     except (ValueError, IndexError, KeyError, OSError, TypeError, OverflowError) as error:
         raise BadCheckpoint(
             f"{path} is not a whole GGUF file ({' '.join(str(error).split())[:200]}). It was probably cut short while "
@@ -83,42 +85,72 @@ def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Packed]]:
 
 
 def _reader(path: Path) -> Any:
-    """Return a reader of a file's header that believes none of its counts: gguf's own walks on past a file's end."""
+    """Return a reader of a file's header that believes none of its counts: gguf's own walks on past a file's end.
+
+    Lists of texts and long lists (a vocabulary of a quarter of a million tokens) are passed over: gguf's own takes
+    them apart one by one, for a minute. `passed_over`: name → how many entries such a list has.
+    """
+    import numpy
     from gguf import GGUFReader, GGUFValueType
 
     class Bounded(GGUFReader):  # type: ignore[misc]
         entries = 0
 
-        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-            import numpy
+        @property
+        def passed_over(self) -> dict[str, int]:
+            lists = {name: field for name, field in self.fields.items() if field.types[:1] == [GGUFValueType.ARRAY]}
+            return {name: int(field.parts[-1][0]) for name, field in lists.items() if not field.data}
 
-            size = numpy.dtype(dtype).itemsize
-            if int(offset) + size * int(count) > len(self.data):
-                raise ValueError(f"it ends at byte {len(self.data):,}, in the middle of what its header names")
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            self._within(int(offset) + numpy.dtype(dtype).itemsize * int(count))
             if dtype is numpy.uint64 and int(count) > _MOST_DIMENSIONS:
                 raise ValueError(f"a tensor of {int(count):,} dimensions")
             return super()._get(offset, dtype, count, override_order)
 
-        def _get_str(self, offset: int) -> Any:
-            import numpy
+        def _within(self, end: int) -> None:
+            if end > len(self.data):
+                raise ValueError(f"it ends at byte {len(self.data):,}, in the middle of what its header names")
 
-            if (length := int(self._get(offset, numpy.uint64)[0])) > _LONGEST_TEXT_BYTES:
-                raise ValueError(f"a text of {length:,} bytes in its header")
+        def _get_str(self, offset: int) -> Any:
+            _check_text(int(self._get(offset, numpy.uint64)[0]))
             return super()._get_str(offset)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            import numpy
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            head = [self._get(orig_offs, numpy.uint32), self._get(orig_offs + 4, numpy.uint64)]
+            kind, count = GGUFValueType(int(head[0][0])), int(head[1][0])
+            self.entries += count
+            if kind == GGUFValueType.ARRAY:
+                raise ValueError("a list of lists in its header")
+            if self.entries > _MOST_ENTRIES:
+                raise ValueError(f"lists of {self.entries:,} entries in its header")
+            if kind != GGUFValueType.STRING and count <= MOST_LAYERS:
+                return super()._get_field_parts(orig_offs, raw_type)
+            size = self._texts_bytes(orig_offs + 12, count) if kind == GGUFValueType.STRING else None
+            if size is None:
+                size = numpy.dtype(self.gguf_scalar_to_np[kind]).itemsize * count
+                self._within(orig_offs + 12 + size)
+            return 12 + size, head, [], [GGUFValueType.ARRAY, kind]
 
-            if raw_type == GGUFValueType.ARRAY:
-                kind = int(self._get(orig_offs, numpy.uint32)[0])
-                self.entries += int(self._get(orig_offs + 4, numpy.uint64)[0])
-                if kind == GGUFValueType.ARRAY:
-                    raise ValueError("a list of lists in its header")
-                if self.entries > _MOST_ENTRIES:
-                    raise ValueError(f"lists of {self.entries:,} entries in its header")
-            return super()._get_field_parts(orig_offs, raw_type)
+        def _texts_bytes(self, offset: int, count: int) -> int:
+            """The bytes of so many texts, each behind its length."""
+            length_at = struct.Struct("=Q" if self.byte_order == "I" else _SWAPPED).unpack_from
+            data, at = memoryview(self.data), offset
+            for _ in range(count):
+                self._within(at + 8)
+                length = length_at(data, at)[0]
+                _check_text(length)
+                at += 8 + length
+            self._within(at)
+            return at - offset
 
     return Bounded(path)
+
+
+def _check_text(length: int) -> None:
+    if length > _LONGEST_TEXT_BYTES:
+        raise ValueError(f"a text of {length:,} bytes in its header")
 
 
 def _config(values: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:

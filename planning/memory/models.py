@@ -226,6 +226,11 @@ def _from_gguf(path: Path, name: str, scheme: str) -> Shape:
         packed = {**packed, **gguf_header.read(more)[1]}
     if not entries.layer_count(config):
         raise BadInput(f"{files[0]} does not say how many layers the model has, so nothing can be computed from it.")
+    if not packed:
+        raise BadInput(
+            f"{files[0]} holds a vocabulary and no tensor, as the files do with which llama.cpp tests its tokenizers: "
+            "nothing can be said of weights. Name the file that holds the model."
+        )
     kinds = sorted({one.kind for one in packed.values()} - {"F32", "F16", "BF16"})
     _refuse_twice(name, f"GGUF {', '.join(kinds)}", scheme)
     stored = {key: Stored("U8", (one.stored_bytes,)) for key, one in packed.items()}

@@ -12,7 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType as Value
 
-from checkpoints.tensors import layers
+from checkpoints.tensors import gguf_header, layers
 from planning.catalogs import load
 from planning.errors import BadInput, PlanningError
 from planning.memory import kv, vram
@@ -149,6 +149,52 @@ def test_the_kinds_of_layers(architecture: str, values: dict[str, Any], kinds: d
         # Of one token, each layer of attention keeps 2 heads of 32 twice.
         attention = sum(count for kind, count in kinds.items() if kind not in ("no cache", "state"))
         assert kv.token_bytes(shape.caches) == attention * 256
+
+
+def test_gemma_4_has_shorter_keys_where_a_window_is(tmp_path: Path) -> None:
+    # As in llama.cpp's own ggml-vocab-gemma-4.gguf: of 30 layers every sixth sees all tokens, by 2 heads of 512.
+    sliding = ([True] * 5 + [False]) * 5
+    values = {
+        **DENSE,
+        **{"block_count": 30, "attention.head_count": 16, "attention.sliding_window": 1024},
+        **{"attention.head_count_kv": [8 if one else 2 for one in sliding]},
+        **{"attention.sliding_window_pattern": sliding, "attention.shared_kv_layers": 0},
+        **{f"attention.{one}_length": 512 for one in ("key", "value")},
+        **{f"attention.{one}_length_swa": 256 for one in ("key", "value")},
+    }
+    shape = made(tmp_path / "m.gguf", "gemma4", values, kind=Kind.F16)
+    # 25 of 8 heads, 256 + 256 numbers of two bytes; 5 of 2 heads, 512 + 512: what the same model's config.json gives.
+    assert shape.kv_bytes_per_token == 25 * 8 * 512 * 2 + 5 * 2 * 1024 * 2 == 225_280
+
+
+def test_layers_that_read_anothers_cache_keep_none(tmp_path: Path) -> None:
+    values = {**DENSE, "block_count": 4, "attention.shared_kv_layers": 3}
+    shape = made(tmp_path / "m.gguf", "gemma3n", values, kind=Kind.F16)
+    assert shape.kv_bytes_per_token == 1 * 2 * 2 * 32 * 2
+
+
+def test_a_vocabulary_without_a_model_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "ggml-vocab.gguf", "llama", DENSE, {})
+    with pytest.raises(BadInput, match="holds a vocabulary and no tensor"):
+        read(str(path))
+
+
+def test_a_vocabulary_is_counted_and_not_taken_apart(tmp_path: Path) -> None:
+    # gguf's own reader makes two arrays for every token: ten seconds for GPT-2's 50,257, a minute for Gemma's.
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(2)
+    writer.add_array("tokenizer.ggml.tokens", [f"<{n}>" for n in range(20_000)])
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 20_000)
+    writer.add_array("llama.attention.head_count_kv", [4, 8])
+    writer.add_string("general.name", "behind the lists")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    reader = gguf_header._reader(tmp_path / "m.gguf")
+    assert reader.passed_over == {"tokenizer.ggml.tokens": 20_000, "tokenizer.ggml.scores": 20_000}
+    assert reader.get_field("llama.attention.head_count_kv").contents() == [4, 8]
+    assert reader.get_field("general.name").contents() == "behind the lists"
 
 
 def test_qwen_35s_state_is_that_of_its_config(tmp_path: Path) -> None:
