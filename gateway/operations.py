@@ -97,7 +97,7 @@ def drain(data: Path, name: str, *, on: bool = True) -> None:
     """Let a server take no new requests (or again), and wait until HAProxy knows. Raises SettingsError."""
     one = _known(now(data), name)
     fleet.change(data, lambda overlay: overlay.drain(name, on=on))
-    if not wait(lambda: _is_draining(data, one) == on, APPLIED_S):
+    if not wait(lambda: _is_done(data, one, on=on), APPLIED_S):
         raise NotRunning(
             f"HAProxy has not heard of it after {APPLIED_S:g} s: does the agent run (nbridge gateway status)?"
         )
@@ -130,9 +130,11 @@ def sessions(data: Path, one: Server) -> int:
     return row.sessions if row else 0
 
 
-def _is_draining(data: Path, one: Server) -> bool:
+def _is_done(data: Path, one: Server, *, on: bool) -> bool:
+    """Whether HAProxy sends a server nothing (`on`; it may be down as well), or no longer drains it."""
     row = _row(now(data), runtime(data).rows(), one.name)
-    return row is None or row.status.startswith("DRAIN")
+    status = row.status if row else "MAINT"
+    return not status.startswith("UP" if on else "DRAIN")
 
 
 def _deleted(asked: Runtime, backend: str, name: str) -> bool:

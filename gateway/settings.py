@@ -213,6 +213,12 @@ class Settings(_Table):
                     f"the servers of the model {model!r} want different keys; a request may go to each of them, so "
                     "give all of them the same api_key_env"
                 )
+            unknown = [one.name for one in self.servers_of(model) if one.capacity is None]
+            if unknown and len(unknown) < len(self.servers_of(model)):
+                raise ValueError(
+                    f"capacity is set for some servers of the model {model!r} and not for {unknown[0]}; "
+                    "set it for all or none"
+                )
             if len(schemes) > 1:
                 raise ValueError(f"the servers of the model {model!r} are of http and of https; make them alike")
         for alias, model in self.aliases.items():

@@ -38,6 +38,7 @@ A = {"name": "a", "url": "http://127.0.0.1:8001", "model": "m"}
         ({"server": [{**A, "api_key_env": "sk-secret-1"}]}, "must be the NAME of an environment variable"),
         ({"server": [A, {**A, "name": "b", "api_key_env": "K"}]}, "want different keys"),
         ({"server": [A, {**A, "name": "b", "url": "https://h"}]}, "are of http and of https"),
+        ({"server": [{**A, "capacity": 9.0}, {**A, "name": "b"}]}, "and not for b; set it for all or none"),
         ({"server": [A], "policy": {"default": "n"}}, "policy.default = 'n' is no model"),
         ({"server": [A], "policy": {"fast": "m"}}, "default is not set"),
         ({"server": [{**A, "also": ["auto"]}]}, "is a model's own name"),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from doors import gateway, needs_haproxy, replicas, settings_file, under_load
 from waiting import wait_for
 
 from gateway.errors import DoesNotFit
-from gateway.swap.exchange import Served, check_fits, objection
+from gateway.settings import Server, parse_server
+from gateway.swap.exchange import Served, check_fits, ended, objection, with_gap
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 FAST = "[health]\nslow_start_s = 0\n"
@@ -58,13 +60,14 @@ def test_servers_come_and_go_under_load(tmp_path: Path, nbridge: Command) -> Non
             assert nbridge("gateway", "drain", "a", "--off", *where).returncode == 0
             wait_for(lambda: door.haproxy("a").startswith("UP"), 20)
             assert nbridge("gateway", "remove", "a", *where).returncode == 0
+            wait_for(lambda: door.status()["servers"].keys() == {"b"}, 20)
             assert json.loads(nbridge("gateway", "status", "--json", *where).stdout)["servers"].keys() == {"b"}
             before = len(seen)
             wait_for(lambda: len(seen) > before + 10)
         assert set(seen) == {200}
     # What was changed outlives the gateway.
     with replicas(tmp_path / "again", "b") as _, gateway(door.file) as second:
-        assert wait_for(lambda: second.status()["servers"], 20).keys() == {"b"}
+        wait_for(lambda: second.status()["servers"].keys() == {"b"}, 20)
 
 
 @needs_haproxy
@@ -85,7 +88,7 @@ def test_a_swap_costs_no_answer_and_goes_back_when_the_new_one_fails(tmp_path: P
             done = nbridge("swap", "a", b.url, "--step", 2, "--name", "new", "--data", door.data, "--json")
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout) == {"old": "a", "new": "new", "cut": 0, "gap_s": None}
-            assert wait_for(lambda: door.status()["servers"], 20).keys() == {"new"}
+            wait_for(lambda: door.status()["servers"].keys() == {"new"}, 20)
             before = len(seen)
             wait_for(lambda: len(seen) > before + 10)
         assert set(seen) == {200}
@@ -140,3 +143,48 @@ def test_the_same_beginning_goes_to_the_same_server(tmp_path: Path) -> None:
         after = where()
         assert all(after[n] == before[n] for n in before if before[n] != "m/a")  # the others keep their own
         assert "m/a" not in after.values()
+
+
+@needs_haproxy
+def test_a_gap_is_measured(tmp_path: Path) -> None:
+    with replicas(tmp_path, "a", "b") as (a, b):
+        b.kill()
+        a.kill()
+        a.start("serve")  # a word that stands in the command of what a swap starts
+        assert a.process is not None
+        file = settings_file(tmp_path, [a], FAST)
+        file.write_text(file.read_text() + f"process = {a.process.pid}\n")
+        with gateway(file) as door:
+            wait_for(lambda: door.state("a") == "in", 20)
+
+            def start() -> Server:
+                assert door.ask().status_code == 503  # nobody answers meanwhile, and says so
+                b.start("serve")
+                return parse_server({"name": "b", "url": b.url, "model": "m"}, "test")
+
+            cut, gap_s = with_gap(door.data, "a", start, deadline_s=5)
+            assert cut == 0
+            assert gap_s > 0
+            assert a.process.wait(20) is not None
+            assert door.ask().headers["x-nbridge-backend"] == "m/b"
+            wait_for(lambda: door.status()["servers"].keys() == {"b"}, 20)
+
+
+def test_only_what_a_swap_started_is_ended() -> None:
+    def server(pid: int | None) -> Server:
+        return parse_server({"name": "a", "url": ":1", "model": "m", "process": pid}, "test")
+
+    code = "import time; time.sleep(600)"
+    with (
+        subprocess.Popen([sys.executable, "-c", code, "serve"]) as ours,
+        subprocess.Popen([sys.executable, "-c", code, "other"]) as others,
+    ):
+        try:
+            assert not ended(server(None))
+            assert ended(server(ours.pid))
+            assert ours.wait(20) is not None
+            assert not ended(server(others.pid))  # the number has gone to another since
+            assert others.poll() is None
+        finally:
+            others.kill()
+            ours.kill()

@@ -66,6 +66,8 @@ class Users:
                     read += piece
                 if answer.status_code != 200:
                     outcome, why = "failed", f"HTTP {answer.status_code}"
+                elif (b"[DONE]" if stream else b'"choices"') not in read:
+                    outcome, why = "failed", "no answer in it"
         except (httpx.HTTPError, TimeoutError) as error:
             # A whole answer in one piece, and a stream without a token, are of no use.
             cut = stream and b"data:" in read
