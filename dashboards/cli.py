@@ -76,6 +76,7 @@ def _serve(port: int, *, open_browser: bool) -> None:
     for module in (
         "screens.benchmarks.charts",
         "screens.benchmarks.view",
+        "screens.compare.view",
         "screens.capacity.view",
         "screens.cost.view",
         "screens.live.view",

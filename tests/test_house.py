@@ -27,7 +27,13 @@ MAY_IMPORT = {
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
     ("reports", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
-    ("dashboards", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
+    ("dashboards", "bench"): {
+        "bench.run.records",
+        "bench.run.store",
+        "bench.run.stats",
+        "bench.compare",
+        "bench.errors",
+    },
     ("alignment", "serve"): {"serve.client", "serve.errors"},
     ("gateway", "serve"): {"serve.client", "serve.errors", "serve.processes"},
     ("planning", "checkpoints"): {

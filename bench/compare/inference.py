@@ -10,7 +10,7 @@ family of seven figures or more never reaches 0.05, whatever changed.
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import Literal
 
@@ -146,6 +146,7 @@ def _exchanges(old: int, new: int) -> Floats:
     return rows
 
 
+@lru_cache(maxsize=4096)
 def interval(old: tuple[float, ...], new: tuple[float, ...]) -> tuple[float, float] | None:
     """The BCa bootstrap interval (95 %) of new ÷ old − 1 of the means; the repeats are what is drawn again.
 

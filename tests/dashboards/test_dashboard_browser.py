@@ -226,7 +226,9 @@ def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_pat
     visit.context.close()
 
 
-@pytest.mark.parametrize(("name", "width", "scheme"), [("benchmarks", 400, "light"), ("cost", 1280, "dark")])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("benchmarks", 400, "light"), ("cost", 1280, "dark"), ("compare", 400, "dark")]
+)
 def test_narrow_and_dark_pages_are_accessible_too(
     browser: Any, address: str, name: str, width: int, scheme: str
 ) -> None:

