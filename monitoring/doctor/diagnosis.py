@@ -117,14 +117,17 @@ def _slow(window: Window, thresholds: Thresholds) -> Finding:
         seen = f"{round(e2e.count) if e2e else 'no'} requests ended in {window.seconds:.0f} s"
         return Finding("Latency", "ok", f"{seen}: too few to judge", "Look for longer (--window 60) or under load.")
     limit_s, budget = thresholds.slo.e2e.threshold_s, thresholds.slo.e2e.budget_share
-    share = e2e.share_above(limit_s) or 0.0
+    share = e2e.share_above(limit_s)
     parts = {name: window.increase(f"vllm:request_{name}_time_seconds_sum") for name in PARTS}
     known = {name: value for name, value in parts.items() if value}
-    seen = f"{share:.0%} of {e2e.count:.0f} requests took more than {limit_s:g} s (mean {e2e.mean or 0:.2f} s)"
+    slow = "how many" if share is None else f"{share:.0%}"
+    seen = f"{slow} of {e2e.count:.0f} requests took more than {limit_s:g} s"
+    seen += " is not told: the histogram has no bound there" if share is None else ""
+    seen += f" (mean {e2e.mean:.2f} s)" if e2e.mean is not None else ""
     if known:
         spent = sum(known.values())
         seen += "; of the time, " + ", ".join(f"{value / spent:.0%} {PARTS[name]}" for name, value in known.items())
-    if share <= budget:
+    if share is None or share <= budget:
         return Finding("Latency", "ok", seen)
     todo = _PART_TODO[max(known, key=lambda name: known[name])] if known else "Measure it: nbridge bench --target URL."
     return Finding("Latency", "warn", seen, todo)
@@ -135,9 +138,10 @@ def _batch(window: Window, thresholds: Thresholds) -> Finding:
     tokens, steps = window.increase("vllm:iteration_tokens_total_sum"), window.increase(progress.ITERATIONS)
     if running is None:
         return Finding("Batch", "warn", "the page does not tell how many requests run", "Is this a vLLM server?")
-    seen = f"{running:.1f} requests at once, {_mean(waiting) or 0:.1f} waiting"
-    if steps:
-        seen += f", {(tokens or 0) / steps:.1f} tokens a step"
+    seen = f"{running:.1f} requests at once"
+    seen += f", {queued:.1f} waiting" if (queued := _mean(waiting)) is not None else ""
+    if steps and tokens is not None:
+        seen += f", {tokens / steps:.1f} tokens a step"
     usage = window.last.series.get(KV_USAGE)
     fullest = max(usage.values()) if usage else None
     if waiting and min(waiting) >= 1 and fullest is not None and fullest < thresholds.engine.kv_usage_max - 0.15:
@@ -175,9 +179,12 @@ def _prefix_cache(window: Window) -> Finding:
         return Finding(
             "Prefix cache", "warn", "off", "Prompts that begin alike are read anew: --enable-prefix-caching."
         )
+    if queries is None or hits is None:
+        seen = "the page does not tell how much came from it"
+        return Finding("Prefix cache", "ok", f"on; {seen}" if enabled else seen)
     if not queries:
         return Finding("Prefix cache", "ok", "on; no prompt came meanwhile" if enabled else "no prompt came meanwhile")
-    return Finding("Prefix cache", "ok", f"{(hits or 0) / queries:.0%} of prompt tokens came from it")
+    return Finding("Prefix cache", "ok", f"{hits / queries:.0%} of prompt tokens came from it")
 
 
 def _memory(seen: Observation) -> Finding:

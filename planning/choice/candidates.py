@@ -14,7 +14,7 @@ from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
 from planning.memory.smallest import smallest_sets
 from planning.memory.vram import estimate
-from planning.speed.capacity import DEFAULT_HEADROOM, LEAST_ATTAINMENT, attainment, replicas
+from planning.speed.capacity import DEFAULT_HEADROOM, is_met, replicas
 from planning.speed.roofline import decode_bound, prefill_bound
 
 # The share of a model's quality that rounding its weights costs: the middle of the guide's ranges (§1.4).
@@ -146,7 +146,8 @@ def _bounded(
     ttft_s = prefill.ttft_s(prompt_tokens)
     rent = gpu.rent_usd_per_hour
     usd_per_hour = rent.mode * count if rent else None
-    cache = (made.sequence_bytes(context) or 0.0) * concurrency
+    sequence_bytes = None if made.unknown_layers else made.sequence_bytes(context)
+    terms_bytes = sum(term.bytes.mode for term in made.terms)
     return dataclasses.replace(
         plain,
         concurrency=concurrency,
@@ -154,7 +155,7 @@ def _bounded(
         tpot_s=decode.step_s,
         e2e_s=ttft_s + (output_tokens - 1) * decode.step_s,
         output_tok_s=decode.tok_s,
-        memory_bytes=count * (sum(term.bytes.mode for term in made.terms) + cache),
+        memory_bytes=None if sequence_bytes is None else count * (terms_bytes + sequence_bytes * concurrency),
         usd_per_hour=usd_per_hour,
         usd_per_mtok=None if usd_per_hour is None else usd_per_hour / 3600 / decode.tok_s * 1e6,
         obstacle=None if made.fits else made.reason,
@@ -182,7 +183,7 @@ def _from_cell(run_id: str, cell: Mapping[str, Any], catalog: Catalog, gpu: Gpu 
         tpot_s=_slow(metrics.get("tpot_s")),
         e2e_s=_slow(metrics.get("e2e_s")),
         output_tok_s=rate,
-        goodput_rps=metrics.get("goodput_rps") if attainment(cell) >= LEAST_ATTAINMENT else None,
+        goodput_rps=metrics.get("goodput_rps") if is_met(cell) else None,
         memory_bytes=memory.get("gpu_used_peak_bytes") or memory.get("server_peak_bytes"),
         usd_per_hour=usd_per_hour,
         usd_per_mtok=usd_per_hour / 3600 / rate * 1e6 if usd_per_hour is not None and rate else None,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 
+from inputs.quantities import count, number
 from planning import catalogs
 from planning.claims.claimfile import Comparison
 from planning.claims.formula import Span
@@ -84,7 +85,7 @@ def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance
     state.step(
         None,
         f"as stated: ${said:g} per M {stated.price_of} tokens of {price.name} over ${stated.usd_per_hour:g}/h ÷ "
-        f"{stated.tok_s:,.0f} {stated.tok_s_of} tok/s = ${state.own:.3g} per M",
+        f"{stated.tok_s:,.0f} {stated.tok_s_of} tok/s = ${number(state.own)} per M",
     )
     if not _near(claimed, state.api / state.own, tolerance):
         state.codes.append("ARITHMETIC")
@@ -107,7 +108,7 @@ def walk(claimed: Span, stated: Comparison, *, on: date | None = None, tolerance
     _same_model(stated, state, per_request, on)
     inputs = (
         f"API price of {price.on}: {price.package}",
-        f"requests of {stated.input_tokens:g} input and {stated.output_tokens:g} output tokens",
+        f"requests of {count(stated.input_tokens)} input and {count(stated.output_tokens)} output tokens",
         f"{stated.hours_per_month:g} h a month",
         *([f"weights in {quantization}"] if stated.model and quantization != "none" else []),
     )
@@ -172,7 +173,8 @@ def _whole_requests(stated: Comparison, state: _State, rates: api_prices.Rates, 
         left_out = " (the time of the answers is not stated and still left out)"
     state.step(
         "TOKEN_KIND_MISMATCH" if mixed else None,
-        f"whole requests on both sides: ${state.api:.3g} by API, ${state.own:.3g} of own, per M tokens{left_out}",
+        f"whole requests on both sides: ${number(state.api)} by API, ${number(state.own)} of own, "
+        f"per M tokens{left_out}",
     )
 
 
@@ -221,7 +223,7 @@ def _discounts(stated: Comparison, state: _State, price: api_prices.ApiPrice, pe
     state.step(
         "BATCH_OR_CACHE_IGNORED",
         f"{stated.batch_share:.0%} of requests by batch and {stated.cached_share:.0%} of input from the API's cache: "
-        f"${state.api:.3g} per M",
+        f"${number(state.api)} per M",
     )
 
 
@@ -234,7 +236,7 @@ def _same_model(stated: Comparison, state: _State, per_request: float, on: date 
         return
     usd = float(same.standard.request_usd(stated.input_tokens, stated.output_tokens))
     state.api = usd / per_request * PER_MTOK
-    state.step("NOT_SAME_QUALITY", f"the same model is sold as {same.name}: ${state.api:.3g} per M")
+    state.step("NOT_SAME_QUALITY", f"the same model is sold as {same.name}: ${number(state.api)} per M")
 
 
 def _reason(claimed: Span, state: _State) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from inputs.quantities import count
 from planning import catalogs
 from planning.catalogs import Gpu
 from planning.claims.claimfile import Given
@@ -102,7 +103,7 @@ def _bound(given: Given) -> Looked:
         tok_s = roofline.decode_bound(
             shape, gpu, gpus=given.gpus, batch=given.batch, context_tokens=given.context_tokens
         ).ceiling_tok_s
-        how = f"at batch {given.batch:g}, context {given.context_tokens:g}"
+        how = f"at batch {given.batch:g}, context {count(given.context_tokens)}"
         return Looked((tok_s, tok_s), "tok/s", f"roofline: {where} {how}")
     tok_s = roofline.prefill_bound(shape, gpu, gpus=given.gpus).tok_s
     return Looked((tok_s, tok_s), "tok/s", f"roofline: {where}, prefill")

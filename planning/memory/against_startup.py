@@ -6,7 +6,7 @@ from typing import Any
 
 from planning.catalogs import GIB, Gpu, Spread, point
 from planning.memory import kv
-from planning.memory.shapes import BITSANDBYTES, Shape
+from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting
 from planning.memory.vram import Estimate, estimate
 
@@ -16,7 +16,10 @@ EXACT_WITHIN = 0.01
 
 @dataclass(frozen=True)
 class Check:
-    """One figure as estimated and as vLLM reported it. `inside`: within the estimate's range, exact ones within 1 %."""
+    """One figure as estimated and as vLLM reported it.
+
+    `exact`: it was held against vLLM's own. `inside`: within the estimate's range; one without a range within 1 %.
+    """
 
     name: str
     estimated: Spread
@@ -26,7 +29,7 @@ class Check:
 
     @property
     def inside(self) -> bool:
-        slack = EXACT_WITHIN * self.reported if self.exact else 0.0
+        slack = EXACT_WITHIN * self.reported if self.estimated.is_point else 0.0
         return self.estimated.low - slack <= self.reported <= self.estimated.high + slack
 
     @property
@@ -65,15 +68,16 @@ def against_startup(
     cache per token alone.
     """
     found = []
-    weights_bytes = made.weights_bytes if made else shape.weights_bytes
+    weights = made.weights if made else point(shape.weights_bytes)
     # Only vLLM's own measure counts (it gives one on a GPU); the run's `weights_bytes` comes from the same arithmetic.
     reported = startup.get("engine_weights_bytes")
-    exact = shape.scheme != BITSANDBYTES
-    found.append(_check("weights", point(weights_bytes), reported, "bytes", exact=exact))
+    exact = made.exact_weights if made else shape.held
+    found.append(_check("weights", weights, reported, "bytes", exact=exact))
     tokens, cache_bytes = startup.get("kv_cache_tokens"), startup.get("kv_cache_bytes")
     per_token = made.kv_bytes_per_token if made else _cpu_kv_bytes(shape, engine)
     if tokens and cache_bytes and per_token:
-        found.append(_check("KV cache per token", point(per_token), cache_bytes / tokens, "bytes", exact=True))
+        exact = made.exact_cache if made else shape.cache_held(8 * _cpu_value_bytes(engine))
+        found.append(_check("KV cache per token", point(per_token), cache_bytes / tokens, "bytes", exact=exact))
     if made is not None:
         found += _on_gpu(made, startup)
     return [check for check in found if check is not None]
@@ -107,8 +111,12 @@ def _cpu_kv_bytes(shape: Shape, engine: Mapping[str, Any]) -> float | None:
     return kv.token_bytes(
         shape.caches,
         tensor_parallel=int(engine.get("tensor_parallel_size") or 1),
-        bytes_per_value=4 if engine.get("dtype") in ("float32", "float") else 2,
+        bytes_per_value=_cpu_value_bytes(engine),
     )
+
+
+def _cpu_value_bytes(engine: Mapping[str, Any]) -> int:
+    return 4 if engine.get("dtype") in ("float32", "float") else 2
 
 
 def in_words(check: Check) -> tuple[str, str]:

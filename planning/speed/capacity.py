@@ -144,23 +144,32 @@ def goodputs(cells: Iterable[Mapping[str, Any]]) -> list[Goodput]:
             loads[name] = cell
     found = []
     for engine, loads in by_engine.items():
-        fitting = [cell for cell in loads.values() if attainment(cell) >= LEAST_ATTAINMENT and _goodput(cell) > 0]
+        shares = ((cell, attainment(cell)) for cell in loads.values() if _goodput(cell) > 0)
+        fitting = [(cell, share) for cell, share in shares if share is not None and share >= LEAST_ATTAINMENT]
         if fitting:
-            best = max(fitting, key=_goodput)
+            best, share = max(fitting, key=lambda one: _goodput(one[0]))
             heaviest = max(loads.values(), key=_level)
-            found.append(_described(engine, best, highest=best is heaviest))
+            found.append(_described(engine, best, share, highest=best is heaviest))
     return found
 
 
-def attainment(cell: Mapping[str, Any]) -> float:
-    """Return the share of a cell's requests that met the SLO; 0 when it was measured against none."""
+def attainment(cell: Mapping[str, Any]) -> float | None:
+    """Return the share of a cell's requests that met the SLO; None when it has no goodput: nothing said who met it."""
     metrics = cell["metrics"]
-    rate, requests = metrics.get("request_throughput_rps"), metrics["requests"]
+    rate, good, requests = metrics.get("request_throughput_rps"), metrics.get("goodput_rps"), metrics["requests"]
+    if good is None or not rate:
+        return None
     # The rate counts answered requests; those that failed met nothing.
-    return min(1.0, (metrics.get("goodput_rps") or 0.0) / rate) * requests["ok"] / requests["total"] if rate else 0.0
+    return float(min(1.0, good / rate) * requests["ok"] / requests["total"])
 
 
-def _described(engine: str, cell: Mapping[str, Any], *, highest: bool) -> Goodput:
+def is_met(cell: Mapping[str, Any]) -> bool:
+    """Say whether enough of a cell's requests are known to have met the SLO."""
+    share = attainment(cell)
+    return share is not None and share >= LEAST_ATTAINMENT
+
+
+def _described(engine: str, cell: Mapping[str, Any], share: float, *, highest: bool) -> Goodput:
     metrics = cell["metrics"]
     served = metrics["requests"]["ok"]
     prompt, output = metrics.get("prompt_tokens"), metrics.get("output_tokens")
@@ -169,7 +178,7 @@ def _described(engine: str, cell: Mapping[str, Any], *, highest: bool) -> Goodpu
         cell_id=cell["id"],
         load=cell["load"]["name"],
         goodput_rps=_goodput(cell),
-        attainment=attainment(cell),
+        attainment=share,
         request_tokens=None if prompt is None or output is None else (prompt / served, output / served),
         output_tok_s=metrics.get("output_throughput_tok_s"),
         slo=metrics.get("slo") or {},

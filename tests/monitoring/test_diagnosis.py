@@ -203,3 +203,9 @@ def test_the_command_reads_a_log_and_refuses_one_that_is_not_there(
     assert (answer.returncode, finding["check"], finding["verdict"]) == (1, "Log", "fail")
     missing = nbridge("doctor", "--log", "nowhere.log")
     assert (missing.returncode, "nowhere.log" in missing.stderr) == (2, True)
+
+
+def test_what_a_page_does_not_tell_is_not_called_0() -> None:
+    # vLLM up to 0.7 has no counters of its prefix cache, only a gauge.
+    found = findings(IDLE, served(more="vllm:gpu_prefix_cache_hit_rate 0.5\n"))
+    assert found["Prefix cache"].seen == "the page does not tell how much came from it"

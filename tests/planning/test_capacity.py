@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from planning.errors import BadInput, MissingMeasurement
-from planning.speed.capacity import Demand, curve_replicas, goodputs, of_curve, of_month, replicas
+from planning.speed.capacity import Demand, attainment, curve_replicas, goodputs, of_curve, of_month, replicas
 
 
 def cell(engine: str, users: int, goodput: float | None, *, rate: float = 10.0, **changes: Any) -> dict[str, Any]:
@@ -109,3 +109,10 @@ def test_invalid_cells_and_runs_without_an_slo_give_no_goodput() -> None:
         goodputs([invalid, cell("a", 1, None)])
     with pytest.raises(MissingMeasurement):
         goodputs([])
+
+
+def test_a_cell_without_goodput_says_nothing_of_who_met_the_slo() -> None:
+    requests = {"ok": 10, "total": 10}
+    assert attainment({"metrics": {"request_throughput_rps": 2.0, "goodput_rps": None, "requests": requests}}) is None
+    assert attainment({"metrics": {"request_throughput_rps": 2.0, "goodput_rps": 0.0, "requests": requests}}) == 0.0
+    assert attainment({"metrics": {"request_throughput_rps": None, "goodput_rps": 1.0, "requests": requests}}) is None

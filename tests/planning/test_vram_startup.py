@@ -68,3 +68,16 @@ def test_an_engines_settings_are_taken_over() -> None:
     setting = setting_of(engine)
     assert (setting.gpus, setting.gpu_memory_utilization, setting.block_tokens, setting.graphs) == (2, 0.8, 32, False)
     assert setting.kv_bytes_per_value == 1
+
+
+def test_exact_is_said_only_of_what_was_recorded(catalog: Catalog) -> None:
+    # Converted while loading: the bytes are our arithmetic, and nobody recorded vLLM's.
+    shape = read("llama-3.1-8b", "bitsandbytes")
+    engine = {"max_model_len": 8192}
+    made = estimate_of(shape, engine, catalog.gpu("h100-80gb"))
+    found = {one.name: one for one in against_startup(shape, engine, ON_A_GPU, made)}
+    assert (found["weights"].exact, found["KV cache per token"].exact) == (False, True)
+    # A figure without a range is held within 1 %, whatever it is called.
+    near = {**ON_A_GPU, "engine_weights_bytes": made.weights_bytes * 1.009}
+    off = {**ON_A_GPU, "engine_weights_bytes": made.weights_bytes * 1.02}
+    assert [against_startup(shape, engine, said, made)[0].inside for said in (near, off)] == [True, False]
