@@ -1,7 +1,7 @@
 """Looks at servers from outside: canaries, engine steps where in doubt, and what HAProxy counted of them.
 
-The cheap signs come first: a server whose answers' bytes flow works, and is asked for nothing. One that is idle gets a
-canary now and then. One that has requests and sends nothing is in doubt: its metrics page is read, and it is asked.
+Every server gets a canary now and then: bytes that flow may be garbage. One that has requests and sends nothing is in
+doubt: it is asked at once, and its metrics page is read, which costs more than all the rest.
 """
 
 import json
@@ -95,10 +95,11 @@ class Watched:
 
     def _is_due(self, now_s: float) -> bool:
         last = self.last
-        if last is None or (last.counts and not self.standing.out):
-            return True  # a second canary follows a failed one at once
-        if self._progress_s is not None and last.failed is None and self._progress_s > last.ended_s:
-            return now_s - self._progress_s >= self.rules.canary_interval_s
+        if last is None:
+            return True
+        moved = last.failed == "late" and (self._progress_s or 0.0) >= last.started_s
+        if last.counts and not self.standing.out and not moved:
+            return True  # a second canary follows a failed one at once, unless the server is just busy
         return now_s - last.ended_s >= min(self.rules.canary_interval_s, 1.0 if self.standing.out else 1e9)
 
     def _ask(self) -> Probe:

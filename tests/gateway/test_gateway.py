@@ -193,6 +193,14 @@ def test_errors_of_one_server_reach_nobody(pair: tuple[Gateway, Replica, Replica
     assert set(seen) == {200}
 
 
+def test_garbage_under_load_is_found_too(pair: tuple[Gateway, Replica, Replica]) -> None:
+    door, a, _ = pair
+    with under_load(door) as seen:
+        wait_for(lambda: len(seen) > 10)
+        a.be("garbage")
+        wait_for(lambda: door.haproxy("a").startswith("DOWN"), 20)
+
+
 def test_busy_stays_in(pair: tuple[Gateway, Replica, Replica]) -> None:
     door, a, _ = pair
     a.be("busy")

@@ -160,24 +160,25 @@ def main() -> None:
     asked.add_argument("--doors", nargs="*", default=DOORS, choices=DOORS)
     asked.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = asked.parse_args()
-    cases = []
+    document: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "load": {"users": USERS, "before_s": BEFORE_S, "fault_s": FAULT_S, "after_s": AFTER_S},
+        "cases": [],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.faults:
         for kind in options.doors:
             if FAULTS[name].door and kind != OURS:
                 continue
             with tempfile.TemporaryDirectory(prefix="nbridge-chaos-") as folder:
                 found = asyncio.run(case(kind, FAULTS[name], Path(folder)))
-            cases.append({"fault": name, "door": kind, **found})
+            busy = round(os.getloadavg()[0], 1)
+            document["cases"].append({"fault": name, "door": kind, **found, "load_average": busy})
             sys.stderr.write(f"{name:<18} {kind:<17} {found}\n")
-    document = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-        "load": {"users": USERS, "before_s": BEFORE_S, "fault_s": FAULT_S, "after_s": AFTER_S},
-        "cases": cases,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "chaos.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (options.out / "chaos.md").write_text(table(document), encoding="utf-8")
+            # After each case, so that an interrupted study keeps what it has.
+            (options.out / "chaos.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            (options.out / "chaos.md").write_text(table(document), encoding="utf-8")
     sys.stdout.write(table(document))
 
 
