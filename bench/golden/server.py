@@ -68,7 +68,7 @@ class Server:
     def log(self, entry: dict[str, Any]) -> None:
         """One line, whole and flushed."""
         if self._log is not None:
-            self._log.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+            self._log.write(json.dumps(entry, separators=(",", ":")) + "\n")
 
     def close(self) -> None:
         """Ends what is under way; the log says so."""
