@@ -87,8 +87,8 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Re
         "warmup_requests": len(made.warm),
         **load.model_dump(
             include={
-                "kind", "concurrency", "rate_rps", "arrival", "seconds", "requests", "timeout_s", "max_in_flight",
-                "ignore_eos", "temperature",
+                "kind", "concurrency", "rate_rps", "arrival", "burstiness", "rates_rps", "seconds", "requests",
+                "timeout_s", "max_in_flight", "ignore_eos", "temperature",
             }
         ),
         "seed": load.seed + repeat,

@@ -8,6 +8,7 @@ from reports.figures.drawing import Picture
 from reports.figures.pictures import pictures
 from reports.measured.cells import Json, Report
 from reports.sections import setting, trust
+from reports.sections.delivery import delivery
 from reports.sections.lost import lost
 from reports.sections.planned import sections
 from reports.sections.problems import Problem, problems
@@ -65,7 +66,9 @@ def content(report: Report) -> Content:
         planned=sections(report),
         cells=tuple(t for t in (tables.throughput(report), _latencies(report), lost(report)) if t is not None),
         trust=tuple(
-            t for t in (trust.changed(report), trust.checks(report), trust.reconciliation(report)) if t is not None
+            t
+            for t in (trust.changed(report), trust.checks(report), delivery(report), trust.reconciliation(report))
+            if t is not None
         ),
         problems=tuple(problems(report)),
         setting=(setting.engines(report), setting.loads(report)) if report.cells else (),

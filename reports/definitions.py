@@ -41,7 +41,8 @@ DEFINITIONS = (
     (
         "Closed loop, open loop",
         "Closed: a fixed number of users, each sending its next request when the last one is answered. Open: "
-        "requests arrive at a set rate, whether or not the server keeps up.",
+        "requests arrive at a set rate, whether or not the server keeps up: as a Poisson process, a gamma process with "
+        "burstiness, in equal gaps, along a ramp, in steps, or as in a trace.",
     ),
     (
         "Token counts",
@@ -66,10 +67,11 @@ DEFINITIONS = (
         "Invalid",
         "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
         "between requests), when > 1 % of socket reads carry more than one chunk, when the delivered load missed the "
-        "configured one, when > 1 % of the requests failed, when the client stood still (0.5 s at once, or 2 % of the "
-        "time in all), or when client and server disagree (output tokens must equal the server's counter exactly; mean "
-        "TTFT and E2E within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
-        "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",
+        "configured one (arrivals not sent; gaps of another kind than the arrival process has), when > 1 % of the "
+        "requests failed, when the client stood still (0.5 s at once, or 2 % of the time in all), or when client and "
+        "server disagree (output tokens must equal the server's counter exactly; mean TTFT and E2E within 5 ms or 3 %, "
+        "whichever is larger, beyond the time to the response head, until which the server's own clock may not be "
+        "running). Warm-up and aborted requests are left out on both sides.",
     ),
     (
         "Server memory",

@@ -35,7 +35,9 @@ class Load:
     kind: Literal["closed", "open"]
     concurrency: int | None = None
     rate_rps: float | None = None
-    arrival: Literal["poisson", "constant", "trace"] = "poisson"
+    arrival: Literal["poisson", "gamma", "constant", "ramp", "step", "trace"] = "poisson"
+    burstiness: float | None = None
+    rates_rps: list[float] | None = None
     due_s: list[float] | None = None
     seconds: float | None = None
     requests: int | None = None

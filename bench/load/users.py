@@ -284,10 +284,13 @@ def open_dispatcher(crew: Crew) -> None:
                 seconds=load.seconds,
                 requests=load.requests,
                 seed=load.seed,
+                burstiness=load.burstiness or 1.0,
+                rates_rps=load.rates_rps or (),
                 worker=crew.slots.start,
                 workers=crew.of,
             )
-        _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], load.rate_rps)
+        peak_rps = max(load.rates_rps or [load.rate_rps])
+        _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], peak_rps)
     for connection in free:
         connection.close()
     crew.leave()
@@ -303,10 +306,10 @@ def _connect_ahead(crew: Crew, connections: int) -> list[Connection]:
     return free
 
 
-def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], rate_rps: float) -> None:
+def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], peak_rps: float) -> None:
     all_ended = Event()
     at_most = -(-crew.load.max_in_flight // crew.of)
-    spin_s = SPIN_S if rate_rps > SPIN_FROM_RPS else 0.0
+    spin_s = SPIN_S if peak_rps > SPIN_FROM_RPS else 0.0
 
     def run(what: stream.Request, scheduled_s: float) -> None:
         connection = free.pop() if free else Connection(crew.target)

@@ -1,8 +1,11 @@
 """The tables of a plan, each checked when it is read: engines, loads, limits, cost, a server that already runs."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.run.rates import mean_rps
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -69,15 +72,19 @@ class Engine(Table):
 
 class Load(Table):
     """One load. Closed: `concurrency` users, each sends its next request when the last has ended. Open: requests
-    arrive at `rate_rps` whether or not the server keeps up, or, with `arrival = "trace"`, when those of the trace in
-    `prompts_file` did, `speed` times as fast; its `rate_rps` and `requests` are then what the file says."""
+    arrive at `rate_rps` whether or not the server keeps up (bench.plans.arrivals has the processes). Where the rate
+    changes, `rates_rps` are the rates in time and `rate_rps` becomes their mean. With `arrival = "trace"` requests
+    arrive when those of the trace in `prompts_file` did, `speed` times as fast; its `rate_rps` and `requests` are then
+    what the file says."""
 
     name: str = ""
     scenario: Literal["chat", "completion", "retrieval", "mixed", "file", "hidden_states"] = "completion"
     kind: Literal["closed", "open"] = "closed"
     concurrency: Positive | None = None
     rate_rps: Annotated[float, Field(gt=0)] | None = None
-    arrival: Literal["poisson", "constant", "trace"] = "poisson"
+    arrival: Literal["poisson", "gamma", "constant", "ramp", "step", "trace"] = "poisson"
+    burstiness: Annotated[float, Field(gt=0.01, le=1000)] | None = None
+    rates_rps: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     speed: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     requests: Positive | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
@@ -100,8 +107,21 @@ class Load(Table):
     max_in_flight: Positive = 512
     processes: Positive = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_mean_rate(cls, document: Any) -> Any:
+        """The mean of a changing rate is the load's rate, unless it is given."""
+        if not isinstance(document, dict) or document.get("rate_rps") is not None:
+            return document
+        rates = document.get("rates_rps")
+        if not isinstance(rates, list | tuple) or len(rates) < 2 or not all(isinstance(r, int | float) for r in rates):
+            return document  # said below, or by the fields themselves
+        mean = mean_rps(str(document.get("arrival")), rates)
+        return {**document, "rate_rps": mean} if mean > 0 else document
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        self._of_arrivals()
         if self.kind == "closed":
             if self.concurrency is None:
                 raise ValueError("a closed load needs `concurrency` (how many users)")
@@ -128,6 +148,27 @@ class Load(Table):
         if self.processes > 1 and self.concurrency is not None and self.concurrency < self.processes:
             raise ValueError(f"processes = {self.processes} for {self.concurrency} users: at most one process per user")
         return self
+
+    def _of_arrivals(self) -> None:
+        """What only some arrival processes have."""
+        changing = self.arrival in ("ramp", "step")
+        if self.kind == "closed" and (changing or self.arrival == "gamma"):
+            raise ValueError(f'arrival = "{self.arrival}" belongs to an open load: set kind = "open"')
+        if (self.arrival == "gamma") != (self.burstiness is not None):
+            raise ValueError('arrival = "gamma" and `burstiness` go together (below 1: in bursts, 1: poisson)')
+        if changing != (self.rates_rps is not None):
+            raise ValueError('`rates_rps` goes with arrival = "ramp" or "step": the rates in time, e.g. [1, 10]')
+        if self.rates_rps is None:
+            return
+        if len(self.rates_rps) < 2:
+            raise ValueError(f"rates_rps = {list(self.rates_rps)}: two rates at least, e.g. [1, 10]")
+        if not any(self.rates_rps):
+            raise ValueError("`rates_rps` are all 0: nothing would arrive")
+        if self.seconds is None:
+            raise ValueError(f'arrival = "{self.arrival}" needs `seconds`: its rates are spread over them')
+        mean = mean_rps(self.arrival, self.rates_rps)
+        if self.rate_rps is not None and not math.isclose(self.rate_rps, mean, rel_tol=1e-6):
+            raise ValueError(f"rate_rps = {self.rate_rps:g}, but the mean of rates_rps is {mean:g}: leave rate_rps out")
 
     def _of_a_file(self) -> None:
         """What only a load with a prompts file has."""

@@ -23,6 +23,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.run.delivery import delivery
+
 Floats = npt.NDArray[np.float64]
 
 # A percentile needs ten samples beyond it; the median is asked for five in all. With fewer it is absent, never a guess.
@@ -313,6 +315,20 @@ def noted(requests: pa.Table) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in counts}
 
 
+def left_s(requests: pa.Table) -> Floats:
+    """When each request left the client, but for the time to open its connection, the network's own; NaN: never."""
+    return np.asarray(column(requests, "sent_s") - np.nan_to_num(column(requests, "connect_s")))
+
+
+def _delivery(requests: pa.Table, load: dict[str, Any]) -> dict[str, Any] | None:
+    """How an open load's arrivals were delivered (bench.run.delivery), and how late requests left the client."""
+    if load["kind"] != "open":
+        return None
+    scheduled, left = column(requests, "scheduled_s"), left_s(requests)
+    late = left - scheduled
+    return {**delivery(scheduled, left, load), "lateness_s": distribution(late[~np.isnan(late)])}
+
+
 def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None) -> dict[str, Any]:
     """The `metrics` of a cell from its measured rows: counts, rates over the window, and latency distributions."""
     ok = ok_only(requests)
@@ -339,6 +355,7 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         "ended_by_model": _ended_by_model(ok),
         "causes": causes(requests),
         "notes": noted(requests),
+        "delivery": _delivery(requests, load),
         "absent": absent_why,
     }
     for name in ("ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s"):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.run.reconcile import coalesced_share
-from bench.run.stats import column
+from bench.run.stats import column, left_s
 
 LATENESS_P99_S = 0.020
 LATENESS_SHARE_OF_GAP = 0.05
@@ -26,7 +26,7 @@ def dispatch_lateness(requests: pa.Table) -> float | None:
 
     Opening a connection is the network's and the server's time, so it does not count.
     """
-    late = column(requests, "sent_s") - column(requests, "scheduled_s") - np.nan_to_num(column(requests, "connect_s"))
+    late = left_s(requests) - column(requests, "scheduled_s")
     late = late[~np.isnan(late)]
     return float(np.quantile(late, 0.99)) if late.size else None
 
@@ -39,6 +39,7 @@ def validity(
         *_client_checks(requests, load, metrics),
         *_pulse_checks(metrics.get("client") or {}),
         _delivery_check(load, metrics),
+        *_process_checks(metrics.get("delivery")),
         *_server_checks(agreement),
     ]
     reasons = [check["detail"] for check in checks if check["ok"] is False]
@@ -139,6 +140,30 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
         f"{counts['dropped']} of {counts['total']} arrivals were not sent: more than max_in_flight = "
         f"{load.get('max_in_flight')} requests were under way. The server cannot carry {load['rate_rps']} requests/s.",
     )
+
+
+def _process_checks(found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Did the requests of an open load leave as the configured arrival process has them? The right rate is not all."""
+    if found is None:
+        return []
+    checks = []
+    for name, words in (("cv", "CV"), ("lag1", "lag-1")):
+        value, wanted, limit = found[name], found[f"{name}_expected"], found[f"{name}_limit"]
+        if limit is None:
+            continue  # this process has no such figure
+        off = None if value is None or wanted is None else abs(value - wanted)
+        checks.append(
+            _check(
+                f"{words} of the gaps, off by",
+                off,
+                limit,
+                "1",
+                f"The arrivals that were delivered are not the {found['process']} process that was configured: the "
+                f"{words} of the gaps between requests is {value or 0:.2f}, and {wanted or 0:.2f} ± {limit:.2f} is "
+                "expected.",
+            )
+        )
+    return checks
 
 
 def _server_checks(agreement: dict[str, Any]) -> list[dict[str, Any]]:

@@ -132,12 +132,25 @@ def load_label(load: Json) -> tuple[str, str]:
         rate = load.get("rate_rps")
         if rate is None:
             return "open loop", "open"
-        arrival = f" ({_ARRIVALS.get(load['arrival'], load['arrival'])} arrivals)" if load.get("arrival") else ""
-        return f"{rate:g} {'request' if rate == 1 else 'requests'}/s{arrival}", f"{rate:g}/s"
+        return f"{rate:g} {'request' if rate == 1 else 'requests'}/s{_arrivals(load)}", f"{rate:g}/s"
     users = load.get("concurrency")
     if users is None:
         return "closed loop", "closed"
     return plural(int(users), "concurrent request"), f"{int(users)}"
+
+
+def _arrivals(load: Json) -> str:
+    """How the requests of an open load arrive, in brackets."""
+    match load.get("arrival"):
+        case None:
+            return ""
+        case "gamma":
+            return f" (gamma arrivals, burstiness {load['burstiness']:g})"
+        case "ramp" | "step" as kind:
+            rates = [f"{rate:g}" for rate in load["rates_rps"]]
+            return f" (a ramp over {', '.join(rates)}/s)" if kind == "ramp" else f" (steps of {', '.join(rates)}/s)"
+        case kind:
+            return f" ({_ARRIVALS.get(kind, kind)} arrivals)"
 
 
 def _loads(cells: list[Json]) -> list[Load]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from golden import Golden, golden
 from waiting import wait_for
@@ -19,6 +20,7 @@ from waiting import wait_for
 from bench.client.connection import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
+from bench.run.delivery import delivery
 from monitoring.scrape.metrics import parse, total
 
 pytestmark = pytest.mark.slow
@@ -176,14 +178,26 @@ def test_a_closed_load_of_seconds_issues_nothing_after_them(tmp_path: Path, serv
     assert {r["outcome"] for r in run.measured} == {"ok"}
 
 
-@pytest.mark.parametrize("arrival", ["poisson", "constant"])
-def test_open_loop_arrivals_are_the_precomputed_ones(tmp_path: Path, server: Golden, arrival: str) -> None:
+@pytest.mark.parametrize(
+    ("arrival", "more"),
+    [
+        ("poisson", {}),
+        ("constant", {}),
+        ("gamma", {"burstiness": 0.5}),
+        ("ramp", {"rates_rps": [10.0, 90.0]}),
+        ("step", {"rates_rps": [20.0, 80.0]}),
+    ],
+)
+def test_open_loop_arrivals_are_the_precomputed_ones(
+    tmp_path: Path, server: Golden, arrival: str, more: dict[str, Any]
+) -> None:
     model = "golden?ttft_s=0.2"  # longer than the gaps: nobody waits for an answer
     run = start(
-        tmp_path, server.url, kind="open", concurrency=None, rate_rps=50.0, seconds=1.0, arrival=arrival, model=model
-    ).ended()
+        tmp_path, server.url, kind="open", concurrency=None, rate_rps=50.0, seconds=1.0, arrival=arrival, model=model,
+        **more,
+    ).ended()  # fmt: skip
     phase = run.phase
-    due = arrivals.schedule(arrival, 50.0, seconds=1.0, requests=None, seed=3)  # type: ignore[arg-type]
+    due = arrivals.schedule(arrival, 50.0, seconds=1.0, requests=None, seed=3, **more)  # type: ignore[arg-type]
     assert [r["scheduled"] for r in run.measured] == [phase["zero"] + offset_s for offset_s in due]
     assert phase["window_end"] == phase["zero"] + 1.0
     assert all(r["outcome"] == "ok" and r["sent"] >= r["scheduled"] for r in run.measured)
@@ -405,3 +419,19 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
     assert all(entry["num_requests"] > 2 and entry["num_failures"] == 0 for entry in entries.values())
     body = server.log()[-1]["body"]
     assert (body["model"], body["max_tokens"], len(body["messages"])) == ("golden", 5, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_thousand_poisson_arrivals_are_poisson(tmp_path: Path, server: Golden, workers: int) -> None:
+    """By the instants at which they fell due, which no busy machine moves; that the delivered gaps are looked at."""
+    flags = ("--processes", str(workers)) if workers > 1 else ()
+    load = {"kind": "open", "rate_rps": 100.0, "requests": 1000, "concurrency": None}
+    run = start(tmp_path, server.url, *flags, prompts=1000, model="golden", **load).ended()
+    assert run.process.returncode == 0, run.words
+    zero = run.phase["zero"]
+    scheduled = np.array([r["scheduled"] - zero for r in run.measured])
+    left = np.array([np.nan if r["sent"] is None else r["sent"] - zero - (r["connect_s"] or 0) for r in run.measured])
+    found = delivery(scheduled, scheduled, {**load, "arrival": "poisson", "seconds": None})
+    assert (found["offered"], found["cv_expected"], found["lag1_expected"]) == (1000, 1.0, 0.0)
+    assert abs(found["cv"] - 1) < 0.1 and abs(found["lag1"]) < 0.1
+    assert delivery(scheduled, left, {**load, "seconds": None})["delivered"] == 1000 - run.phase["dropped"]

@@ -8,6 +8,7 @@ import pytest
 from bench.errors import PlanError
 from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, validate
 from bench.plans.tables import Lengths
+from reports.measured.cells import load_label
 
 ENGINES = [{"model": "demo-1m"}]
 LOADS = [{"concurrency": 2, "requests": 4}]
@@ -46,11 +47,23 @@ def test_defaults_and_matrix_multiply() -> None:
 
 
 def test_an_expanded_plan_reads_back_from_its_run() -> None:
-    plan = load_plan(find_plan(None))
-    assert validate(plan.model_dump(mode="json"), source="run.json") == plan
+    changing = expand({"engines": [{"model": "m"}], "loads": [RAMP]}, source="x.toml")
+    for plan in (load_plan(find_plan(None)), changing):
+        assert validate(plan.model_dump(mode="json"), source="run.json") == plan
+
+
+def test_the_rate_of_a_changing_load_is_the_mean_of_its_rates() -> None:
+    steps = {**RAMP, "arrival": "step", "rates_rps": [1, 2, 6], "name": "steps"}
+    plan = expand({"engines": [{"model": "m"}], "loads": [RAMP, steps]}, source="x.toml")
+    assert [load.rate_rps for load in plan.loads] == [6.0, 3.0]
+    assert [load_label(load.model_dump(mode="json"))[0] for load in plan.loads] == [
+        "6 requests/s (a ramp over 2, 10/s)", "3 requests/s (steps of 1, 2, 6/s)",
+    ]  # fmt: skip
 
 
 FILE = {"scenario": "file", "prompts_file": "a.jsonl"}
+OPEN = {"kind": "open", "rate_rps": 2, "seconds": 9}
+RAMP = {"kind": "open", "arrival": "ramp", "rates_rps": [2, 10], "seconds": 9}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +77,18 @@ FILE = {"scenario": "file", "prompts_file": "a.jsonl"}
         ({"loads": [{"kind": "open", "rate_rps": 1, "concurrency": 4, "requests": 9}]}, ["max_in_flight"]),
         ({"loads": [{"rate_rps": 1, "concurrency": 4, "requests": 9}]}, ['kind = "open"']),
         ({"loads": [{"scenario": "file", "concurrency": 1, "requests": 9}]}, ["`prompts_file`"]),
+        ({"loads": [{"concurrency": 1, "requests": 9, "arrival": "gamma", "burstiness": 1}]}, ['set kind = "open"']),
+        ({"loads": [{**OPEN, "arrival": "gamma"}]}, ["`burstiness` go together"]),
+        ({"loads": [{**OPEN, "burstiness": 0.5}]}, ["`burstiness` go together"]),
+        ({"loads": [{**OPEN, "arrival": "gamma", "burstiness": -1}]}, ["burstiness = -1"]),
+        ({"loads": [{**OPEN, "arrival": "ramp"}]}, ["`rates_rps` goes with"]),
+        ({"loads": [{**OPEN, "rates_rps": [1, 2]}]}, ["`rates_rps` goes with"]),
+        ({"loads": [{**RAMP, "rates_rps": [0, 0]}]}, ["nothing would arrive"]),
+        ({"loads": [{**RAMP, "rates_rps": [5]}]}, ["rates_rps"]),
+        ({"loads": [{**RAMP, "rates_rps": [1, -2]}]}, ["rates_rps"]),
+        ({"loads": [{**RAMP, "rates_rps": ["a", 2]}]}, ["rates_rps"]),
+        ({"loads": [{**RAMP, "rate_rps": 5}]}, ["the mean of rates_rps is 6: leave rate_rps out"]),
+        ({"loads": [{**RAMP, "seconds": None, "requests": 9}]}, ["needs `seconds`"]),
         ({"loads": [{"kind": "open", "arrival": "trace"}]}, ['arrival = "trace" needs scenario = "file"']),
         ({"loads": [{**FILE, "arrival": "trace", "concurrency": 1}]}, ['set kind = "open"']),
         ({"loads": [{**FILE, "concurrency": 1, "requests": 9, "speed": 2}]}, ['`speed` belongs to arrival = "trace"']),
