@@ -4,8 +4,10 @@ import contextlib
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import date, time
 from itertools import islice
 from typing import Any
+from urllib.parse import parse_qsl
 
 from bench.client import dialect as dialects
 from bench.client.connection import Target as Address
@@ -25,6 +27,8 @@ _LOOKED_AT = 500  # so many of a load's requests show which endpoints it needs
 _ORDINARY_IDS = 50  # fewer different tokens than this make no prompts
 # By the names that vLLM and SGLang, llama.cpp and TGI give the text.
 _ENDPOINT_URL = re.compile(r"(?P<base>.+?)(?P<v1>/v1)?(?P<path>/(?P<chat>chat/)?completions)/?")
+_SECRET = re.compile(r"(^|[-_])(key|token|secret|sig|signature|code|password)$", re.IGNORECASE)
+_TEXTS = ("query", "headers")  # tables of texts
 _TOKENIZE = ("/tokenize", "/extras/tokenize")
 
 
@@ -34,7 +38,9 @@ def settings_of(
     """What has to be said to reach a server: the plan's [target], with what the command line says over it.
 
     `more`: "KEY=VALUE" for any key of [target], dotted ("dialect.ignore_eos=false"); VALUE as in TOML, or plain text.
-    A URL that names an endpoint (…/v1/chat/completions) sets `endpoint` and `path`. Raises PlanError.
+    What is a name or a text there stays one (query.api-version=2024-10-21). A URL that names an endpoint
+    (…/v1/chat/completions) sets `endpoint` and `path`, one with a query (?api-version=…) sets `query`. Raises
+    PlanError, also for a query that holds a key: a run's folder tells how its server was reached.
     """
     document: dict[str, Any] = given.model_dump(exclude_unset=True) if given else {}
     document |= {name: value for name, value in (("url", url), ("api_key_env", api_key_env)) if value is not None}
@@ -47,7 +53,16 @@ def settings_of(
             table = table.setdefault(parts[0], {})
         if not isinstance(table, dict):
             raise PlanError(f"--with {text}: `{parts[0]}` is not a table.")
-        table[parts[-1]] = _toml_value(value)
+        table[parts[-1]] = _value(value, text=table is not document and parts[0] in _TEXTS)
+    address, _, query = (document.get("url") or "").partition("?")
+    if query:
+        stated = dict(parse_qsl(query.partition("#")[0], keep_blank_values=True))
+        document |= {"url": address, "query": stated | document.get("query", {})}
+    if secret := next((name for name in document.get("query", {}) if _SECRET.search(str(name))), None):
+        raise PlanError(
+            f"The query's {secret!r} looks like a key, and a query is written into the run's folder. Put its value into an "
+            "environment variable and send it as a header: --api-key-env NAME, or --with headers.HEADER=NAME."
+        )
     if named := _ENDPOINT_URL.fullmatch(document.get("url") or ""):
         kind = "chat" if named["chat"] else "completions"
         document |= {"url": named["base"], "endpoint": kind, "path": f"{named['v1'] or ''}{named['path']}"}
@@ -57,11 +72,13 @@ def settings_of(
     return settings
 
 
-def _toml_value(text: str) -> Any:
+def _value(written: str, *, text: bool) -> Any:
+    """A value as in TOML, or plain text: whatever is no TOML, a date (nothing here is one), and all where `text`."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {written}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return written
+    return written if isinstance(found, date | time) or (text and not isinstance(found, str)) else found
 
 
 def find(settings: RunningServer) -> Target:

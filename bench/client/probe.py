@@ -35,6 +35,10 @@ _PATHS = {
 }
 # What can be left out, in the order in which it is tried where a refusal names nothing: the least common first.
 _OPTIONAL = ("continuous_usage_stats", "min_tokens", "ignore_eos", "limit", "stream_options", "temperature")
+_KEY = (
+    "Put the key into an environment variable and name that variable with --api-key-env (or, for another header than "
+    "Authorization, in `headers` of [target]: --with headers.api-key=VARIABLE)."
+)
 _IDS = list(range(10, 18))  # ordinary tokens in every vocabulary that was looked at
 _numbers = count(1)
 
@@ -71,8 +75,8 @@ def learn(
         if not listed:
             status = f"HTTP {listing.status}" if listing else "nothing"
             raise ProbeError(
-                f"/v1/models answered {status} and no list of models; name the model (--model, or `model` in [target]) "
-                "if this is an OpenAI-compatible server."
+                f"/v1/models answered {status} and no list of models; name the model (--with model=NAME, or `model` in "
+                "[target]) if this is an OpenAI-compatible server."
             )
         model = str(listed[0]["id"])
     about = next((entry for entry in listed if entry["id"] == model), listed[0] if listed else {})
@@ -94,7 +98,9 @@ def learn(
         **routes,
     )
     if not dialect.endpoints:
-        raise ProbeError("No endpoint answered a completion. " + " ".join(notes))
+        names = [str(entry["id"]) for entry in listed]
+        served = f" It serves {', '.join(names[:10])}." if names and model not in names else ""
+        raise ProbeError("No endpoint answered a completion. " + " ".join(notes) + served)
     return Found(pinned(dialect, pins or {}), model, _length(about))
 
 
@@ -106,9 +112,11 @@ def _models(to: Target) -> Page | None:
     except OSError as error:
         raise ProbeError(f"no answer ({error}). Is the server up, and is this its address?") from error
     if page.status in (401, 403):
+        raise ProbeError(f"HTTP {page.status}: it wants an API key. {_KEY}")
+    if 300 <= page.status < 400:
         raise ProbeError(
-            f"HTTP {page.status}: it wants an API key. Put the key into an environment variable and name that variable "
-            "with --api-key-env (or, for another header than Authorization, in `headers` of [target])."
+            f"it answers HTTP {page.status} and redirects to {page.headers.get('location', 'nowhere')!r}. That is not "
+            "followed, because it would be part of every time that is measured: give the address that it names."
         )
     return page
 
@@ -189,7 +197,7 @@ class _Asker:
         if record["outcome"] == "timeout":
             raise ProbeError(f"no answer to {tokens} tokens on {self.route.path} within {PROBE_TIMEOUT_S:g} s.")
         if record["http_status"] in (401, 403):
-            raise ProbeError(f"HTTP {record['http_status']} on {self.route.path}: {record['error']}")
+            raise ProbeError(f"HTTP {record['http_status']} on {self.route.path}: {record['error']} {_KEY}")
         return record
 
     def _until_answered(self) -> dict[str, Any]:

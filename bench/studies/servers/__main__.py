@@ -1,9 +1,9 @@
 """The same loads on servers of different make, one after the other, as anybody measures them: `make bench-servers`.
 
-Each make serves the trained demo model on the loopback address, alone on the machine, and `nbridge bench --target`
-measures it with one plan. What was learnt of each and what was measured stand beside each other in
-reports/published/servers.json; the table goes into docs/servers.md. A make that needs packages of its own gets a
-virtual environment of its own (`--environments`), from the package index.
+Each make serves the trained demo model on the loopback address with half of the cores, alone on the machine, and
+`nbridge bench --target` measures it with one plan from the other half. What was learnt of each and what was measured
+stand beside each other in reports/published/servers.json; the table goes into docs/servers.md. A make that needs
+packages of its own gets a virtual environment of its own (`--environments`), from the package index.
 """
 
 import json
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench.errors import BenchError
 from bench.run import store
-from bench.studies.servers.makes import MAKES, MODEL, environment_of, running, version
+from bench.studies.servers.makes import MAKES, MODEL, environment_of, halves, on, running, version
 from checkpoints.prepare import prepare
 from inputs.quantities import count, number, seconds
 from monitoring.machine import describe
@@ -59,6 +59,7 @@ def measure(name: str, model: Path, programs: Path, folder: Path, say: Callable[
         command += ["--no-report", "--out", str(folder / "runs"), *make.said(model)]
         command += [part for variable in key for part in ("--api-key-env", variable)]
         environment = {**os.environ, **key}
+        command = on(halves()[1], command)
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=False)
     if not ended.stdout.strip():
         raise BenchError(f"{make.title} was not measured: see above.")

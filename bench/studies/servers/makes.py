@@ -5,9 +5,9 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ import httpx
 from bench.errors import BenchError
 from bench.studies.servers import gguf_copy
 from serve.engine import server
+from serve.engine.command import build, detect_device
 from serve.engine.settings import parse
 from serve.processes import port as ports
 from serve.processes.process import OwnedProcess
@@ -47,8 +48,7 @@ def _llama_cpp(model: Path, folder: Path, port: int, _: str) -> list[str]:
     if not path.exists():
         gguf_copy.write(model, path)
     said = {"--model": path, "--model_alias": MODEL, "--host": "127.0.0.1", "--port": port, "--n_ctx": 1024}
-    # One of two cores for the model: its threads wait by spinning, and the client is on this machine too.
-    said |= {"--n_threads": _half(), "--n_threads_batch": _half(), "--verbose": False}
+    said |= {"--n_threads": len(halves()[0]), "--n_threads_batch": len(halves()[0]), "--verbose": False}
     # By default a request breaks off the one before it, which it answers with an error; without, it waits its turn.
     said |= {"--interrupt_requests": False}
     return ["python", "-m", "llama_cpp.server", *(str(part) for pair in said.items() for part in pair)]
@@ -66,8 +66,19 @@ def _litellm(_model: Path, folder: Path, port: int, behind: str) -> list[str]:
     return ["litellm", "--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
 
 
-def _half() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+def halves() -> tuple[list[int], list[int]]:
+    """The cores of the server and those of the client, which would otherwise wait behind the server's spinning threads.
+
+    A machine of one core has it for both.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    middle = len(cores) // 2
+    return cores[:middle] or cores, cores[middle:]
+
+
+def on(cores: list[int], argv: Sequence[str]) -> list[str]:
+    """A command line that runs on these cores alone."""
+    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *argv]
 
 
 MAKES = {
@@ -84,7 +95,7 @@ MAKES = {
         "transformers serve",
         "transformers",
         arguments=_transformers,
-        environment={"OMP_NUM_THREADS": str(_half()), "HF_HUB_OFFLINE": "1"},
+        environment={"OMP_NUM_THREADS": str(len(halves()[0])), "HF_HUB_OFFLINE": "1"},
         said=lambda model: ["--with", f"model={model}"],
     ),
     "litellm": Make("LiteLLM", "litellm", ("litellm[proxy]",), _litellm, before="vllm", key="LITELLM_MASTER_KEY"),
@@ -134,8 +145,13 @@ def running(name: str, model: Path, folder: Path, programs: Path) -> Iterator[tu
 
 @contextmanager
 def _vllm(model: Path, folder: Path) -> Iterator[str]:
-    values = {"model": str(model), "served_model_name": MODEL, "port": 0, "max_model_len": 1024}
-    with server.start(parse(values, "bench-servers"), log_path=folder / "vllm.log") as started:
+    # vLLM binds its threads to cores by itself and leaves one of them free: here all of its half are for it.
+    environment = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    values = {"model": str(model), "served_model_name": MODEL, "max_model_len": 1024, "environment": environment}
+    settings = server.with_free_port(parse({**values, "port": 0}, "bench-servers"))
+    command = build(settings, device=detect_device())
+    pinned = replace(command, argv=tuple(on(halves()[0], command.argv)))
+    with server.start(settings, log_path=folder / "vllm.log", command=pinned) as started:
         yield started.base_url
 
 
@@ -145,7 +161,8 @@ def _started(make: Make, model: Path, folder: Path, programs: Path, behind: str,
     program, *arguments = make.arguments(model, folder, port, behind)
     environment = {**os.environ, **make.environment, **key}
     log = folder / f"{make.package}.log"
-    with OwnedProcess([str(programs / program), *arguments], environment=environment, log_path=log) as process:
+    argv = on(halves()[0], [str(programs / program), *arguments])
+    with OwnedProcess(argv, environment=environment, log_path=log) as process:
         url = f"http://127.0.0.1:{port}"
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not _answers(url):
