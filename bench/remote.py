@@ -60,8 +60,8 @@ def settings_of(
         document |= {"url": address, "query": stated | document.get("query", {})}
     if secret := next((name for name in document.get("query", {}) if _SECRET.search(str(name))), None):
         raise PlanError(
-            f"The query's {secret!r} looks like a key, and a query is written into the run's folder. Put its value into an "
-            "environment variable and send it as a header: --api-key-env NAME, or --with headers.HEADER=NAME."
+            f"The query's {secret!r} looks like a key, and a query is written into the run's folder. Put its value "
+            "into an environment variable and send it as a header: --api-key-env NAME, or --with headers.HEADER=NAME."
         )
     if named := _ENDPOINT_URL.fullmatch(document.get("url") or ""):
         kind = "chat" if named["chat"] else "completions"

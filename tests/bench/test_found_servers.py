@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         elif body.get("model") in ("base", "sql-lora") and asked.path.endswith("/chat/completions"):
             self.stream(body["max_tokens"])
         else:
-            self.answer(404, {"message": f"The model `{body.get('model')}` does not exist."})
+            self.answer(404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}})
 
     def answer(self, status: int, document: Any, **headers: str) -> None:
         raw = json.dumps(document).encode()
@@ -128,7 +128,7 @@ def test_a_wanted_key_is_said_with_how_to_give_it(url: str, monkeypatch: pytest.
 
 def test_an_adapter_is_measured_by_its_name_and_a_wrong_one_is_told_the_right_ones(url: str) -> None:
     assert find(settings_of(None, f"{url}/lora", None, ["model=sql-lora"])).model == "sql-lora"
-    with pytest.raises(TargetError, match="`sql_lora` does not exist. It serves base, sql-lora."):
+    with pytest.raises(TargetError, match=r"`sql_lora` does not exist. It serves base, sql-lora\."):
         find(settings_of(None, f"{url}/lora", None, ["model=sql_lora"]))
 
 
