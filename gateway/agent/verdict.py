@@ -11,6 +11,7 @@ from gateway.settings import Health
 
 FEW = 5  # fewer attempts than this say nothing about a share
 WINDOW_S = 2.0  # over which attempts are counted
+SILENT_CANARIES = 1.8  # deadlines without any progress: the first of two late ones may have been sent just before
 FIRST_PERCENT = 10  # of the weight, with which a slow start begins
 _TELLING = ("401", "403", "404")  # a canary so refused is refused as a user's request would be
 
@@ -64,9 +65,10 @@ def fault(signs: Signs, rules: Health) -> str | None:
         return None
     before, last = signs.probes[-2:]
     if last.failed == "late":
-        if signs.progress_s is not None and signs.progress_s >= before.started_s:
+        silent_s = last.ended_s - max(signs.progress_s or 0.0, before.started_s)
+        if silent_s < SILENT_CANARIES * rules.canary_deadline_s:
             return None
-        return f"hangs: two canaries unanswered and no progress for {last.ended_s - before.started_s:.1f} s"
+        return f"hangs: two canaries unanswered and no progress for {silent_s:.1f} s"
     return f"two canaries failed: {last.reason or last.failed}"
 
 

@@ -139,6 +139,7 @@ def _global(settings: Settings, places: Places) -> str:
   tune.bufsize {size}
   tune.maxrewrite {16 << 10}
   # After a reload the old one ends with its last request.
+  close-spread-time 5s
   hard-stop-after {_seconds(settings.limits.deadline_s)}
 """
 

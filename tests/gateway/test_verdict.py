@@ -28,10 +28,12 @@ def test_a_hang_is_told_with_how_long() -> None:
 
 
 def test_busy_is_not_dead() -> None:
-    moved = Signs(probes("late", "late"), progress_s=100.1)  # after the first of the two was sent
+    # Both are over at 103; 1.8 deadlines of 1.5 s are 2.7 s of silence.
+    moved = Signs(probes("late", "late"), progress_s=100.4)
     assert fault(moved, RULES) is None
     assert is_busy(moved)
-    assert fault(replace(moved, progress_s=99.9), RULES) is not None
+    assert fault(replace(moved, progress_s=100.2), RULES) == "hangs: two canaries unanswered and no progress for 2.8 s"
+    assert fault(replace(moved, progress_s=99.0), RULES) == "hangs: two canaries unanswered and no progress for 3.0 s"
     # What refuses connections is not busy, whatever has moved.
     assert fault(Signs(probes("down", "down"), progress_s=102), RULES) is not None
 

@@ -76,7 +76,9 @@ class Replica:
         """The ids of the requests whose answer has begun here."""
         path = self.folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [entry["id"] for entry in map(json.loads, lines) if entry["status"] == 200]
+        return [
+            entry["id"] for entry in map(json.loads, lines) if entry["status"] == 200 and entry["id"]
+        ]  # canaries have none
 
 
 @dataclass
