@@ -64,6 +64,15 @@ def train(texts: list[str]) -> str:
     return str(tokenizer.to_str(pretty=True))
 
 
+def is_ours(directory: Path) -> bool:
+    """Say whether a directory's tokenizer is this one, padded or not, in place of a model's own."""
+    try:
+        theirs = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(theirs == json.loads(TOKENIZER_PATH.read_text(encoding="utf-8"))["model"]["merges"])
+
+
 def padded(vocab_size: int) -> dict[str, Any]:
     """Return a tokenizer.json document of exactly `vocab_size` entries, each of which decodes to text on its own.
 

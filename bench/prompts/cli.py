@@ -28,29 +28,39 @@ def prompts(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """What a prompt file is and holds: entries, lengths, turns, shared prefixes, arrivals; what is skipped and why."""
-    vocabulary, limit = _measure(model, tokenizer)
+    vocabulary, limit, stands_in = _measure(model, tokenizer)
     found = summarise(PromptFile(file.expanduser(), column, turns), vocabulary, context=context or limit)
+    found["tokens_counted_by"] = None if vocabulary is None else "a stand-in" if stands_in else "its tokenizer"
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:
         _show(found)
+        if stands_in:
+            Console(highlight=False).print(
+                f"Counted by this program's own tokenizer of 1,024 entries, with which {model} is served here without "
+                "weights: its makers' makes far fewer tokens of the same text. Name that one with --tokenizer.",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
-def _measure(model: str | None, tokenizer: Path | None) -> tuple[Vocabulary | None, int | None]:
-    """What counts tokens, and the model's context."""
+def _measure(model: str | None, tokenizer: Path | None) -> tuple[Vocabulary | None, int | None, bool]:
+    """What counts tokens, the model's context, and whether the tokenizer only stands in for the model's own."""
     if tokenizer is not None:
         place = tokenizer.expanduser()
-        return Vocabulary.load(place.parent if place.name == "tokenizer.json" else place), None
+        return Vocabulary.load(place.parent if place.name == "tokenizer.json" else place), None, False
     if model is None:
-        return None, None
+        return None, None, False
     from bench.target import vocabulary_of
     from checkpoints.prepare import prepare
+    from checkpoints.tokenizer import is_ours
 
     checkpoint = prepare(model)
     vocabulary = vocabulary_of(checkpoint)
     if vocabulary is None:
         raise PlanError(f"--model {model}: its tokenizer is not at hand; name a tokenizer.json with --tokenizer.")
-    return vocabulary, checkpoint.max_model_len
+    stands_in = checkpoint.load_format == "dummy" and is_ours(Path(checkpoint.path))
+    return vocabulary, checkpoint.max_model_len, stands_in
 
 
 def _show(found: dict[str, Any]) -> None:

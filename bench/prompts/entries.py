@@ -63,6 +63,8 @@ def kind(value: Any, column: str | None = None) -> str:
         return PROMPTS
     if not names.keys().isdisjoint(fields.PROMPT_LENGTH_KEYS):
         return TRACE
+    if absent := next((key for key in _conversation_keys(keys) if value[key] is None), None):
+        raise Unusable(f"`{absent}` is null")
     raise Malformed(
         f"no prompt in it: it has {_list(value)}. Expected `prompt`, `messages`, `conversations`, lengths such as "
         '`input_length`, or the name of the column that holds the prompt (column = "…", --column)'

@@ -441,3 +441,13 @@ def test_whatever_the_records_hold_they_are_read_or_refused(records: list[Any]) 
                 assert [entry.messages, entry.prompt, entry.prompt_tokens].count(None) == 2
                 assert entry.output_tokens is None or entry.output_tokens > 0
                 json.dumps([entry.messages, entry.prompt, entry.parameters])
+
+
+def test_a_conversation_that_is_null_is_skipped_and_not_the_file(tmp_path: Path) -> None:
+    # As in files from the hub, where whoever filtered the conversations left the rows.
+    said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    rows = [{"id": "1", "conversations": None}, {"id": "2", "conversations": said}, {"id": "3", "conversations": []}]
+    (tmp_path / "sharegpt.json").write_text(json.dumps(rows), encoding="utf-8")
+    file = PromptFile(tmp_path / "sharegpt.json")
+    assert [entry.messages for entry in file] == [[{"role": "user", "content": "Hi"}]]
+    assert file.skipped["`conversations` is null"].count == 1

@@ -135,3 +135,12 @@ def test_pictures_are_asked_about_before_the_load(tmp_path: Path) -> None:
     assert "status 400 as asked" in refused
     assert [(one["messages"], one["max_tokens"]) for one in asked] == [(body["messages"], 1)] * 2
     assert "no answer" in (refusal(body, server.url, "golden", {}) or "")
+
+
+def test_tokens_counted_by_a_stand_in_are_said_to_be(tmp_path: Path, nbridge: Nbridge) -> None:
+    (tmp_path / "prompts.txt").write_text("Write a short poem about the sea.\n", encoding="utf-8")
+    own, stand_in = (
+        nbridge("prompts", tmp_path / "prompts.txt", "--model", name) for name in ("demo-1m", "llama-3.1-8b")
+    )
+    assert "Counted by this program's own tokenizer" not in own.stdout
+    assert "with which llama-3.1-8b is served here" in stand_in.stdout
