@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ bench-dialects: setup  ## the streaming client against servers of many dialects,
 
 bench-servers: setup   ## servers of other make under the same loads; installs them into .servers (ARGS="vllm" picks some)
 	$(BIN)/python -m bench.studies.servers $(ARGS)
+
+bench-client: setup    ## our client beside others on the golden server (ARGS="--peers vllm,guidellm,aiperf"); half an hour and more
+	$(BIN)/python -m bench.studies.clients.study $(ARGS)
 
 bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (ARGS are its options); alerts from cause to webhook
 	@sh tools/packages.sh stack

@@ -54,7 +54,7 @@ MAY_USE = {
     },
 }
 MONKEY_PATCHING = {"locust", "gevent"}
-MAY_MONKEY_PATCH = {"bench/load/locustfile.py"}
+MAY_MONKEY_PATCH = {"bench/load/locustfile.py", "bench/studies/clients/fasthttp.py"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 
 
