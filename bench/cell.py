@@ -342,13 +342,14 @@ def _judge(
 
 
 def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
-    """What the load generator says of itself: its share of a core, how late it sent, how long it stood still."""
+    """What the load generator says of itself: its share of a core, how late it sent, how long it stood still, and
+    what became of its clock meanwhile."""
     duration_s = (phase.get("ended") or 0) - (phase.get("zero") or 0)
     cpu_s, paused_s = phase.get("client_cpu_s"), phase.get("paused_s")
     return {
         "cpu_share": cpu_s / duration_s / phase.get("workers", 1) if cpu_s is not None and duration_s > 0 else None,
         "dispatch_lateness_p99_s": dispatch_lateness(table),
-        "longest_pause_s": phase.get("longest_pause_s"),
+        **{name: phase.get(name) for name in ("longest_pause_s", "clock_step_s", "clock_slew")},
         "paused_share": paused_s / duration_s if paused_s is not None and duration_s > 0 else None,
     }
 

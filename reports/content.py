@@ -67,7 +67,13 @@ def content(report: Report) -> Content:
         cells=tuple(t for t in (tables.throughput(report), _latencies(report), lost(report)) if t is not None),
         trust=tuple(
             t
-            for t in (trust.changed(report), trust.checks(report), delivery(report), trust.reconciliation(report))
+            for t in (
+                trust.changed(report),
+                trust.checks(report),
+                delivery(report),
+                trust.arrivals(report),
+                trust.reconciliation(report),
+            )
             if t is not None
         ),
         problems=tuple(problems(report)),

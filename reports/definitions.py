@@ -7,15 +7,27 @@ PERCENTILES_NEED = ", ".join(f"≥ {needed:,} values for {name}" for name, neede
 DEFINITIONS = (
     (
         "TTFT (time to first token)",
-        "First content chunk read from the socket − request sent.",
+        "First content chunk arrived − request sent.",
     ),
     (
         "TTFT from schedule",
         "First content chunk − the instant the arrival process scheduled the request: the figure that includes "
         "queueing in the client. Open-loop loads report both.",
     ),
-    ("Chunk gap", "The time between two content chunks of one answer."),
-    ("ITL (inter-token latency)", "A chunk's gap spread over the tokens that the chunk carries: one value per token."),
+    (
+        "Arrival",
+        "When the kernel had taken up the last byte of what a read brought, on the client's monotonic clock; where the "
+        "kernel does not say (TLS, other systems than Linux), when the read returned. The cell says which. A chunk "
+        "arrives with its last byte.",
+    ),
+    (
+        "Chunk gap",
+        "The time between two arrivals of content chunks of one answer. Chunks that one read brought arrive together.",
+    ),
+    (
+        "ITL (inter-token latency)",
+        "The gap before an arrival spread over the tokens that arrived: one value per token.",
+    ),
     (
         "TPOT (time per output token)",
         "(Last − first content chunk) / (output tokens after the first chunk): one value per request. Where the server "
@@ -66,12 +78,15 @@ DEFINITIONS = (
     (
         "Invalid",
         "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
-        "between requests), when > 1 % of socket reads carry more than one chunk, when the delivered load missed the "
-        "configured one (arrivals not sent; gaps of another kind than the arrival process has), when > 1 % of the "
-        "requests failed, when the client stood still (0.5 s at once, or 2 % of the time in all), or when client and "
-        "server disagree (output tokens must equal the server's counter exactly; mean TTFT and E2E within 5 ms or 3 %, "
-        "whichever is larger, beyond the time to the response head, until which the server's own clock may not be "
-        "running). Warm-up and aborted requests are left out on both sides.",
+        "between requests, or reads p99 > 20 ms and > the median chunk gap "
+        "after their bytes had come), when > 1 % of its reads held several "
+        "chunks that came one by one while it was late (where the kernel does not say: several chunks), when its clock "
+        "was set by more than 0.1 ms or ran more than 0.1 % off, when the delivered load missed the configured one "
+        "(arrivals not sent; gaps of another kind than the arrival process has), "
+        "when > 1 % of the requests failed, when the client stood still (0.5 s at once, or 2 % of the time in all), or "
+        "when client and server disagree (output tokens must equal the server's counter exactly; mean TTFT and E2E "
+        "within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
+        "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",
     ),
     (
         "Server memory",

@@ -29,8 +29,9 @@ class Answer:
 
     `chunk_s` (absolute seconds) and `chunk_tokens` have one entry per content chunk: an event that brings generated
     text, or a token whose text is held back; events that the sender put into one HTTP chunk are one content chunk.
-    `chunk_tokens` is None when the server does not say how many and one each is not right either. `coalesced_reads`
-    held several chunks, `merged_reads` events that the sender had put together. `notes`: oddities that were survived.
+    `chunk_tokens` is None when the server does not say how many and one each is not right either. `coalesced` are the
+    indices of reads that held several chunks, `merged_reads` had events that the sender had put together. `notes`:
+    oddities that were survived.
     """
 
     chunk_s: list[float] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Answer:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
-    coalesced_reads: int = 0
+    coalesced: list[int] = field(default_factory=list)
     merged_reads: int = 0
     finish_reason: str | None = None
     done: bool = False
@@ -221,7 +222,7 @@ def _count_chunks(result: Answer, said: Sequence[_Said], differences: bool | Non
     result.chunk_s = [event.time_s for event, _ in chunks]
     counted = [tokens for _, tokens in chunks if tokens is not None]
     result.chunk_tokens = counted if len(counted) == len(chunks) and result.output_tokens is not None else None
-    result.coalesced_reads = sum(1 for count in Counter(event.read for event, _ in chunks).values() if count > 1)
+    result.coalesced = [read for read, count in Counter(event.read for event, _ in chunks).items() if count > 1]
     result.merged_reads = len(merged)
 
 

@@ -1,4 +1,4 @@
-"""One keep-alive connection to a server under load: a time stamp per socket read, failures as facts, not exceptions.
+"""One keep-alive connection to a server under load: time stamps per socket read, failures as facts, not exceptions.
 
 It talks through `socket` and `ssl` as they are: under Locust those are gevent's (Locust patches them when it is
 imported) and many connections share one thread; without Locust they are the plain ones and a thread runs each.
@@ -18,6 +18,7 @@ from time import perf_counter as now
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from bench.client import clock
 from bench.client.framing import Framing
 from monitoring.scrape.address import normalised, resolved
 
@@ -124,18 +125,26 @@ def wire(to: Target, method: str, path: str, body: bytes = b"", request_id: str 
 
 @dataclass
 class Exchange:
-    """One request on the wire: when it was sent, when each read returned, and how it failed, if it did.
+    """One request on the wire: when it was sent, when each read returned and what the kernel said of it, and how the
+    request failed, if it did.
 
     Times are absolute seconds of `time.perf_counter()`. `connect_s` is the time spent on a new connection before
-    `sent_s`, None when an open one was used. `failure` is (outcome, error_kind, message).
+    `sent_s`, None when an open one was used. `ended_s` is when the end was noticed. `failure` is (outcome, error_kind,
+    message). `apart` and `counts` are the clocks' difference and the kernel's counts before the request and after it.
     """
 
     framing: Framing = field(default_factory=Framing)
-    times_s: list[float] = field(default_factory=list)
+    reads: list[clock.Read] = field(default_factory=list)
     connect_s: float | None = None
     sent_s: float | None = None
     ended_s: float = 0.0
     failure: tuple[str, str, str] | None = None
+    apart: tuple[int, int] | None = None
+    counts: tuple[bytes | None, bytes | None] = (None, None)
+
+    def arrivals(self) -> clock.Arrivals:
+        """When the bytes of each read had come."""
+        return clock.arrivals(self.reads, self.framing.reads, self.apart, *self.counts)
 
 
 class Deadlines:
@@ -184,6 +193,7 @@ class Connection:
     def __init__(self, to: Target) -> None:
         self.target = to
         self._socket: socket.socket | None = None
+        self._counts: bytes | None = None
         self._aborted = self._expired = False
 
     def open(self, timeout_s: float) -> None:
@@ -223,7 +233,7 @@ class Connection:
         deadline_s = now() + timeout_s
         kept = self._still_open()
         result = self._attempt(wire, deadline_s)
-        if kept and not result.times_s and result.failure is not None and result.failure[1] in _STALE:
+        if kept and not result.reads and result.failure is not None and result.failure[1] in _STALE:
             result = self._attempt(wire, deadline_s)
         return result
 
@@ -238,12 +248,12 @@ class Connection:
             self._talk(wire, deadline_s, result)
         except OSError as error:
             result.failure = _failure(error, connecting=connecting)
-        result.ended_s = result.times_s[-1] if result.framing.complete else now()
+        result.ended_s = result.reads[-1][0] if result.framing.complete else now()
         if self._aborted:
             result.failure = ("aborted", "aborted", "The run was stopped while this request was in flight.")
         elif self._expired and not result.framing.complete:
             result.failure = _failure(TimeoutError(), connecting=False)
-        elif result.failure is None and not result.times_s:
+        elif result.failure is None and not result.reads:
             result.failure = ("connection_error", "no_response", "The server closed the connection without an answer.")
         ended_well = result.framing.complete and result.failure is None and result.framing.trailing is None
         if not (ended_well and result.framing.reusable):
@@ -255,6 +265,7 @@ class Connection:
         if sock is None or self._aborted:
             return
         sock.settimeout(_left_s(deadline_s, now()))
+        apart = clock.apart_ns()
         result.sent_s = now()
         # A server may refuse a body before it has read it all and close; what it said is still there to be read.
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -262,22 +273,33 @@ class Connection:
         sock.settimeout(None)
         DEADLINES.add(self, deadline_s)
         try:
-            self._read(sock, result.framing, result.times_s)
+            self._read(sock, result)
         finally:
             DEADLINES.remove(self)
+            result.apart = (apart, clock.apart_ns())
+            before, self._counts = self._counts, clock.counts(sock)
+            result.counts = (before, self._counts)
 
-    def _read(self, sock: socket.socket, framing: Framing, times_s: list[float]) -> None:
+    def _read(self, sock: socket.socket, result: Exchange) -> None:
+        framing, reads = result.framing, result.reads
+        plain = self.target.tls is None
         while True:
-            data = sock.recv(READ_BYTES)
+            said: clock.Control | None = None
+            if plain:
+                data, said, _, _ = sock.recvmsg(READ_BYTES, clock.CONTROL_BYTES)
+            else:
+                data = sock.recv(READ_BYTES)
             time_s = now()
             if not data:
                 if not self._expired and not self._aborted:
                     framing.end()
                 if framing.complete:
                     # A body that ends with the connection ends at this read.
-                    times_s.append(time_s)
+                    reads.append((time_s, None, None))
                 return
-            times_s.append(time_s)
+            # Several events, or the head and what came with it: then it matters in how many segments they came.
+            doubt = plain and (not reads or data.count(b"data:") > 1)
+            reads.append((time_s, said, clock.counts(sock) if doubt else None))
             if framing.feed(data):
                 return
 
@@ -290,7 +312,10 @@ class Connection:
                 self._socket.settimeout(_left_s(deadline_s, now()))
                 self._socket.connect(address)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self.target.tls is not None:
+                if self.target.tls is None:
+                    clock.ask(self._socket)
+                    self._counts = clock.counts(self._socket)
+                else:
                     self._socket = self.target.tls.wrap_socket(self._socket, server_hostname=self.target.host)
             except OSError as error:
                 self.close()

@@ -33,7 +33,7 @@ def fetch(to: Target, path: str, body: Any = None, *, timeout_s: float = 10.0) -
     sent = wire(to, "GET", path) if body is None else wire(to, "POST", path, dumps(body))
     result = connection.exchange(sent, timeout_s)
     connection.close()
-    came = response(result.framing, result.times_s)
+    came = response(result.framing, result.arrivals().times_s)
     if result.failure is not None or not came.complete or came.status is None:
         why = result.failure[2] if result.failure else came.error
         raise OSError(f"{path} of {to.authority} failed: {why}")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.client import states, verdict
-from bench.client.answer import answer
+from bench.client import clock, states, verdict
+from bench.client.answer import Answer, answer
 from bench.client.connection import Connection, Exchange, Target, wire
 from bench.client.dialect import VLLM, Dialect, Route, dumps
 from bench.client.events import response
@@ -106,7 +106,8 @@ def record(
     pause: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """A line of the records file: absolute seconds, the server's token counts, and the outcome. Pure."""
-    came = response(exchange.framing, exchange.times_s)
+    arrived = exchange.arrivals()
+    came = response(exchange.framing, arrived.times_s)
     said: dict[str, Any]
     notes = set(came.notes)
     if what.prompts is not None:
@@ -123,6 +124,8 @@ def record(
             "first_token": read.chunk_s[0] if read.chunk_s else None,
             "last_token": read.chunk_s[-1] if read.chunk_s else None,
             "finish_reason": None if read.finish_reason is None else verdict.plain(read.finish_reason),
+            "coalesced_reads": len(read.coalesced),
+            "late_reads": _late_reads(arrived, exchange, read),
             **{name: getattr(read, name) for name in _COPIED},
             **({"text": read.text} if what.keep_text else {}),
         }
@@ -133,7 +136,9 @@ def record(
         "sent": exchange.sent_s,
         "connect_s": exchange.connect_s,
         "headers": came.head_s,
-        "ended": exchange.ended_s,
+        "ended": arrived.times_s[-1] if exchange.framing.complete else exchange.ended_s,
+        "clock": arrived.clock,
+        "read_late_us": None if arrived.late_s is None else [round(late_s * 1e6) for late_s in arrived.late_s],
         "reads": exchange.framing.reads,
         "outcome": outcome,
         "http_status": came.status,
@@ -150,22 +155,35 @@ _COPIED = (
     "prompt_tokens",
     "cached_tokens",
     "output_tokens",
-    "coalesced_reads",
     "merged_reads",
     "usage",
 )
 
 
 def tokens_after_first(record: Mapping[str, Any]) -> float | None:
-    """How many output tokens came after the first content chunk; None where the server gave no count.
+    """How many output tokens came after the first content chunk and what came with it; None where the server gave no
+    count.
 
     Where it did not say how many each chunk carries, they are spread evenly over the chunks.
     """
-    tokens, chunks = record["output_tokens"], len(record["chunk_s"])
-    if tokens is None or not chunks:
+    tokens, chunk_s = record["output_tokens"], record["chunk_s"]
+    if tokens is None or not chunk_s:
         return None
-    first = record["chunk_tokens"][0] if record["chunk_tokens"] else tokens / chunks
-    return float(tokens - first)
+    first = chunk_s.count(chunk_s[0])
+    with_first = sum(record["chunk_tokens"][:first]) if record["chunk_tokens"] else tokens * first / len(chunk_s)
+    return float(tokens - with_first)
+
+
+def _late_reads(arrived: clock.Arrivals, exchange: Exchange, read: Answer) -> int | None:
+    """In how many of the reads that held several chunks the client was late; None when that is not known."""
+    sizes = dict.fromkeys(read.coalesced, 0)
+    for piece in exchange.framing.pieces if sizes else ():
+        if piece.read in sizes:
+            sizes[piece.read] += len(piece.data)
+    first, last = (read.chunk_s[0], read.chunk_s[-1]) if read.chunk_s else (0.0, 0.0)
+    later = len(read.chunk_s) - read.chunk_s.count(first)
+    gap_s = (last - first) / later if later else (last - (exchange.sent_s or last)) / max(1, len(read.chunk_s))
+    return clock.late_reads(arrived, sizes, gap_s)
 
 
 def _ends(done: bool, finish_reason: str | None, content: bool, cut: bool) -> set[str]:
@@ -199,6 +217,7 @@ def blank(what: Request, scheduled_s: float, outcome: str = "dropped") -> dict[s
         **times,
         "chunk_s": [],
         **dict.fromkeys(counts),
+        **dict.fromkeys(("clock", "read_late_us", "late_reads")),
         "reads": 0,
         "coalesced_reads": 0,
         "merged_reads": 0,

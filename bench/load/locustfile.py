@@ -45,6 +45,7 @@ from bench.client.pages import metrics
 from bench.client.probe import Found, ProbeError, learn
 from bench.load import loadfile
 from bench.load import users as crews
+from bench.load.pulse import PULSE
 
 log = logging.getLogger("nbridge.load")
 
@@ -186,7 +187,7 @@ def publish(environment: Any, record: dict[str, Any]) -> None:
     fire(environment, "E2E", record["scenario"], spent_s, tokens=tokens, failure=failure)
     if first is not None and sent is not None:
         fire(environment, "TTFT", record["scenario"], first - sent)
-        if (after := stream.tokens_after_first(record)) is not None and after > 0:
+        if (after := record["tokens_after_first"]) is not None and after > 0:
             fire(environment, "TPOT", record["scenario"], (last - first) / after)
 
 
@@ -282,11 +283,8 @@ class Conductor:
             "dropped": totals["dropped"],
             "warmup_failed": self.crew.warmup_failed,
             "client_cpu_s": sum(report["cpu_s"] for report in self.reports.values()),
-            # of the process that stood still most: its part of the load is late, whatever the others did
-            **{
-                key: max((r[key] for r in self.reports.values() if r[key] is not None), default=None)
-                for key in ("longest_pause_s", "paused_s")
-            },
+            # of the process that fared worst: its part of the load is wrong, whatever the others did
+            **{key: max((r[key] for r in self.reports.values() if r[key] is not None), default=None) for key in PULSE},
             "exhausted": stopped is None,
             "stopped": stopped,
             "issued": totals["issued"],

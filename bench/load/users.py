@@ -20,7 +20,7 @@ from typing import Any
 from bench.client import stream
 from bench.client.connection import Connection, Exchange, Target
 from bench.load.loadfile import Load, Records
-from bench.load.pulse import Pulse
+from bench.load.pulse import PULSE, Pulse
 from bench.plans import arrivals
 
 log = logging.getLogger("nbridge.load")
@@ -166,11 +166,11 @@ class Crew:
         """What the phase file takes from this process."""
         cpu_s = 0.0 if self._cpu_start_s is None else time.process_time() - self._cpu_start_s
         names = ("zero_s", "ended_s", "issued", "reused", "dropped", "stopped", "exit_code")
-        paused = {name: getattr(self.pulse, name) for name in ("longest_pause_s", "paused_s")}
-        return {"cpu_s": cpu_s, **paused, **{name: getattr(self, name) for name in names}}
+        pulse = {name: getattr(self.pulse, name) for name in PULSE}
+        return {"cpu_s": cpu_s, **pulse, **{name: getattr(self, name) for name in names}}
 
     def _watch(self, exchange: Exchange) -> None:
-        if exchange.failure is None or exchange.times_s:
+        if exchange.failure is None or exchange.reads:
             self._errors_in_a_row, self._failing_since_s = 0, None
         elif exchange.failure[0] == "connection_error":
             self._errors_in_a_row += 1
@@ -193,9 +193,10 @@ class Crew:
                 if exchange is None:
                     self._store(stream.blank(what, scheduled_s))
                     continue
+                record = self._read(what, exchange, scheduled_s)
                 if not what.warmup:
-                    self.ended_s = max(self.ended_s or 0.0, exchange.ended_s)
-                self._store(self._read(what, exchange, scheduled_s))
+                    self.ended_s = max(self.ended_s or 0.0, record["ended"])
+                self._store(record)
 
     def _read(self, what: stream.Request, exchange: Exchange, scheduled_s: float) -> dict[str, Any]:
         try:

@@ -27,14 +27,15 @@ def counter(name: str) -> Amend:
     tokenizer = load(name)
 
     def count(record: dict[str, Any]) -> dict[str, Any]:
-        text, chunks = record.pop("text", None), len(record.get("chunk_s") or ())
+        text, chunk_s = record.pop("text", None), record.get("chunk_s") or []
+        chunks = len(chunk_s)
         if not isinstance(text, str) or not chunks:
             return record
         tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
         return record | {
             "output_tokens": tokens,
             "chunk_tokens": [1] * chunks if tokens == chunks else None,
-            "tokens_after_first": tokens - tokens / chunks,
+            "tokens_after_first": tokens - tokens * chunk_s.count(chunk_s[0]) / chunks,
         }
 
     return count

@@ -168,12 +168,6 @@ def reconcile_states(requests: pa.Table, before: Total | None, after: Total | No
     }
 
 
-def coalesced_share(requests: pa.Table) -> float | None:
-    """Share of socket reads that held more than one content chunk: all but one of those have no arrival time."""
-    reads = np.nansum(column(requests, "reads"))
-    return float(np.nansum(column(requests, "coalesced_reads")) / reads) if reads else None
-
-
 def _sum(ok: pa.Table, name: str) -> int | None:
     """The total over all these answers; None when one of them has no count."""
     return None if ok[name].null_count else int(pc.sum(ok[name]).as_py() or 0)

@@ -36,6 +36,9 @@ SCHEMA = pa.schema(
         ("reads", pa.int32()),
         ("coalesced_reads", pa.int32()),
         ("merged_reads", pa.int32()),
+        ("late_reads", pa.int32()),
+        ("clock", pa.string()),
+        ("read_late_s", pa.list_(pa.float32())),
         ("tokens_after_first", pa.float64()),
         ("finish_reason", pa.string()),
         ("retry_after_s", pa.float64()),
@@ -79,6 +82,8 @@ def from_zero(record: dict[str, Any], zero_s: float) -> dict[str, Any]:
         instant = record.get(name)
         row[f"{name}_s"] = None if instant is None else instant - zero_s
     row["chunk_s"] = [t - zero_s for t in record.get("chunk_s") or ()]
+    late_us = record.get("read_late_us")
+    row["read_late_s"] = None if late_us is None else [late * 1e-6 for late in late_us]
     return row
 
 

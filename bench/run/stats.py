@@ -5,6 +5,7 @@ Definitions (docs/definitions.md has them for readers):
   TTFT from schedule   first content chunk read − the instant the arrival process scheduled the request
   chunk gap            between two content chunks of one request
   ITL                  a chunk's gap spread over the tokens that the chunk carries: one value per token
+                       (for both, chunks that one read brought are one: they came at the same instant)
   TPOT                 (last − first chunk) / (output tokens after the first chunk): one value per request
   E2E                  response ended − request sent
   window               closed loop: all users are busy (see `window`); open loop: the scheduled time
@@ -115,8 +116,10 @@ def _batches(ok: pa.Table) -> Iterator[tuple[Floats, npt.NDArray[np.bool_], Floa
     """(instants of content chunks, which of them is its request's first, tokens carried, did the server count them).
 
     In batches of rows, so that a run of a million requests fits into memory. Where the server did not count tokens per
-    chunk, a request's output tokens are spread evenly over its chunks: good enough for throughput, not for ITL.
+    chunk, a request's output tokens are spread evenly over its chunks: good enough for throughput, not for ITL. Chunks
+    of one instant, which one read brought, are taken together (but for runs from before clocks were recorded).
     """
+    together = "clock" in ok.column_names
     for batch in ok.select(["chunk_s", "chunk_tokens", "output_tokens"]).to_batches(max_chunksize=50_000):
         chunks, carried = batch.column(0), batch.column(1)
         counts = pc.fill_null(pc.list_value_length(chunks), 0).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -129,6 +132,9 @@ def _batches(ok: pa.Table) -> Iterator[tuple[Floats, npt.NDArray[np.bool_], Floa
         else:
             output = batch.column(2).cast(pa.float64()).to_numpy(zero_copy_only=False)
             tokens = np.repeat(np.nan_to_num(output) / np.maximum(counts, 1), counts)
+        if together and instants.size:
+            apart = np.flatnonzero(first | (np.diff(instants, prepend=np.nan) != 0))
+            instants, first, tokens = instants[apart], first[apart], np.add.reduceat(tokens, apart)
         yield instants, first, tokens, said
 
 
@@ -329,6 +335,36 @@ def _delivery(requests: pa.Table, load: dict[str, Any]) -> dict[str, Any] | None
     return {**delivery(scheduled, left, load), "lateness_s": distribution(late[~np.isnan(late)])}
 
 
+def reads(requests: pa.Table) -> dict[str, Any] | None:
+    """By whose clock chunks arrived, and how truly it is known when; None for runs from before this was recorded.
+
+    `kernel_share`: share of the requests that were answered with anything whose arrivals are the kernel's. Of those,
+    `late_s` is how much later the client read than the bytes had come (one value per read), `late_share` the
+    share of reads with several chunks in which the client was late, so that only the last one's arrival is known, and
+    `together_share` the share of those that the sender had sent together. Of the others `unknown_share` is the share
+    of reads with several chunks: nothing tells which of the two they were.
+    """
+    if "clock" not in requests.column_names:
+        return None
+    heard = requests.filter(pc.is_valid(requests["clock"]))
+    stamped = heard.filter(pc.equal(heard["clock"], "kernel"))
+    late_s = np.array(pc.list_flatten(stamped["read_late_s"]).to_numpy(), dtype=np.float64)
+    late = _share_of_reads(stamped, "late_reads")
+    coalesced = _share_of_reads(stamped, "coalesced_reads")
+    return {
+        "kernel_share": len(stamped) / len(heard) if len(heard) else None,
+        "late_s": distribution(late_s),
+        "late_share": late,
+        "together_share": None if late is None or coalesced is None else coalesced - late,
+        "unknown_share": _share_of_reads(heard.filter(pc.equal(heard["clock"], "read")), "coalesced_reads"),
+    }
+
+
+def _share_of_reads(requests: pa.Table, name: str) -> float | None:
+    total = pc.sum(requests["reads"]).as_py()
+    return (pc.sum(requests[name]).as_py() or 0) / total if total else None
+
+
 def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None) -> dict[str, Any]:
     """The `metrics` of a cell from its measured rows: counts, rates over the window, and latency distributions."""
     ok = ok_only(requests)
@@ -356,6 +392,7 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         "causes": causes(requests),
         "notes": noted(requests),
         "delivery": _delivery(requests, load),
+        "reads": reads(requests),
         "absent": absent_why,
     }
     for name in ("ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s"):

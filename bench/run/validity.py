@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bench.run.reconcile import coalesced_share
-from bench.run.stats import column, left_s
+from bench.run.stats import column, left_s, reads
 
 LATENESS_P99_S = 0.020
 LATENESS_SHARE_OF_GAP = 0.05
-COALESCED_SHARE = 0.01
+UNKNOWN_SHARE = 0.01
+CLOCK_STEP_S = 0.0001
+CLOCK_SLEW = 0.001  # NTP itself slews by half of that at most, and no crystal is as far off
 ERROR_SHARE = 0.01
 CONCURRENCY_SHARE = 0.95
 RATE_SHARE = 0.02
@@ -37,6 +39,7 @@ def validity(
     """The `validity` of a cell: `valid`, the `reasons` it is not, and every check."""
     checks = [
         *_client_checks(requests, load, metrics),
+        *_arrival_checks(requests, metrics),
         *_pulse_checks(metrics.get("client") or {}),
         _delivery_check(load, metrics),
         *_process_checks(metrics.get("delivery")),
@@ -69,7 +72,6 @@ def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, 
     limit = LATENESS_P99_S
     if load["kind"] == "open":
         limit = min(limit, LATENESS_SHARE_OF_GAP / float(load["rate_rps"]))
-    coalesced = coalesced_share(requests)
     return [
         _check(
             "requests failed", errors, ERROR_SHARE, "share", f"{counts['failed']} of {counts['total']} requests failed."
@@ -82,21 +84,64 @@ def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, 
             "The client was saturated: requests left it "
             f"{(lateness or 0) * 1000:.1f} ms late (p99; limit {limit * 1000:.1f} ms).",
         ),
-        _check(
-            "coalesced reads",
-            coalesced,
-            COALESCED_SHARE,
-            "share",
-            f"{(coalesced or 0):.1%} of the reads held several chunks that came one after the other (limit 1 %), so "
-            "when each arrived is not known. The client read late, or the server or a proxy before it held them back: "
-            "nothing here tells which.",
-        ),
     ]
 
 
+def _arrival_checks(requests: pa.Table, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Is it known when the chunks came? By the kernel's clock even from a client that was late, up to a point.
+
+    A client that is late by less than the time between chunks still reads each by itself, and by less than
+    LATENESS_P99_S its users are as punctual as dispatch has to be.
+    """
+    found = reads(requests) or {"late_share": None, "unknown_share": _coalesced_share(requests)}
+    checks = []
+    if found["late_share"] is not None:
+        late_s = np.asarray(pc.list_flatten(requests["read_late_s"]), dtype=np.float64)
+        p99 = float(np.quantile(late_s, 0.99))
+        limit = max(LATENESS_P99_S, (metrics.get("chunk_gap_s") or {}).get("p50", 0.0))
+        checks += [
+            _check(
+                "chunks read late",
+                found["late_share"],
+                UNKNOWN_SHARE,
+                "share",
+                f"{found['late_share']:.1%} of the reads held several chunks that had come one after the other while "
+                "the client was late (limit 1 %), so when each arrived is not known.",
+            ),
+            _check(
+                "read lateness p99",
+                p99,
+                limit,
+                "s",
+                f"The client was saturated: it read what had come {p99 * 1000:.1f} ms late (p99; limit "
+                f"{limit * 1000:.1f} ms), and its users went on as late.",
+            ),
+        ]
+    if found["unknown_share"] is not None:
+        checks.append(
+            _check(
+                "coalesced reads",
+                found["unknown_share"],
+                UNKNOWN_SHARE,
+                "share",
+                f"{found['unknown_share']:.1%} of the reads without a time stamp of the kernel's held several chunks "
+                "(limit 1 %), so when each arrived is not known. The client read late, or the server or a proxy before "
+                "it held them back: nothing here tells which.",
+            )
+        )
+    return checks
+
+
+def _coalesced_share(requests: pa.Table) -> float | None:
+    """Share of reads with several chunks, for runs from before the clock was recorded."""
+    total = np.nansum(column(requests, "reads"))
+    return float(np.nansum(column(requests, "coalesced_reads")) / total) if total else None
+
+
 def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
-    """Did the client stand still? What arrived or fell due meanwhile has a wrong time, which no record shows."""
+    """Did the client stand still, or its clock jump? Then times are wrong, which no record shows."""
     longest, share = client.get("longest_pause_s"), client.get("paused_share")
+    step, slew = client.get("clock_step_s"), client.get("clock_slew")
     return [
         _check(
             "client's longest pause",
@@ -112,6 +157,21 @@ def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
             PAUSED_SHARE,
             "share",
             f"The client stood still for {(share or 0):.1%} of the time: it was starved by what else the machine does.",
+        ),
+        _check(
+            "clock step",
+            step,
+            CLOCK_STEP_S,
+            "s",
+            f"The client's clock was set by {(step or 0):.4g} s during the load, so times on it cannot be compared.",
+        ),
+        _check(
+            "clock slew",
+            slew,
+            CLOCK_SLEW,
+            "share",
+            f"The client's clock ran {(slew or 0):.2%} too fast or too slow while it was being adjusted (limit "
+            f"{CLOCK_SLEW:.1%}): every duration is wrong by as much.",
         ),
     ]
 

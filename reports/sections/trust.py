@@ -59,6 +59,49 @@ def _spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
+def arrivals(report: Report) -> Table | None:
+    """One row per cell: by whose clock chunks arrived, how late the client read them, and which came together.
+
+    None when no cell says (runs from before this was recorded).
+    """
+    found = [(cell.id, cell.metrics["reads"]) for cell in report.cells if cell.metrics and _clocked(cell.metrics)]
+    if not found:
+        return None
+    columns = [
+        Column("Cell", numeric=False),
+        Column("Kernel's clock"),
+        *(Column(name, "Read later than it came by") for name in ("p50", "p99", "max")),
+        *(Column(name, "Reads with several chunks") for name in ("sent together", "read late", "not known which")),
+    ]
+    rows: list[list[str | Entry]] = []
+    for cell_id, said in found:
+        late_s = said["late_s"] or {}
+        rows.append(
+            [
+                cell_id,
+                share(said["kernel_share"]),
+                *(seconds(late_s.get(name)) for name in ("p50", "p99", "max")),
+                *(share(said[name]) for name in ("together_share", "late_share", "unknown_share")),
+            ]
+        )
+    return table(
+        "arrivals",
+        "When chunks arrived, and by whose clock",
+        columns,
+        rows,
+        (
+            "The kernel's clock says when bytes came, however late they were read; where it says nothing (TLS, other "
+            "systems) the read's own time is taken, and how late that was is not known. Chunks that the server or a "
+            "proxy sent together came together for every user; of those that a late client found together only the "
+            "last one's arrival is known.",
+        ),
+    )
+
+
+def _clocked(metrics: dict[str, Any]) -> bool:
+    return (metrics.get("reads") or {}).get("kernel_share") is not None
+
+
 def reconciliation(report: Report) -> Table | None:
     """One row per cell: what the client counted beside what the server counted."""
     cells = [cell for cell in report.cells if cell.document.get("reconciliation")]

@@ -144,7 +144,7 @@ def test_events_in_one_http_chunk_are_one_chunk_that_the_sender_made() -> None:
     together = event("a", 1) + event("b", 2)
     said = answer(parse(reads(chunked(together, event("c", 3, finish="stop"), DONE), [])).events or ())
     assert said.chunk_tokens == [2, 1]
-    assert (said.merged_reads, said.coalesced_reads) == (1, 1)  # the two chunks that are left came in one read
+    assert (said.merged_reads, said.coalesced) == (1, [0])  # the two chunks that are left came in one read
 
 
 def test_cached_tokens_come_from_the_usage_details() -> None:
@@ -157,7 +157,7 @@ def test_reads_with_several_chunks_are_counted() -> None:
     wire = chunked(event("a", 1), event("b", 2), event("c", 3), event("d", 4, finish="stop"), DONE)
     second = wire.index(b'"c"')
     said = answer(parse(reads(wire, [second])).events)
-    assert said.coalesced_reads == 2
+    assert said.coalesced == [0, 1]
     assert said.chunk_s == [0.0, 0.0, 1.0, 1.0]
 
 

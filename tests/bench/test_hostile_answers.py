@@ -70,7 +70,7 @@ def exchange(wire: bytes, cuts: list[int]) -> Exchange:
     result = Exchange(sent_s=1.0)
     edges = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
     for number, (start, end) in enumerate(pairwise(edges)):
-        result.times_s.append(2.0 + number)
+        result.reads.append((2.0 + number, None, None))
         if result.framing.feed(wire[start:end]):
             break
     result.framing.end()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from golden import Golden, golden
 from waiting import wait_for
@@ -20,6 +21,7 @@ from waiting import wait_for
 from bench.client.connection import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
+from bench.run import records, stats
 from bench.run.delivery import delivery
 from monitoring.scrape.metrics import parse, total
 
@@ -150,6 +152,28 @@ def test_a_closed_load_sends_its_requests_in_order_and_says_what_happened(tmp_pa
     assert served_tokens(phase) == sum(r["output_tokens"] for r in measured) == 24 * 6
     assert phase["client_cpu_s"] > 0
     assert phase["window_end"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what comes")
+@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
+def test_arrivals_are_the_kernels_from_the_socket_to_the_figures(
+    tmp_path: Path, server: Golden, flags: tuple[str, ...]
+) -> None:
+    run = start(tmp_path, server.url, *flags, requests=24, concurrency=4).ended()
+    assert run.process.returncode == 0, run.words
+    events = {tuple(e["body"]["prompt"]): e["events"] for e in server.log() if e["body"]["prompt"][0] == run.number}
+    sent = sorted(sent_s for key, each in events.items() if key[1] >= 0 for sent_s, _ in each)
+    came = sorted(chunk_s for record in run.measured for chunk_s in record["chunk_s"])
+    assert len(came) == len(sent) == 24 * 6
+    assert all(came_s >= sent_s for came_s, sent_s in zip(came, sent, strict=True))
+    assert all(len(record["read_late_us"]) == record["reads"] for record in run.measured)
+    records.write_parquet(sorted(tmp_path.glob("requests*.jsonl")), tmp_path / "requests.parquet", run.phase["zero"])
+    found = stats.reads(pq.read_table(tmp_path / "requests.parquet"))
+    assert found is not None
+    assert (found["kernel_share"], found["unknown_share"]) == (1.0, None)
+    assert found["late_s"]["n"] == sum(record["reads"] for record in run.measured)
+    assert run.phase["clock_step_s"] < 0.0001
+    assert run.phase["clock_slew"] < 0.001
 
 
 def test_a_closed_load_keeps_its_users_busy_on_one_connection_each(tmp_path: Path, server: Golden) -> None:

@@ -51,6 +51,22 @@ def test_itl_spreads_a_chunks_gap_over_its_tokens() -> None:
     assert itl == pytest.approx([0.01] * 4 + [0.015] * 2)
 
 
+def test_chunks_that_arrived_together_share_their_gap() -> None:
+    # A token; 40 ms later three chunks in one read with 1, 2 and 1 tokens; 30 ms later one with 2.
+    chunks, tokens = [1.0, 1.04, 1.04, 1.04, 1.07], [1, 1, 2, 1, 2]
+    gaps, itl = stats.token_gaps(rows(request(0.0, chunks, tokens), request(5.0, [6.0, 6.0, 6.1], [1, 1, 1])))
+    assert gaps == pytest.approx([0.04, 0.03, 0.1])
+    assert itl == pytest.approx([0.01] * 4 + [0.015] * 2 + [0.1])
+    # a run from before clocks were recorded is read as it was then
+    old = rows(request(0.0, chunks, tokens)).drop_columns(["clock"])
+    assert stats.token_gaps(old)[0] == pytest.approx([0.04, 0, 0, 0.03])
+
+
+def test_tokens_of_chunks_that_arrived_together_count_in_the_window() -> None:
+    table = rows(request(0.0, [1.0, 1.5, 1.5, 2.0], [1, 2, 3, 4]), request(0.1, [0.5, 3.0]))
+    assert stats.summarise(table, {**CLOSED_1, "seconds": 1.9})["output_throughput_tok_s"] == pytest.approx(7 / 1.9)
+
+
 def test_gaps_do_not_cross_requests_and_failed_requests_have_none() -> None:
     table = rows(request(0.0, [1.0, 1.1]), request(5.0, [9.0]), request(6.0, [7.0, 7.5], outcome="timeout"))
     gaps, _ = stats.token_gaps(table)

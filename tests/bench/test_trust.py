@@ -1,6 +1,7 @@
 """Reconciliation and validity: a measurement that cannot be believed is called invalid, with the reason."""
 
 import json
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ def page(**values: float) -> Total:
 
 
 def two_requests(**more: Any) -> pa.Table:
-    counted = {"reads": 100, "coalesced_reads": 0, **more}
+    counted = {"reads": 100, "coalesced_reads": 0, "clock": "read", **more}
     first = request(0.0, [0.10, 0.2, 0.3], headers_s=0.001, **counted)
     return rows(first, request(0.3, [0.42, 0.5, 0.6], headers_s=0.303, **counted))
 
@@ -193,11 +194,83 @@ def test_a_client_that_stood_still_is_not_valid() -> None:
     for client, words in (
         ({"longest_pause_s": 4.0, "paused_share": 0.01}, "stood still for 4.0 s"),
         ({"longest_pause_s": 0.2, "paused_share": 0.03}, "stood still for 3.0% of the time"),
+        ({"clock_step_s": 1.5}, "clock was set by 1.5 s"),
+        ({"clock_slew": 0.05}, "ran 5.00% too fast or too slow"),
     ):
         verdict = validity(table, CLOSED, {**metrics, "client": client}, agreement)
         assert [reason for reason in verdict["reasons"] if words in reason]
-    calm = {"longest_pause_s": 0.2, "paused_share": 0.01}
+    calm = {"longest_pause_s": 0.2, "paused_share": 0.01, "clock_step_s": 1e-6, "clock_slew": 0.0005}
     assert validity(table, CLOSED, {**metrics, "client": calm}, agreement)["valid"]
+
+
+def by_the_kernel(*late_us: int, **more: Any) -> pa.Table:
+    """As `two_requests`, stamped by the kernel: how late each of the first one's reads was, none of the second's."""
+    first, second = two_requests(**more).to_pylist()
+    first |= {
+        "clock": "kernel",
+        "read_late_s": [late * 1e-6 for late in late_us],
+        "late_reads": first["late_reads"] or 0,
+    }
+    return rows(first, second | {"clock": "kernel", "read_late_s": [0.0] * 100, "late_reads": 0})
+
+
+def arrival_checks(table: pa.Table) -> dict[str, tuple[Any, Any]]:
+    names = ("chunks read late", "read lateness p99", "coalesced reads")
+    checks = judged(table, CLOSED, BEFORE, after())["checks"]
+    return {check["name"]: (check["ok"], check["value"]) for check in checks if check["name"] in names}
+
+
+def test_chunks_that_were_sent_together_do_not_invalidate_and_are_said() -> None:
+    table = by_the_kernel(*[200] * 100, coalesced_reads=97)
+    assert arrival_checks(table) == {
+        "chunks read late": (True, 0.0), "read lateness p99": (True, pytest.approx(0.0002)),
+    }  # fmt: skip
+    assert stats.summarise(table, CLOSED)["reads"]["together_share"] == 0.97
+    assert judged(table, CLOSED, BEFORE, after())["valid"]
+
+
+def test_chunks_that_a_late_client_found_together_invalidate() -> None:
+    assert arrival_checks(by_the_kernel(*[200] * 100, coalesced_reads=2, late_reads=2))["chunks read late"] == (
+        True,
+        0.01,
+    )
+    table = by_the_kernel(*[200] * 100, coalesced_reads=5, late_reads=3)  # 3 of 200 reads
+    assert arrival_checks(table)["chunks read late"] == (False, 0.015)
+    assert any("1.5% of the reads held several chunks that had come one after the other" in reason
+               for reason in judged(table, CLOSED, BEFORE, after())["reasons"])  # fmt: skip
+
+
+def test_a_client_that_read_late_was_saturated() -> None:
+    late = by_the_kernel(*[200] * 97, 30_000, 40_000, 50_000)
+    # of 200 values in order the 198th is 30 ms and the 199th 40: the 99th percentile lies 0.01 of the way between
+    assert arrival_checks(late)["read lateness p99"] == (False, pytest.approx(0.0301))
+    assert any("30.1 ms late" in reason for reason in judged(late, CLOSED, BEFORE, after())["reasons"])
+    assert stats.summarise(late, CLOSED)["reads"]["late_s"]["max"] == pytest.approx(0.05)
+
+
+def test_a_client_that_is_late_by_less_than_the_gap_reads_each_chunk_by_itself() -> None:
+    slow = [request(10.0 * n, [10 * n + 0.1, 10 * n + 0.2, 10 * n + 0.3], headers_s=10 * n + 0.001) for n in range(3)]
+    more = {"clock": "kernel", "reads": 3, "coalesced_reads": 0, "late_reads": 0, "read_late_s": [0.0, 0.04, 0.05]}
+    assert arrival_checks(rows(*(each | more for each in slow)))["read lateness p99"] == (True, pytest.approx(0.05))
+
+
+def test_a_cell_of_both_clocks_is_judged_by_both() -> None:
+    stamped, unstamped = by_the_kernel(*[200] * 100).to_pylist()
+    unstamped |= {"clock": "read", "read_late_s": None, "late_reads": None, "coalesced_reads": 3}
+    table = rows(stamped, unstamped)
+    assert arrival_checks(table)["coalesced reads"] == (False, 0.03)
+    found = stats.summarise(table, CLOSED)["reads"]
+    assert (found["kernel_share"], found["late_share"], found["unknown_share"]) == (0.5, 0.0, 0.03)
+
+
+def test_runs_from_before_clocks_were_recorded_are_judged_as_they_were() -> None:
+    names = ("clock", "read_late_s", "late_reads")
+    table = two_requests(coalesced_reads=3).drop_columns(list(names))
+    summary = stats.summarise(table, CLOSED)
+    assert summary["reads"] is None
+    checks = validity(table, CLOSED, summary, reconcile(table, BEFORE, after()))["checks"]
+    assert [(c["value"], c["ok"]) for c in checks if c["name"] == "coalesced reads"] == [(0.03, False)]
+    assert not [c for c in checks if "late" in c["name"] and c["name"] != "dispatch lateness p99"]
 
 
 def test_a_check_says_something_only_when_it_fails() -> None:
@@ -232,3 +305,26 @@ def test_the_pulse_counts_what_it_wakes_late() -> None:
     pulse.run()
     assert pulse.longest_pause_s == pytest.approx(4.0)
     assert pulse.paused_s == pytest.approx(4.08)
+
+
+def test_the_pulse_notices_that_a_clock_was_set() -> None:
+    """The kernel's clock is set by 2 ms between the second beat and the third; who adjusts the other clock does not."""
+    real_ns = iter([7_000, 7_020, 7_010, 2_007_000, 2_007_000, 2_007_000])
+    clock = Clock(0.02, 0.02, 0.02, 0.02)
+    pulse = Pulse(clock, clock.sleep, lambda which: next(real_ns) if which == time.CLOCK_REALTIME else 500)
+    clock.at_end = pulse.end  # type: ignore[method-assign]
+    pulse.run()
+    assert pulse.clock_step_s == pytest.approx(0.002)
+    assert pulse.clock_slew == 0
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_MONOTONIC_RAW"), reason="there is no clock that nobody adjusts")
+def test_the_pulse_notices_that_the_clock_was_adjusted() -> None:
+    """In 80 ms the clock that nobody adjusts falls behind the other one by 4: that one ran 5 % too fast."""
+    raw_ns = iter([900, 900 - 4_000_000])
+    clock = Clock(0.02, 0.02, 0.02, 0.02)
+    pulse = Pulse(clock, clock.sleep, lambda which: 7_000 if which == time.CLOCK_REALTIME else next(raw_ns))
+    clock.at_end = pulse.end  # type: ignore[method-assign]
+    assert pulse.clock_slew is None
+    pulse.run()
+    assert (pulse.clock_step_s, pulse.clock_slew) == (0, pytest.approx(0.05))
