@@ -43,7 +43,7 @@ def models() -> Mapping[str, Model]:
     return MappingProxyType({name: Model(name=name, **entry) for name, entry in document.items()})
 
 
-def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Progress = silent) -> Path:
+def weightless_directory(model: Model, wanted: schemes.Wanted, progress: Progress = silent) -> Path:
     """Return a cached directory of everything but the weights, for an engine's `--load-format dummy`.
 
     config.json has the published sizes and settings; its begin and end tokens are the small tokenizer's own, and
@@ -56,16 +56,16 @@ def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Pro
         # Without a version, transformers takes a large vocabulary for an old Mistral tokenizer and warns about it.
         "transformers_version": "5.0.0",
     }
-    if scheme in schemes.WRITTEN:
+    if wanted.scheme in schemes.WRITTEN:
         shapes = architecture.tensor_shapes(model.config)
         for name, shape in shapes.items():
             if schemes.is_quantized(name, shape):
-                schemes.check_fits(name, shape, scheme, schemes.DEFAULT_GROUP_SIZE)
+                schemes.check_fits(name, shape, wanted.scheme, wanted.group_size)
         config["quantization_config"] = schemes.quantization_config(
-            scheme, schemes.DEFAULT_GROUP_SIZE, schemes.ignored_modules(shapes)
+            wanted.scheme, wanted.group_size, schemes.ignored_modules(shapes)
         )
     recipe = key(_RECIPE, config, file_sha256(tokenizer.TOKENIZER_PATH))
-    target = checkpoints_dir() / f"{model.name}-{scheme}-{recipe}"
+    target = checkpoints_dir() / f"{model.name}-{wanted.name}-{recipe}"
 
     def build(directory: Path) -> dict[str, Any]:
         write_config(directory, config)
@@ -75,7 +75,7 @@ def weightless_directory(model: Model, scheme: str = schemes.NONE, progress: Pro
             max_model_len=int(config["max_position_embeddings"]),
             special=False,
         )
-        return {"name": model.name, "kind": WEIGHTLESS, "scheme": scheme}
+        return {"name": model.name, "kind": WEIGHTLESS, "scheme": wanted.name}
 
     build_once(target, build, progress)
     return target

@@ -22,9 +22,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on 
 
 def quantize(
     model: Annotated[str, typer.Argument(help="demo-1m, or the directory of an unquantized model.")],
-    scheme: Annotated[str, typer.Option(help="w8a8-int8 (int8), w4a16 (int4), awq or gptq.")],
+    scheme: Annotated[str, typer.Option(help="w8a8-int8 (int8), w4a16 (int4), awq, gptq, w8a8-fp8, w4a8 or w8a16.")],
     out: Annotated[Path, typer.Option(help="Directory to write; it must be empty or not exist.")],
-    group_size: Annotated[int, typer.Option(help="Inputs that share a scale (not for w8a8-int8).")] = 128,
+    group_size: Annotated[int, typer.Option(help="Inputs that share a scale (not for w8a8).")] = 128,
     as_json: _Json = False,
 ) -> None:
     """Write a quantized copy of a model (round to nearest), ready for vLLM."""

@@ -16,6 +16,7 @@ from checkpoints.cache import (
     silent,
 )
 from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory, with_tokenizer
+from checkpoints.demo.training import HELD_OUT_FILE
 from checkpoints.errors import BadScheme, UnknownModel
 from checkpoints.tensors import architecture, entries, headers, schemes
 
@@ -51,24 +52,25 @@ def prepare(model: str, quantization: str = "none", *, progress: Progress = sile
     """Return the checkpoint for a model and a quantization, making and caching what has to be made.
 
     `model`: a name of `catalog.models()`, a local directory, or a hub name (`org/name`: passed through, nothing
-    is downloaded). `quantization`: "none" (also "bf16", "fp16", "fp32"), "int8", "int4", "w8a8-int8", "w4a16",
-    "awq", "gptq" for a quantized copy; anything else is the engine's own method.
+    is downloaded). `quantization`: "none" (also "bf16", "fp16", "fp32"), "int8", "int4" or one of `schemes.WRITTEN`
+    for a quantized copy ("w4a16-g32": with groups of 32; "w4a16-rounded": rounded, at 16 bit); anything else is the
+    engine's own method.
 
     Raises UnknownModel, BadCheckpoint, BadScheme, MissingPackage or TrainingFailed.
     """
-    scheme = schemes.resolve(quantization)
+    wanted = schemes.wanted(quantization)
     known = models().get(model)
     if known is not None and known.kind == WEIGHTLESS:
-        return _weightless(known, scheme, progress)
+        return _weightless(known, wanted, progress)
     if known is not None:
         from checkpoints.demo.trained import trained_directory
 
-        return _directory(trained_directory(progress, name=model), model, scheme, progress)
+        return _directory(trained_directory(progress, name=model), model, wanted, progress)
     path = Path(model).expanduser()
     if model and path.is_dir():
-        return _directory(path, model, scheme, progress)
+        return _directory(path, model, wanted, progress)
     if _HUB_NAME.fullmatch(model) and not path.exists():
-        return _hub(model, scheme)
+        return _hub(model, wanted.scheme)
     raise unknown_model(model, path)
 
 
@@ -98,26 +100,55 @@ def unquantized_directory(model: str, progress: Progress = silent) -> Path:
     raise unknown_model(model, path)
 
 
-def _weightless(model: Model, scheme: str, progress: Progress) -> Checkpoint:
-    written = scheme in schemes.WRITTEN
-    engine_method = scheme != schemes.NONE and not written
-    path = weightless_directory(model, scheme if written else schemes.NONE, progress)
+def has_random_weights(model: str) -> bool:
+    """Say whether a model's weights are made up by the engine, so that what it predicts is noise."""
+    known = models().get(model)
+    if known is not None:
+        return known.kind == WEIGHTLESS
+    path = Path(model).expanduser()
+    return bool(model) and path.is_dir() and (read_manifest(path).get("kind") == WEIGHTLESS or not _holds_weights(path))
+
+
+def held_out_text(model: str, progress: Progress = silent) -> Path | None:
+    """Return the file of text that a model was not trained on, training a demo model first when need be.
+
+    None for a model that comes without one. Raises MissingPackage or TrainingFailed.
+    """
+    if (known := models().get(model)) is not None and known.kind != WEIGHTLESS:
+        from checkpoints.demo.trained import trained_directory
+
+        return trained_directory(progress, name=model) / HELD_OUT_FILE
+    path = Path(model).expanduser() / HELD_OUT_FILE
+    return path if known is None and path.is_file() else None
+
+
+def _holds_weights(path: Path) -> bool:
+    return headers.has_weights(path) or any(path.glob("*.bin")) or any(path.glob("*.pt*"))
+
+
+def _weightless(model: Model, wanted: schemes.Wanted, progress: Progress) -> Checkpoint:
+    written = wanted.scheme in schemes.WRITTEN
+    if wanted.rounded:
+        raise BadScheme(f"{model.name} has no weights to round: {wanted.name} is for what a trained model predicts.")
+    engine_method = wanted.scheme != schemes.NONE and not written
+    path = weightless_directory(model, wanted if written else schemes.Wanted(schemes.NONE), progress)
     return _checkpoint(
         path,
         model.name,
         load_format="dummy",
-        scheme=scheme,
+        scheme=wanted.name,
         engine_method=engine_method,
-        weights_bytes=schemes.weights_bytes(model.stored(), scheme),
+        weights_bytes=schemes.weights_bytes(model.stored(), wanted.scheme, wanted.group_size),
         parameters=architecture.parameters(model.config),
     )
 
 
-def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkpoint:
+def _directory(path: Path, name: str, wanted: schemes.Wanted, progress: Progress) -> Checkpoint:
+    scheme = wanted.scheme
     config = headers.read_json(path / "config.json")
     if read_manifest(path).get("kind") == WEIGHTLESS:
         return _weightless_directory(path, name, scheme)
-    if not headers.has_weights(path) and not any(path.glob("*.bin")) and not any(path.glob("*.pt*")):
+    if not _holds_weights(path):
         progress(f"{path} has no weights: random ones are made; speed and memory are real, the text is noise")
         return _weightless_directory(with_tokenizer(path, config, progress), name, scheme)
     tensors = headers.read_weights(path)
@@ -130,13 +161,13 @@ def _directory(path: Path, name: str, scheme: str, progress: Progress) -> Checkp
         )
     written = scheme in schemes.WRITTEN
     if written:
-        path = _quantized_copy(path, name, scheme, progress)
+        path = _quantized_copy(path, name, wanted, progress)
         tensors = headers.read_tensors(path)
     return _checkpoint(
         path,
         name,
         load_format="auto",
-        scheme=own if scheme == schemes.NONE else scheme,
+        scheme=own if scheme == schemes.NONE else wanted.name,
         engine_method=scheme != schemes.NONE and not written,
         weights_bytes=sum(tensor.stored.stored_bytes for tensor in tensors.values()),
         parameters=parameters,
@@ -164,7 +195,7 @@ def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
 
 
 def _hub(name: str, scheme: str) -> Checkpoint:
-    if scheme in (schemes.W8A8_INT8, schemes.W4A16):
+    if scheme in schemes.WRITTEN and scheme not in (schemes.AWQ, schemes.GPTQ):  # engine methods by these names, too
         raise BadScheme(
             f"{name} is a repository on the hub, and {scheme} is made from local weights. Download it with "
             f"`nbridge fetch {name}` and name the directory, or name a repository that is published quantized."
@@ -190,16 +221,16 @@ def _parameters(config: architecture.Config, tensors: dict[str, headers.Tensor],
     return architecture.parameters(config) if config.get("model_type") in architecture.KNOWN_TYPES else None
 
 
-def _quantized_copy(path: Path, name: str, scheme: str, progress: Progress) -> Path:
+def _quantized_copy(path: Path, name: str, wanted: schemes.Wanted, progress: Progress) -> Path:
     from checkpoints.quantization.quantize import write_quantized
 
     source = directory_sha256(path)
     label = name if name in models() else path.resolve().name
-    target = checkpoints_dir() / f"{label}-{scheme}-{key(source, scheme, schemes.DEFAULT_GROUP_SIZE)}"
+    target = checkpoints_dir() / f"{label}-{wanted.name}-{key(source, wanted.name, wanted.group_size)}"
 
     def build(directory: Path) -> dict[str, object]:
-        write_quantized(path, directory, scheme, progress=progress)
-        return {"name": label, "kind": QUANTIZED, "scheme": scheme, "source_sha256": source}
+        write_quantized(path, directory, wanted, progress=progress)
+        return {"name": label, "kind": QUANTIZED, "scheme": wanted.name, "source_sha256": source}
 
     build_once(target, build, progress)
     return target

@@ -23,7 +23,15 @@ from checkpoints.tensors import headers, schemes
 
 _BLOCK_VALUES = 2 * 2**20  # of float32: 8 MiB, and a few times that in temporaries
 _COPY_BYTES = 16 * 2**20
-_NUMPY_TYPES = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.uint16, "BF16": np.uint16}
+_NUMPY_TYPES = {
+    "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F8_E4M3": np.uint8,
+    "F16": np.uint16,
+    "BF16": np.uint16,
+    "F32": np.float32,
+}
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -57,31 +65,25 @@ def quantize(
     `out` appears only when it is whole. Raises OutputExists, and as `write_quantized`.
     """
     with new_directory(out) as directory:
-        summary = write_quantized(source, directory, scheme, group_size=group_size, progress=progress)
+        summary = write_quantized(source, directory, schemes.Wanted(scheme, group_size), progress=progress)
     return Quantized(**{**summary.__dict__, "path": str(out)})
 
 
-def write_quantized(
-    source: Path,
-    directory: Path,
-    scheme: str,
-    *,
-    group_size: int = schemes.DEFAULT_GROUP_SIZE,
-    progress: Progress = silent,
-) -> Quantized:
-    """Fill an empty directory with a quantized copy of a model directory, and read its headers back.
+def write_quantized(source: Path, directory: Path, wanted: schemes.Wanted, *, progress: Progress = silent) -> Quantized:
+    """Fill an empty directory with a quantized (or rounded) copy of a model directory, and read its headers back.
 
     Shards keep their names. Raises BadScheme (already quantized, a group size that does not divide, a scheme that is
     not written here), BadCheckpoint (weights that cannot be used) or DiskFull, all before anything is written
     save for weights that are not finite.
     """
+    scheme = wanted.scheme
     if scheme not in schemes.WRITTEN:
         raise BadScheme(f"{scheme!r} is not a scheme that is written here; those are {', '.join(schemes.WRITTEN)}.")
     config = headers.read_json(source / "config.json")
     _refuse_unsuitable(source, config)
     tensors = _readable_weights(source)
     ignored = schemes.ignored_modules({name: tensor.stored.shape for name, tensor in tensors.items()})
-    layouts = _layouts(tensors, scheme, group_size)
+    layouts = _layouts(tensors, wanted)
     total_bytes = sum(part.stored_bytes for layout in layouts.values() for part in layout.values())
     _require_room(directory, total_bytes)
 
@@ -89,9 +91,9 @@ def write_quantized(
     try:
         for path, layout in layouts.items():
             own = {name: tensor for name, tensor in tensors.items() if tensor.path == path}
-            _write_file(directory / path.name, layout, own, scheme, group_size, meter)
+            _write_file(directory / path.name, layout, own, wanted, meter)
         _write_index(source, directory, layouts, total_bytes)
-        _write_the_rest(source, directory, config, scheme, group_size, ignored)
+        _write_the_rest(source, directory, config, wanted, ignored)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _disk_full(directory, total_bytes) from error
@@ -101,7 +103,7 @@ def write_quantized(
     return Quantized(
         path=str(directory),
         scheme=scheme,
-        group_size=None if scheme == schemes.W8A8_INT8 else group_size,
+        group_size=None if scheme in schemes.UNGROUPED else wanted.group_size,
         source_bytes=meter.total_bytes,
         weights_bytes=total_bytes,
         quantized_tensors=quantized,
@@ -170,10 +172,11 @@ def _readable_weights(source: Path) -> dict[str, headers.Tensor]:
     return tensors
 
 
-def _layouts(tensors: Mapping[str, headers.Tensor], scheme: str, group_size: int) -> dict[Path, Layout]:
+def _layouts(tensors: Mapping[str, headers.Tensor], wanted: schemes.Wanted) -> dict[Path, Layout]:
     layouts: dict[Path, Layout] = {}
     for name, tensor in tensors.items():
-        layouts.setdefault(tensor.path, {}).update(schemes.stored(name, tensor.stored, scheme, group_size))
+        parts = schemes.stored(name, tensor.stored, wanted.scheme, wanted.group_size)  # also refuses what does not fit
+        layouts.setdefault(tensor.path, {}).update({name: tensor.stored} if wanted.rounded else parts)
     return layouts
 
 
@@ -194,8 +197,7 @@ def _write_file(
     path: Path,
     layout: Layout,
     tensors: Mapping[str, headers.Tensor],
-    scheme: str,
-    group_size: int,
+    wanted: schemes.Wanted,
     meter: _Meter,
 ) -> None:
     with path.open("wb") as out:
@@ -204,7 +206,7 @@ def _write_file(
             if not schemes.is_quantized(name, tensor.stored.shape):
                 _copy(tensor, out, meter)
                 continue
-            arrays = _quantized_arrays(name, tensor, scheme, group_size, meter)
+            arrays = _quantized_arrays(name, tensor, wanted, meter)
             for array in arrays.values():
                 out.write(array.data)
 
@@ -234,18 +236,23 @@ def _copy(tensor: headers.Tensor, out: BinaryIO, meter: _Meter) -> None:
             meter.add(len(chunk))
 
 
-def _quantized_arrays(name: str, tensor: headers.Tensor, scheme: str, group_size: int, meter: _Meter) -> Arrays:
+def _quantized_arrays(name: str, tensor: headers.Tensor, wanted: schemes.Wanted, meter: _Meter) -> Arrays:
     # Blocks of rows are quantized one after the other into arrays of the final size. The output features
     # run along the first axis of the compressed-tensors formats, and along the last of AWQ and GPTQ.
+    scheme, group_size, rounded = wanted
     outputs = tensor.stored.shape[0]
-    axis = 0 if scheme in (schemes.W8A8_INT8, schemes.W4A16) else 1
-    parts = schemes.stored(name, tensor.stored, scheme, group_size)
+    axis = 1 if scheme in (schemes.AWQ, schemes.GPTQ) else 0
+    parts = {name: tensor.stored} if rounded else schemes.stored(name, tensor.stored, scheme, group_size)
     base = name.removesuffix("weight")
     arrays: Arrays = {part: np.empty(p.shape, dtype=_NUMPY_TYPES[p.dtype]) for part, p in parts.items()}
-    scale_dtype = next(p.dtype for part, p in parts.items() if "scale" in part)
+    scale_dtype = "F16" if tensor.stored.dtype == "F16" else "BF16"
     for first, block in _row_blocks(tensor, meter):
         try:
-            pieces = rounding.quantize(block, scheme, group_size, scale_dtype)
+            if rounded:
+                again = rounding.rounded(block, scheme, group_size, scale_dtype)
+                pieces = {"weight": rounding.from_floats(again, tensor.stored.dtype)}
+            else:
+                pieces = rounding.quantize(block, scheme, group_size, scale_dtype)
         except ValueError as error:
             raise BadCheckpoint(f"{name} in {tensor.path} cannot be quantized: {error}.") from error
         for suffix, piece in pieces.items():
@@ -288,8 +295,7 @@ def _write_the_rest(
     source: Path,
     directory: Path,
     config: Mapping[str, Any],
-    scheme: str,
-    group_size: int,
+    wanted: schemes.Wanted,
     ignored: list[str],
 ) -> None:
     # Tokenizer, chat template, licence and the like go along; other weight formats in the directory do not.
@@ -297,7 +303,9 @@ def _write_the_rest(
         left_out = path.name in (headers.INDEX_FILE, MANIFEST) or path.name.startswith(".")
         if path.is_file() and not left_out and path.suffix not in _WEIGHT_SUFFIXES:
             shutil.copyfile(path, directory / path.name)
-    own = {**config, "quantization_config": schemes.quantization_config(scheme, group_size, ignored)}
+    own = dict(config)
+    if not wanted.rounded:
+        own["quantization_config"] = schemes.quantization_config(wanted.scheme, wanted.group_size, ignored)
     (directory / "config.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ Weights are float32 arrays of [output features, input features]. Scales are roun
 in, so that no weight lies beyond the largest code and every weight comes back within half a step.
 
 Packing: eight 4-bit codes fill one 32-bit word, the first in the lowest bits. `w4a16` and GPTQ pack along the
-input in plain order; AWQ packs along the output in the order 0 2 4 6 1 3 5 7.
+input in plain order; AWQ packs along the output in the order 0 2 4 6 1 3 5 7. Of 8-bit codes four fill a word.
 """
 
 from typing import TypeVar
@@ -19,9 +19,16 @@ Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 Words = npt.NDArray[np.int32]
 Bits16 = npt.NDArray[np.uint16]
+Bytes = npt.NDArray[np.uint8]
 
 _PLAIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+# The magnitudes of E4M3 by code: 4 bits of exponent (bias 7), 3 of fraction; below 2^-6 in steps of 2^-9.
+_E4M3 = np.array(
+    [fraction * 2.0**-9 for fraction in range(8)]
+    + [(8 + code % 8) * 2.0 ** (code // 8 - 10) for code in range(8, 127)],
+    dtype=np.float32,
+)
 _SMALLEST_SCALE = np.float32(2.0**-24)  # the smallest number that float16 can hold
 
 
@@ -35,10 +42,17 @@ def quantize(weight: Floats, scheme: str, group_size: int, scale_dtype: str) -> 
     if scheme == schemes.W8A8_INT8:
         codes, scales = symmetric(weight, inputs, 8, scale_dtype)
         return {"weight": codes, "weight_scale": to_bits(scales, scale_dtype)}
-    if scheme == schemes.W4A16:
+    if scheme == schemes.W8A8_FP8:
+        floats, scales = small_floats(weight, scale_dtype)
+        return {"weight": floats, "weight_scale": to_bits(scales, scale_dtype)}
+    if scheme == schemes.W4A8:
         codes, scales = symmetric(weight, group_size, 4, scale_dtype)
+        return {"weight": codes, "weight_scale": to_bits(scales, scale_dtype)}
+    if scheme in (schemes.W4A16, schemes.W8A16):
+        bits = 4 if scheme == schemes.W4A16 else 8
+        codes, scales = symmetric(weight, group_size, bits, scale_dtype)
         return {
-            "weight_packed": pack(codes + 8),
+            "weight_packed": pack(codes + 8) if bits == 4 else pack_bytes(codes),
             "weight_scale": to_bits(scales, scale_dtype),
             "weight_shape": np.array([outputs, inputs], dtype=np.int64),
         }
@@ -58,6 +72,17 @@ def quantize(weight: Floats, scheme: str, group_size: int, scale_dtype: str) -> 
         "qzeros": pack(_transposed(zero_points), AWQ_ORDER),
         "scales": _transposed(to_bits(scales, "F16")),
     }
+
+
+def rounded(weight: Floats, scheme: str, group_size: int, scale_dtype: str) -> Floats:
+    """Return a weight as a scheme of `schemes.WEIGHTS_ONLY` gives it back: code (less the zero point) times scale."""
+    if scheme == schemes.AWQ:
+        codes, scales, zero_points = asymmetric(weight, group_size)
+        codes = codes - zero_points.repeat(group_size, axis=1)
+    else:
+        kept = "F16" if scheme == schemes.GPTQ else scale_dtype
+        codes, scales = symmetric(weight, group_size, 8 if scheme == schemes.W8A16 else 4, kept)
+    return codes * scales.repeat(group_size, axis=1)
 
 
 def symmetric(weight: Floats, group_size: int, bits: int, scale_dtype: str) -> tuple[Codes, Floats]:
@@ -93,6 +118,27 @@ def asymmetric(weight: Floats, group_size: int) -> tuple[Codes, Floats, Codes]:
     codes = np.rint(grouped / scales[:, :, None] + zero_points[:, :, None])
     np.clip(codes, 0, 15, out=codes)
     return codes.astype(np.int8).reshape(outputs, inputs), scales, zero_points.astype(np.int8)
+
+
+def small_floats(weight: Floats, scale_dtype: str) -> tuple[Bytes, Floats]:
+    """Return 8-bit floats (E4M3, as their bits) and one scale per output: weight ≈ float · scale.
+
+    Rounded to nearest, ties to even. The largest magnitude of an output becomes 448, the largest such float.
+    """
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    scales = rounded_up(np.maximum(largest / _E4M3[-1], _SMALLEST_SCALE), scale_dtype)
+    _require_finite(scales)
+    magnitudes = np.abs(weight) / scales
+    middles = np.append((_E4M3[1:] + _E4M3[:-1]) / 2, np.float32(np.inf))
+    codes = np.searchsorted(middles, magnitudes).astype(np.uint8)
+    codes += (middles[codes] == magnitudes) & (codes % 2 == 1)
+    codes |= np.signbit(weight).astype(np.uint8) << 7
+    return codes, scales
+
+
+def pack_bytes(codes: Codes) -> Words:
+    """Return 32-bit words of four codes (-128 to 127, stored plus 128) each along the last axis, the first lowest."""
+    return (codes.astype(np.int16) + 128).astype(np.uint8).view("<u4").view(np.int32)
 
 
 def pack(codes: Codes, order: tuple[int, ...] = _PLAIN_ORDER) -> Words:
@@ -137,6 +183,15 @@ def to_floats(raw: npt.NDArray[np.uint8], dtype: str) -> Floats:
     if dtype == "F16":
         return raw.view(np.float16).astype(np.float32)
     return raw.view(np.float32)
+
+
+def from_floats(values: Floats, dtype: str) -> npt.NDArray[np.generic]:
+    """Return float32 values as the numbers (or, of "BF16" and "F16", the 16 bits) of a tensor's type, nearest."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))  # halves go to the even one
+        return ((bits + up) >> np.uint32(16)).astype(np.uint16)
+    return values.astype(np.float16).view(np.uint16) if dtype == "F16" else values
 
 
 def _require_finite(scales: Floats) -> None:

@@ -1,11 +1,17 @@
 """Quantization schemes as data: their names, what they store for a weight, the configuration that says so.
 
-Four schemes are written here, each round-to-nearest over weights only (no calibration data):
+Seven schemes are written here, each round-to-nearest over weights only (no calibration data):
 
 - `w8a8-int8`: compressed-tensors, one symmetric int8 scale per output channel, activations int8 per token at run time
+- `w8a8-fp8`: the same with 8-bit floats (E4M3) for both
+- `w4a8`: compressed-tensors, symmetric int4 in groups, stored in a byte each, activations int8 per token at run time
 - `w4a16`: compressed-tensors, symmetric int4 in groups along the input
+- `w8a16`: the same with int8
 - `awq`: AWQ's GEMM format, asymmetric int4 in groups
 - `gptq`: GPTQ's format, symmetric int4 in groups, no activation reordering
+
+`w4a16-g32` has groups of 32 instead of 128. `w4a16-rounded` is no format: weights are rounded as the scheme rounds them
+and stored at 16 bit again, so that the scheme's predictions can be had where no kernel computes it.
 
 Pure: nothing here reads a file or computes on weights.
 """
@@ -19,7 +25,10 @@ from checkpoints.errors import BadScheme
 
 NONE = "none"
 W8A8_INT8, W4A16, AWQ, GPTQ = "w8a8-int8", "w4a16", "awq", "gptq"
-WRITTEN = (W8A8_INT8, W4A16, AWQ, GPTQ)
+W8A8_FP8, W4A8, W8A16 = "w8a8-fp8", "w4a8", "w8a16"
+WRITTEN = (W8A8_INT8, W4A16, AWQ, GPTQ, W8A8_FP8, W4A8, W8A16)
+UNGROUPED = (W8A8_INT8, W8A8_FP8)  # one scale per output channel
+WEIGHTS_ONLY = (W4A16, AWQ, GPTQ, W8A16)  # activations stay at 16 bit
 DEFAULT_GROUP_SIZE = 128
 DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -28,8 +37,14 @@ DTYPE_BYTES = {
     **dict.fromkeys(("I64", "U64", "F64"), 8),
 }
 SOURCE_DTYPES = ("BF16", "F16", "F32")
-_UNQUANTIZED = ("", "none", "auto", "bf16", "bfloat16", "fp16", "float16", "half", "fp32", "float32")
+DTYPES = {  # words for no quantization that name a number format
+    **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
+    **dict.fromkeys(("fp16", "float16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "float32"), "float32"),
+}
+_UNQUANTIZED = ("", "none", "auto", *DTYPES)
 _ALIASES = {"int8": W8A8_INT8, "w8a8": W8A8_INT8, "int4": W4A16}
+_VARIANT = re.compile(r"(?P<word>.+?)(?:-g(?P<group>\d+))?(?P<rounded>-rounded)?")
 _TWO_BIT = re.compile(r"(u?int2|w2a(8|16)|2-?bits?|int2[-_].*)")
 # Routers choose experts from a handful of logits: rounding them changes which expert runs, and saves nothing.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
@@ -49,8 +64,41 @@ class Stored(NamedTuple):
         return DTYPE_BYTES[self.dtype] * prod(self.shape) * self.times
 
 
+class Wanted(NamedTuple):
+    """What a user's word asks for: a scheme ("none", one of the above, an engine method's name) and its variant."""
+
+    scheme: str
+    group_size: int = DEFAULT_GROUP_SIZE
+    rounded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The scheme with what is not usual about it: `w4a16-g32-rounded`."""
+        group = f"-g{self.group_size}" if self.group_size != DEFAULT_GROUP_SIZE else ""
+        return f"{self.scheme}{group}{'-rounded' if self.rounded else ''}"
+
+
+def wanted(quantization: str) -> Wanted:
+    """Return the scheme and variant that a user's word means.
+
+    Raises BadScheme as `resolve`, and for a variant that the scheme does not have.
+    """
+    found = _VARIANT.fullmatch(quantization.strip().lower())
+    scheme = resolve(found["word"] if found else quantization)
+    if not found or scheme not in WRITTEN:
+        return Wanted(resolve(quantization))
+    if found["group"] and scheme in UNGROUPED:
+        raise BadScheme(f"quantization {quantization!r}: {scheme} has one scale per output channel and no groups.")
+    if found["rounded"] and scheme not in WEIGHTS_ONLY:
+        raise BadScheme(
+            f"quantization {quantization!r}: {scheme} also rounds activations, which rounded weights do not show. Of "
+            f"{', '.join(WEIGHTS_ONLY)} there are rounded copies."
+        )
+    return Wanted(scheme, int(found["group"] or DEFAULT_GROUP_SIZE), bool(found["rounded"]))
+
+
 def resolve(quantization: str) -> str:
-    """Return the scheme that a user's word means: "none", one of the four above, or an engine method's name.
+    """Return the scheme that a user's word means: "none", one of those above, or an engine method's name.
 
     Raises BadScheme for two-bit weights.
     """
@@ -99,7 +147,7 @@ def check_experts(tensors: Mapping[str, tuple[int, ...]]) -> None:
 
 def check_fits(name: str, shape: tuple[int, ...], scheme: str, group_size: int) -> None:
     """Raise BadScheme when a weight of this shape cannot be stored in the scheme."""
-    if scheme == W8A8_INT8:
+    if scheme in UNGROUPED:
         return
     outputs, inputs = shape
     if group_size <= 0 or group_size % 8 or inputs % group_size:
@@ -127,12 +175,15 @@ def stored(name: str, tensor: Stored, scheme: str, group_size: int = DEFAULT_GRO
     outputs, inputs = tensor.shape
     base = name.removesuffix("weight")
     scale_dtype = "F16" if tensor.dtype == "F16" else "BF16"
-    if scheme == W8A8_INT8:
-        return {name: Stored("I8", tensor.shape), f"{base}weight_scale": Stored(scale_dtype, (outputs, 1))}
+    if scheme in UNGROUPED:
+        codes = Stored("I8" if scheme == W8A8_INT8 else "F8_E4M3", tensor.shape)
+        return {name: codes, f"{base}weight_scale": Stored(scale_dtype, (outputs, 1))}
     groups = inputs // group_size
-    if scheme == W4A16:
+    if scheme == W4A8:
+        return {name: Stored("I8", tensor.shape), f"{base}weight_scale": Stored(scale_dtype, (outputs, groups))}
+    if scheme in (W4A16, W8A16):
         return {
-            f"{base}weight_packed": Stored("I32", (outputs, inputs // 8)),
+            f"{base}weight_packed": Stored("I32", (outputs, inputs // (8 if scheme == W4A16 else 4))),
             f"{base}weight_scale": Stored(scale_dtype, (outputs, groups)),
             f"{base}weight_shape": Stored("I64", (2,)),
         }
@@ -156,7 +207,7 @@ def weights_bytes(tensors: Mapping[str, Stored], scheme: str = NONE, group_size:
 
 
 def quantization_config(scheme: str, group_size: int, ignored: Iterable[str]) -> dict[str, Any]:
-    """Return the `quantization_config` entry of config.json for one of the four schemes."""
+    """Return the `quantization_config` entry of config.json for one of the schemes."""
     ignored = list(ignored)
     if scheme == AWQ:
         return {
@@ -179,35 +230,51 @@ def quantization_config(scheme: str, group_size: int, ignored: Iterable[str]) ->
             "checkpoint_format": "gptq",
             "dynamic": {rf"-:.*\.{router}$": {} for router in routers},
         }
-    if scheme == W8A8_INT8:
-        weights, activations = _integers(8, "channel"), _integers(8, "token", dynamic=True)
+    if scheme in UNGROUPED:
+        kind, layout = ("int", "int-quantized") if scheme == W8A8_INT8 else ("float", "float-quantized")
+        weights, activations = _numbers(8, "channel", kind), _numbers(8, "token", kind, dynamic=True)
+        return _compressed_tensors(layout, weights, activations, ignored)
+    if scheme == W4A8:
+        weights, activations = _numbers(4, "group", group_size=group_size), _numbers(8, "token", dynamic=True)
         return _compressed_tensors("int-quantized", weights, activations, ignored)
-    if scheme == W4A16:
-        weights = _integers(4, "group", group_size=group_size)
+    if scheme in (W4A16, W8A16):
+        weights = _numbers(4 if scheme == W4A16 else 8, "group", group_size=group_size)
         return _compressed_tensors("pack-quantized", weights, None, ignored)
     raise BadScheme(f"{scheme!r} is not a scheme that is written here; those are {', '.join(WRITTEN)}.")
 
 
 def scheme_of(config: Mapping[str, Any]) -> str:
-    """Return the scheme that config.json says its weights are in: one of the four, a method's name, or "none"."""
+    """Return the scheme that config.json says its weights are in: one of ours, a method's name, or "none"."""
     found = config.get("quantization_config") or config.get("compression_config")
     if not found:
         return NONE
     method = str(found.get("quant_method", "quantized"))
     if method == "compressed-tensors":
-        layout = found.get("format")
         groups = list((found.get("config_groups") or {}).values())
-        bits = (groups[0].get("weights") or {}).get("num_bits") if groups else None
-        if (layout, bits) == ("int-quantized", 8):
-            return W8A8_INT8
-        return W4A16 if (layout, bits) == ("pack-quantized", 4) else method
+        weights = (groups[0].get("weights") or {}) if groups else {}
+        layout, bits = str(found.get("format")), weights.get("num_bits")
+        strategies = (str(weights.get("strategy")), "any")
+        return next((_COMPRESSED[key] for one in strategies if (key := (layout, bits, one)) in _COMPRESSED), method)
     return method
 
 
-def _integers(bits: int, strategy: str, *, group_size: int | None = None, dynamic: bool = False) -> dict[str, Any]:
+_COMPRESSED: dict[
+    tuple[str, Any, str], str
+] = {  # format, bits and strategy of a compressed-tensors checkpoint's weights
+    ("int-quantized", 8, "any"): W8A8_INT8,
+    ("int-quantized", 4, "group"): W4A8,
+    ("float-quantized", 8, "channel"): W8A8_FP8,
+    ("pack-quantized", 4, "any"): W4A16,
+    ("pack-quantized", 8, "group"): W8A16,
+}
+
+
+def _numbers(
+    bits: int, strategy: str, kind: str = "int", *, group_size: int | None = None, dynamic: bool = False
+) -> dict[str, Any]:
     return {
         "num_bits": bits,
-        "type": "int",
+        "type": kind,
         "symmetric": True,
         "strategy": strategy,
         "group_size": group_size,

@@ -27,8 +27,8 @@ def read(model: str, quantization: str = "none", dtype: str = "auto", *, hub: bo
     """Return the shape of a known architecture, a model directory, a safetensors or GGUF file, or a hub repository.
 
     No weight is read; of a repository only config.json and the headers are fetched, and only with `hub`.
-    `quantization`: none, int8, int4, w8a8-int8, w4a16, awq, gptq, fp8 or bitsandbytes. Raises UnknownName, or BadInput
-    for a model or quantization that cannot be used.
+    `quantization`: none, int8, int4, what checkpoints writes, fp8 or bitsandbytes. Raises UnknownName, or BadInput for
+    a model or quantization that cannot be used.
     """
     try:
         return _read(model, quantization, dtype, hub)

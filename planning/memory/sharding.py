@@ -89,7 +89,7 @@ def refusal(shape: Shape, setting: Setting) -> str | None:
     if not shape.text.get("kv_lora_rank") and kv_heads % tensor and tensor % kv_heads:
         return f"tensor_parallel = {tensor} neither divides nor is a multiple of the {kv_heads} key-value heads."
     inner = shape.text.get("moe_intermediate_size") or shape.text.get("intermediate_size")
-    group = 128 if shape.scheme in ("w4a16", "awq", "gptq") else 1
+    group = 128 if shape.scheme in ("w4a16", "awq", "gptq", "w4a8", "w8a16") else 1
     if isinstance(inner, int) and inner % (tensor * group):
         groups = f" in whole groups of {group}" if group > 1 else ""
         return f"tensor_parallel = {tensor} does not divide the feed-forward width of {inner:,}{groups}."

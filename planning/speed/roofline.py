@@ -17,7 +17,12 @@ from planning.errors import BadInput
 from planning.memory import kv
 from planning.memory.shapes import Shape
 
-_COMPUTE = {"fp8": "fp8", "w8a8-int8": "int8"}  # schemes that also multiply in fewer bits; the others multiply in 16
+_COMPUTE = {
+    "fp8": "fp8",
+    "w8a8-fp8": "fp8",
+    "w8a8-int8": "int8",
+    "w4a8": "int8",
+}  # schemes that also multiply in fewer bits; the others multiply in 16
 BANDWIDTH, COMPUTE = "bandwidth", "compute"
 # A clock may run above its nominal rate and a window may cut a step: above this ratio a figure is called impossible.
 TOLERANCE = 1.02

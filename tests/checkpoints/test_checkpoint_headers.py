@@ -8,6 +8,7 @@ from made_models import LLAMA, make, read_array, write_safetensors
 from checkpoints.errors import BadCheckpoint
 from checkpoints.tensors.architecture import tensor_shapes
 from checkpoints.tensors.headers import read_header, read_json, read_tensors
+from checkpoints.tensors.schemes import Stored
 
 
 def test_header_gives_types_shapes_and_places(tmp_path):
@@ -15,7 +16,7 @@ def test_header_gives_types_shapes_and_places(tmp_path):
     values = np.array([[1, 2, 3]], dtype=np.float32)
     write_safetensors(path, {"a": ("I8", np.zeros(5, np.int8)), "b": ("F32", values)})
     header = read_header(path)
-    assert header["a"].stored == ("I8", (5,))
+    assert header["a"].stored == Stored("I8", (5,))
     assert header["b"].stored.stored_bytes == 12
     assert read_array(header["b"], np.float32).tolist() == [[1, 2, 3]]
 

@@ -7,7 +7,7 @@ import pytest
 from made_models import LLAMA, MIXTRAL, make, read_array, write_safetensors
 
 from checkpoints.errors import BadCheckpoint, BadScheme, DiskFull, OutputExists
-from checkpoints.quantization.quantize import quantize
+from checkpoints.quantization.quantize import quantize, write_quantized
 from checkpoints.quantization.rounding import unpack
 from checkpoints.tensors import schemes
 from checkpoints.tensors.headers import INDEX_FILE, read_tensors
@@ -26,6 +26,11 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mixtral(tmp_path_factory):
     return make(tmp_path_factory.mktemp("models") / "mixtral", MIXTRAL, shards=3)
+
+
+def new(path):
+    path.mkdir()
+    return path
 
 
 @pytest.mark.parametrize("scheme", schemes.WRITTEN)
@@ -104,6 +109,21 @@ def test_the_rest_of_the_directory_goes_along(llama, tmp_path):
     assert config == LLAMA
 
 
+def test_a_rounded_copy_has_the_formats_weights_at_the_sources_type(llama, tmp_path):
+    write_quantized(llama, new(tmp_path / "rounded"), schemes.Wanted("w4a16", GROUP, rounded=True))
+    quantize(llama, tmp_path / "packed", "w4a16", group_size=GROUP)
+    source, rounded = read_tensors(llama), read_tensors(tmp_path / "rounded")
+    assert {name: tensor.stored for name, tensor in rounded.items()} == {n: t.stored for n, t in source.items()}
+    assert "quantization_config" not in json.loads((tmp_path / "rounded" / "config.json").read_text())
+    name = "model.layers.1.self_attn.o_proj.weight"
+    packed = read_tensors(tmp_path / "packed")
+    codes = unpack(read_array(packed[f"{name}_packed"], np.int32)).astype(np.float32) - 8
+    scales = (read_array(packed[f"{name}_scale"], np.uint16).astype(np.uint32) << 16).view(np.float32)
+    assert (read_array(rounded[name], np.float32) == codes * scales.repeat(GROUP, axis=1)).all()
+    kept = "model.embed_tokens.weight"
+    assert (read_array(rounded[kept], np.float32) == read_array(source[kept], np.float32)).all()
+
+
 def test_progress_is_told_to_the_end(llama, tmp_path):
     messages = []
     quantize(llama, tmp_path / "out", "w8a8-int8", progress=messages.append)
@@ -176,7 +196,7 @@ def test_a_full_disk_is_told_before_writing(llama, tmp_path, monkeypatch):
 MEASURED = """
 import json, sys
 from pathlib import Path
-from checkpoints.quantization.quantize import quantize
+from checkpoints.quantization.quantize import quantize, write_quantized
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

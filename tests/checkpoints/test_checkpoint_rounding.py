@@ -1,15 +1,22 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from checkpoints.quantization import rounding
-from checkpoints.tensors.schemes import WRITTEN
+from checkpoints.tensors.schemes import WEIGHTS_ONLY, WRITTEN
 
 
 def bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def bytes_of(words: np.ndarray) -> np.ndarray:
+    """The four bytes of each 32-bit word, the lowest first."""
+    shifts = np.arange(0, 32, 8, dtype=np.uint32)
+    return (words.view(np.uint32)[..., None] >> shifts & 255).reshape(len(words), -1).astype(np.float32)
 
 
 def restored(arrays: dict[str, np.ndarray], scheme: str, group_size: int, scale_dtype: str) -> tuple:
@@ -18,8 +25,18 @@ def restored(arrays: dict[str, np.ndarray], scheme: str, group_size: int, scale_
     if scheme == "w8a8-int8":
         scales = np.broadcast_to(halves(arrays["weight_scale"]), arrays["weight"].shape)
         return arrays["weight"] * scales, scales
-    if scheme == "w4a16":
-        codes = rounding.unpack(arrays["weight_packed"]).astype(np.float32) - 8
+    if scheme == "w8a8-fp8":
+        floats = torch.from_numpy(arrays["weight"]).view(torch.float8_e4m3fn).float().numpy()
+        scales = halves(arrays["weight_scale"])
+        # A step is an eighth of the power of two below, and at least that of the numbers below 2^-6.
+        steps = np.exp2(np.floor(np.log2(np.maximum(np.abs(floats), 2.0**-6))) - 3)
+        return floats * scales, steps * scales
+    if scheme == "w4a8":
+        scales = np.repeat(halves(arrays["weight_scale"]), group_size, axis=1)
+        return arrays["weight"] * scales, scales
+    if scheme in ("w4a16", "w8a16"):
+        packed = arrays["weight_packed"]
+        codes = rounding.unpack(packed).astype(np.float32) - 8 if scheme == "w4a16" else bytes_of(packed) - 128
         scales = np.repeat(halves(arrays["weight_scale"]), group_size, axis=1)
         return codes * scales, scales
     scales = arrays["scales"].view(np.float16).astype(np.float32).repeat(group_size, axis=0)
@@ -61,6 +78,52 @@ def test_four_bits_by_hand():
     # One step is 1.0. 7.5 would be code 8, and the largest is 7; every code is stored plus 8.
     assert rounding.unpack(arrays["weight_packed"]).tolist() == [[15, 0, 9, 8, 8, 8, 8, 5]]
     assert arrays["weight_shape"].tolist() == [1, 8]
+
+
+def test_eight_bits_in_groups_by_hand():
+    weight = np.array([[127, -127, 1.4, 0, 254, 2, -254, 0]], dtype=np.float32)
+    arrays = rounding.quantize(weight, "w8a16", 4, "BF16")
+    # Groups of four: steps of 1 and 2. A code is stored plus 128, the first in the lowest byte.
+    assert bf16(arrays["weight_scale"]).tolist() == [[1.0, 2.0]]
+    assert arrays["weight_packed"].view(np.uint32).tolist() == [[0x808101FF, 0x800181FF]]
+
+
+def test_four_bits_in_bytes_by_hand():
+    arrays = rounding.quantize(np.array([[7.5, -7.5, 1.0, 0.4]], dtype=np.float32), "w4a8", 4, "BF16")
+    assert arrays["weight"].tolist() == [[7, -8, 1, 0]]
+
+
+def test_small_floats_by_hand():
+    # The largest becomes 448 = 1.75 · 2^8 (code 0 1111 110), so one is one. 17 lies between 16 and 18 and goes to the
+    # even code; −2^-9 is the smallest there is, half of it becomes nothing, with its sign.
+    weight = np.array([[448, 1, 17, 19, -(2.0**-9), -(2.0**-10)]], dtype=np.float32)
+    arrays = rounding.quantize(weight, "w8a8-fp8", 0, "BF16")
+    assert bf16(arrays["weight_scale"]).tolist() == [[1.0]]
+    assert arrays["weight"].tolist() == [[0x7E, 0x38, 0x58, 0x5A, 0x81, 0x80]]
+
+
+def test_small_floats_round_as_torch_does():
+    spread = np.random.default_rng(0).normal(0, 30, (4, 4096)).astype(np.float32)
+    spread[0, :127] = np.arange(1, 128) / 1024  # halves among them
+    spread[:, 0] = 448
+    codes, scales = rounding.small_floats(spread, "BF16")
+    assert (scales == 1).all()
+    assert (codes == torch.from_numpy(spread).to(torch.float8_e4m3fn).view(torch.uint8).numpy()).all()
+
+
+@pytest.mark.parametrize("scheme", WEIGHTS_ONLY)
+def test_a_rounded_weight_is_what_the_format_gives_back(scheme):
+    weight = np.random.default_rng(1).normal(0, 1, (16, 64)).astype(np.float32)
+    values, _ = restored(rounding.quantize(weight, scheme, 32, "BF16"), scheme, 32, "BF16")
+    assert (rounding.rounded(weight, scheme, 32, "BF16") == values).all()
+
+
+def test_numbers_become_those_of_a_type():
+    values = np.array([1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 1e-40], dtype=np.float32)
+    as_torch = torch.from_numpy(values)
+    assert (rounding.from_floats(values, "BF16") == as_torch.bfloat16().view(torch.uint16).numpy()).all()
+    assert (rounding.from_floats(values, "F16") == as_torch.half().view(torch.uint16).numpy()).all()
+    assert (rounding.from_floats(values, "F32") == values).all()
 
 
 def test_gptq_by_hand():

@@ -27,6 +27,45 @@ def test_words_for_schemes(word, scheme):
     assert schemes.resolve(word) == scheme
 
 
+@pytest.mark.parametrize(
+    ("word", "scheme", "group_size", "rounded", "name"),
+    [
+        ("int4", "w4a16", 128, False, "w4a16"),
+        ("INT4-g32", "w4a16", 32, False, "w4a16-g32"),
+        ("awq-g64-rounded", "awq", 64, True, "awq-g64-rounded"),
+        ("gptq-g128-rounded", "gptq", 128, True, "gptq-rounded"),
+        ("fp16", "none", 128, False, "none"),
+        ("int8", "w8a8-int8", 128, False, "w8a8-int8"),
+        ("w4a8-g32", "w4a8", 32, False, "w4a8-g32"),
+        ("my-method-g32", "my-method-g32", 128, False, "my-method-g32"),  # an engine's method of that name
+    ],
+)
+def test_variants_of_schemes(word, scheme, group_size, rounded, name):
+    found = schemes.wanted(word)
+    assert (tuple(found), found.name) == ((scheme, group_size, rounded), name)
+    assert schemes.wanted(found.name) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("int8-g32", "one scale per output channel and no groups"),
+        ("int8-rounded", "also rounds activations"),
+        ("w4a8-rounded", "also rounds activations"),
+        ("int2-g32", "8-15 %"),
+    ],
+)
+def test_variants_that_no_scheme_has(word, words):
+    with pytest.raises(BadScheme, match=words):
+        schemes.wanted(word)
+
+
+@pytest.mark.parametrize("scheme", schemes.WRITTEN)
+def test_a_schemes_own_configuration_is_known_again(scheme):
+    config = {"quantization_config": schemes.quantization_config(scheme, 32, ["lm_head"])}
+    assert schemes.scheme_of(config) == scheme
+
+
 @pytest.mark.parametrize("word", ["int2", "INT2", "w2a16", "2bit", "2-bit"])
 def test_two_bits_are_refused_with_the_reason(word):
     with pytest.raises(BadScheme, match="8-15 %"):
@@ -63,6 +102,9 @@ def test_stored_bytes_of_one_weight_by_hand():
         "w4a16": 256 * 512 // 2 + 256 * 4 * 2 + 2 * 8,
         "awq": 256 * 512 // 2 + 4 * 256 * 2 + 4 * 256 // 2,
         "gptq": 256 * 512 // 2 + 4 * 256 * 2 + 4 * 256 // 2 + 512 * 4,
+        "w8a8-fp8": 256 * 512 + 256 * 2,
+        "w4a8": 256 * 512 + 256 * 4 * 2,
+        "w8a16": 256 * 512 + 256 * 4 * 2 + 2 * 8,
     }
 
 
