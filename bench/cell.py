@@ -140,7 +140,7 @@ def measure(
     elif phase.get("stopped"):
         cell["outcome"], cell["reason"] = "failed", f"The load generator gave up: {phase['stopped']}"
     elif cell["outcome"] == "failed" and (death := target.failure()):
-        cell["reason"] = death
+        cell["outcome"], cell["reason"] = death
 
 
 def _drive(
@@ -179,7 +179,7 @@ def _drive(
         tick(progress.read().ended)
         status = locust.exit_status()
     if death := target.failure():
-        return "failed", death
+        return death
     if status == _DISK_FULL_STATUS:
         raise StorageError(
             f"{folder}: the load generator could not write its records: {_not_written(folder, log_path)}"
@@ -193,7 +193,7 @@ def _reason_to_stop(
     target: Target, load: Load, progress: "_Tail", deadline: float, timeout_s: float
 ) -> tuple[str, str] | None:
     if death := target.failure():
-        return "failed", death
+        return death
     silent = max(load.concurrency or 1, 3)
     if progress.read().timeouts_in_a_row >= silent:
         return "timeout", (

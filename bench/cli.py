@@ -15,8 +15,10 @@ from bench import sweep as sweeps
 from bench.errors import PlanError
 from bench.order import Asked, order
 from bench.plans.plan import PLANS, find_plan, load_plan, validate
+from bench.quality import passes
 from bench.run.formats import Format
 from bench.run.outcome import NOTHING, exit_code
+from inputs.quantities import plural
 
 if TYPE_CHECKING:
     from bench.compare.turns import Pair, Said
@@ -88,7 +90,8 @@ def bench(
     parts = [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
     for part in parts:
         total, pending = len(part.document["cells"]), len(part.pending)
-        display.say(f"run {part.run_dir}: {pending} of {total} cells to measure")
+        judged = f", quality of {plural(len(part.unjudged), 'engine')}" if part.unjudged else ""
+        display.say(f"run {part.run_dir}: {pending} of {total} cells to measure{judged}")
     interrupted = False
     try:
         with display:
@@ -171,10 +174,14 @@ def _last_lines(parts: list[sweeps.Sweep], reasons: list[str], *, interrupted: b
     """Why the exit code is what it is, and how to go on."""
     resume_with = f"nbridge bench --resume {shlex.quote(str(parts[-1].run_dir))}"
     if interrupted:
-        yield f"interrupted; {sum(len(part.pending) for part in parts)} cells are left. Go on with: {resume_with}"
+        judged = sum(len(part.unjudged) for part in parts)
+        left = f"{sum(len(part.pending) for part in parts)} cells"
+        left += f" and the quality of {plural(judged, 'engine')}" if judged else ""
+        yield f"interrupted; {left} are left. Go on with: {resume_with}"
         return
     yield from reasons
-    if any(cell["outcome"] in sweeps.RETRIED for part in parts for cell in part.document["cells"]):
+    of_all = [one for part in parts for one in (*part.document["cells"], *passes.engines(part.document))]
+    if any(one["outcome"] in sweeps.RETRIED for one in of_all):
         yield f"Measure failed cells again with: {resume_with} --retry-failed"
 
 

@@ -9,7 +9,7 @@ from bench import remote as remotes
 from bench.client import dialect as dialects
 from bench.errors import PlanError
 from bench.plans.plan import Plan
-from bench.plans.tables import Engine, RunningServer
+from bench.plans.tables import Engine, Quality, RunningServer
 from bench.run import counting
 from bench.sweep import Sweep, Watcher, new
 from monitoring.scrape.address import normalised, reachable
@@ -80,5 +80,18 @@ def of_server(plan: Plan, settings: RunningServer, say: Callable[[str], None]) -
         raise PlanError(f"--target {settings.url}: no load of the plan can be carried: {reasons}.")
     engine = Engine(name="target", model=found.model, quantization="unknown", max_model_len=found.max_model_len)
     name = plan.name if plan.name.startswith("target-") else f"target-{plan.name}"
-    changed = plan.model_copy(update={"engines": (engine,), "name": name, "target": settings})
+    update = {"engines": (engine,), "name": name, "target": settings, "quality": _quality(plan, say)}
+    changed = plan.model_copy(update=update)
     return Order(changed, remotes.describe(found), refused)
+
+
+def _quality(plan: Plan, say: Callable[[str], None]) -> Quality | None:
+    """[quality] of a server that already runs: of its own model, on texts that the plan names."""
+    if plan.quality is None:
+        return None
+    if plan.quality.texts is None:
+        say("quality is not measured: for a server that already runs, [quality] has to name `texts`")
+        return None
+    names = [engine.name for engine in plan.engines]
+    baseline = None if plan.quality.baseline in names else plan.quality.baseline
+    return plan.quality.model_copy(update={"model": None, "baseline": baseline})

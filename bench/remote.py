@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from datetime import date, time
+from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl
 from bench.client import dialect as dialects
 from bench.client.connection import Target as Address
 from bench.client.dialect import Dialect
-from bench.client.pages import fetch, models
+from bench.client.pages import fetch, models, tokens
 from bench.client.probe import ProbeError, learn
 from bench.client.verdict import plain
 from bench.errors import PlanError, TargetError
@@ -211,20 +212,9 @@ def _address(settings: RunningServer) -> Address:
 
 def _vocabulary(to: Address, model: str) -> tuple[str | None, Vocabulary | None]:
     """The path of the server's tokenizer and what it yields, so that prompts have the lengths asked for."""
-
-    def tokenize(text: str) -> list[int]:
-        asked = {"model": model, "add_special_tokens": False, **dict.fromkeys(("prompt", "content", "input"), text)}
-        document = fetch(to, path, asked | {"inputs": text}, timeout_s=30).document()
-        listed = document.get("tokens") if isinstance(document, dict) else document
-        ids = [token.get("id") if isinstance(token, dict) else token for token in listed or []]
-        whole = [token for token in ids if isinstance(token, int) and 0 <= token < 2**31]
-        if len(whole) < len(ids):
-            raise ValueError("token ids are whole numbers")
-        return whole
-
     for path in _TOKENIZE:
         try:
-            vocabulary = Vocabulary.sampled(tokenize)
+            vocabulary = Vocabulary.sampled(partial(tokens, to, path, model))
         except (OSError, ValueError, TypeError):
             continue
         if len(vocabulary.ordinary_ids) >= _ORDINARY_IDS:

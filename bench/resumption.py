@@ -33,7 +33,7 @@ def plan_sha256(plan: dict[str, Any]) -> str:
 
 def require_same(run: Run, plan: Plan, environment: dict[str, Any]) -> None:
     """Raise RunFolderError that names what differs between a run's parts, or between its machine and this one."""
-    found = [*_plan(run, plan), *_cells(run, plan)]
+    found = [*_plan(run, plan), *_cells(run, plan), *_quality(run, plan)]
     if found:
         raise RunFolderError(
             f"{run.path / 'run.json'}: its parts do not belong together, so it was changed by hand or damaged: "
@@ -108,6 +108,22 @@ def _cells(run: Run, plan: Plan) -> Iterator[str]:
             yield f"cell {name}: is {cell['outcome']} and has no metrics"
 
 
+def _quality(run: Run, plan: Plan) -> Iterator[str]:
+    """The quality of every planned engine, and of no other."""
+    if plan.quality is None:
+        return
+    entries = _table(run.document.get("quality")).get("engines")
+    listed = [_table(entry).get("engine") for entry in entries] if isinstance(entries, list) else []
+    if listed != (planned := [engine.name for engine in plan.engines]):
+        yield f"the plan has the quality of {', '.join(planned)}, run.json of {', '.join(map(str, listed)) or 'none'}"
+        return
+    for entry in entries or ():
+        if entry.get("outcome") not in OUTCOMES:
+            yield f"quality of {entry['engine']}: outcome is {entry.get('outcome')!r}, which is none"
+        elif entry["outcome"] == "ok" and not isinstance(entry.get("figures"), dict):
+            yield f"quality of {entry['engine']}: is ok and has no figures"
+
+
 def _differs(name: str, part: str, model: type[BaseModel], said: Any, planned: BaseModel) -> Iterator[str]:
     try:
         found = model.model_validate(said)
@@ -140,6 +156,13 @@ def _files(run: Run) -> Iterator[str]:
         if rows != total:
             said = "cannot be read" if rows is None else f"has {rows} requests"
             yield f"cell {cell['id']}: run.json tells of {total} requests, its requests.parquet {said}"
+    for entry in _table(run.document.get("quality")).get("engines") or ():
+        if (tokens := _table(_table(entry).get("figures")).get("tokens")) is None:
+            continue
+        path = store.quality_file(run.path, entry["engine"])
+        if (rows := _rows(path)) != tokens:
+            said = "cannot be read" if rows is None else f"has {rows} tokens"
+            yield f"quality of {entry['engine']}: run.json tells of {tokens} tokens, its {path.name} {said}"
 
 
 def _rows(path: Path) -> int | None:

@@ -16,13 +16,14 @@ from bench.errors import RunFolderError
 from bench.plans.plan import Plan, cell_id, validate
 from bench.plans.tables import Engine, Load
 from bench.prompts.requests import check
+from bench.quality import passes
 from bench.remote import again, running_server
 from bench.run import store
 from bench.target import CannotServe, Served, Target, own_server
 from monitoring.machine import describe
 
 RETRIED = ("failed", "timeout")  # outcomes that may have been the server's passing trouble
-_RESULTS = ("began", "reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity", "quality")
+_RESULTS = ("began", "reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity")
 
 
 class Watcher(Protocol):
@@ -48,6 +49,11 @@ class Sweep:
     @property
     def pending(self) -> list[dict[str, Any]]:
         return [cell for cell in self.document["cells"] if cell["outcome"] == "pending"]
+
+    @property
+    def unjudged(self) -> list[dict[str, Any]]:
+        """The engines whose quality has not been measured yet."""
+        return passes.pending(self.document)
 
     @property
     def seeds_from(self) -> int:
@@ -86,7 +92,7 @@ def new(
     (bench.remote).
 
     `refused`: why which loads, by name, cannot be carried; their cells are `unsupported` from the beginning.
-    Raises PlanError for a prompts file that is not usable.
+    Raises PlanError for a prompts file, texts or a baseline that are not usable.
     """
     plan, files = _with_files(plan, watcher)
     now = datetime.now(UTC)
@@ -107,6 +113,7 @@ def new(
             for engine in plan.engines
             for load in plan.loads
         ],
+        "quality": passes.start(plan, remote=remote is not None),
     }
     return Sweep(runs / run_id, document, plan, watcher, remote)
 
@@ -131,10 +138,11 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
         for cell in document["cells"]:
             if cell["outcome"] in RETRIED:
                 cell.update(outcome="pending", **dict.fromkeys(_RESULTS))
+        passes.retry(document, RETRIED)
         document["finished"] = None
     if sweep.pending:
         _with_files(plan, watcher)
-    if sweep.remote is not None and sweep.pending:
+    if sweep.remote is not None and (sweep.pending or sweep.unjudged):
         target = again(sweep.remote)
         if other := _other_model(plan.engines[0], target):
             raise RunFolderError(f"{run.path}: {other} Start a new run.")
@@ -188,7 +196,11 @@ def run(sweep: Sweep) -> None:
 def at_work(sweep: Sweep) -> Iterator[None]:
     """Hold the run folder for this process; its end without an exception is the run's end."""
     with _only_one(sweep.run_dir):
+        passes.keep_baseline(sweep.run_dir, sweep.document)
         yield
+        for engine in sweep.plan.engines:
+            passes.judge_elsewhere(sweep.run_dir, sweep.document, sweep.plan, engine, sweep.watcher.say)
+            sweep.save()
         sweep.document["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         sweep.save()
 
@@ -213,21 +225,28 @@ def _only_one(run_dir: Path) -> Iterator[None]:
 
 
 def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
-    """All pending cells of one engine and repeat, on one server; one that dies is started anew for the next cell."""
+    """All pending cells of one engine and repeat on one server, and its quality where that is of the same model; a
+    server that dies is started anew for the next cell."""
     loads = {cell_id(engine, load, repeat): load for load in sweep.plan.loads}
     cells = [cell for cell in sweep.pending if cell["id"] in loads]
-    while cells:
+    while cells or passes.pending(sweep.document, engine):
         try:
             with _server(sweep, engine, repeat) as (target, startup, log_path):
                 while cells:
                     cell = cells.pop(0)
                     cell["startup"] = startup
                     _run_cell(sweep, cell, loads[cell["id"]], target, log_path)
-                    if target.failure():
+                    if death := target.failure():
+                        if death.outcome == "unsupported":  # it would die again
+                            raise CannotServe(*death)
                         break
+                else:
+                    passes.judge(sweep.run_dir, sweep.document, sweep.plan, engine, target, sweep.watcher.say)
+                    sweep.save()
         except CannotServe as problem:
-            names = ", ".join(cell["id"] for cell in cells)
+            names = ", ".join(cell["id"] for cell in cells) or engine.name
             sweep.watcher.say(f"{names}: {problem.outcome}: {problem}")
+            passes.give_up(sweep.document, engine, problem)
             for cell in cells:
                 cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
                 cell["known_beforehand"] = problem.beforehand

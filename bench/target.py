@@ -27,9 +27,16 @@ from serve.errors import ServeError, SettingsError
 _OUTCOMES = {"oom": "oom", "unsupported": "unsupported", "timeout": "timeout"}
 
 
+class Death(NamedTuple):
+    """How a server ended: the outcome of what it was doing, and the paragraph for the reader."""
+
+    outcome: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Target:
-    """A running server. `failure()` says in a sentence that it has died, once it has; `pids()` are its processes.
+    """A running server. `failure()` says how it has died, once it has; `pids()` are its processes.
 
     `settings` is what has to be said to reach it and `dialect` what it takes: a server of our own is vLLM.
     """
@@ -40,7 +47,7 @@ class Target:
     vocabulary: Vocabulary | None
     max_model_len: int | None
     pids: Callable[[], list[int]] = list
-    failure: Callable[[], str | None] = lambda: None
+    failure: Callable[[], Death | None] = lambda: None
     dialect: Dialect = VLLM
     settings: RunningServer = field(default_factory=RunningServer)
 
@@ -128,9 +135,9 @@ def own_server(
         }
         say(f"{engine.name}: ready after {running.startup.ready_s:.0f} s")
 
-        def failure() -> str | None:
+        def failure() -> Death | None:
             died = running.failure()
-            return error_paragraph(died) if died else None
+            return Death(_OUTCOMES.get(died.kind, "failed"), error_paragraph(died)) if died else None
 
         target = Target(
             base_url=running.base_url,

@@ -12,6 +12,7 @@ from reports.sections.delivery import delivery
 from reports.sections.lost import lost
 from reports.sections.planned import sections
 from reports.sections.problems import Problem, problems
+from reports.sections.quality import judged
 from reports.sections.section import Section
 from reports.tables import Table
 from reports.verdict import unfinished, verdict
@@ -32,7 +33,7 @@ class Content:
     performance: tuple[Picture, ...]
     distributions: tuple[Picture, ...]
     memory: tuple[Picture, ...]
-    planned: tuple[Section, ...]
+    sections: tuple[Section, ...]
     cells: tuple[Table, ...]
     trust: tuple[Table, ...]
     problems: tuple[Problem, ...]
@@ -63,7 +64,7 @@ def content(report: Report) -> Content:
         performance=tuple(p for p in drawn if p.name.startswith("throughput")),
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         memory=tuple(p for p in drawn if p.name == "memory"),
-        planned=sections(report),
+        sections=(*judged(report), *sections(report)),
         cells=tuple(t for t in (tables.throughput(report), _latencies(report), lost(report)) if t is not None),
         trust=tuple(
             t
@@ -111,4 +112,5 @@ def numbers(report: Report) -> Json:
             }
             for cell in report.cells
         ],
+        "quality": list(report.quality),
     }

@@ -63,6 +63,13 @@ DEFINITIONS = (
         "counted are absent.",
     ),
     (
+        "ΔNLL, KL, same first token",
+        "How well an engine predicts held-out text beside the baseline, on the same tokens. ΔNLL: negative "
+        "log-likelihood of the text's own token less the baseline's, in nats. KL: divergence from the baseline's "
+        "next-token distribution, a lower bound from the likeliest tokens. Same first token: share of tokens at which "
+        "both put the same one first.",
+    ),
+    (
         "Percentiles",
         "Computed from the raw records, never from buckets. p50 is the median; 95 % of the values are below p95. "
         f"A percentile needs enough of them and is otherwise absent: {PERCENTILES_NEED}.",

@@ -66,9 +66,10 @@ def markdown(content: Content) -> str:
     lines += ["## Throughput against latency", "", *_md_pictures(content.performance)]
     lines += ["## Distributions of latency", "", *_md_pictures(content.distributions)]
     lines += ["## Memory", "", *_md_pictures(content.memory, "No engine stated what it uses.")]
-    for section in content.planned:
+    for section in content.sections:
         lines += [f"## {_md(section.title)}", ""]
         lines += [line for paragraph in section.paragraphs for line in (_md(paragraph), "")]
+        lines += _md_pictures(section.pictures) if section.pictures else []
         lines += [line for t in section.tables for line in _md_table(t)]
     lines += ["## All cells", "", *(line for t in content.cells for line in _md_table(t))]
     lines += ["## Validity and reconciliation", ""]

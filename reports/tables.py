@@ -95,7 +95,7 @@ def key_figures(report: Report) -> Table:
     for engine in report.engines:
         cells = report.of_engine(engine)
         measured = sum(cell.measured for cell in cells)
-        best, where, against = _best(report, engine)
+        top, where, against = best(report, engine)
         light = report.repeats(engine, lightest) if lightest else ()
         rows.append(
             [
@@ -105,7 +105,7 @@ def key_figures(report: Report) -> Table:
                 _tokens(startup_value(cells, "kv_cache_tokens")),
                 seconds(startup_value(cells, "ready_s")),
                 byte_size(peak_memory(cells)),
-                f"{number(best.median)} tok/s" if best else MISSING,
+                f"{number(top.median)} tok/s" if top else MISSING,
                 where or MISSING,
                 against,
                 seconds(_median(light, f"ttft_s.{ttft}")),
@@ -127,7 +127,7 @@ def _tokens(value: float | None) -> str:
     return f"{count(value)} tokens" if value is not None else MISSING
 
 
-def _best(report: Report, engine: str) -> tuple[Spread | None, str, str]:
+def best(report: Report, engine: str) -> tuple[Spread | None, str, str]:
     """(best throughput, at which load, ratio to the baseline at that load)."""
     found = [
         (load, item)
@@ -136,13 +136,13 @@ def _best(report: Report, engine: str) -> tuple[Spread | None, str, str]:
     ]
     if not found:
         return None, "", MISSING
-    load, best = max(found, key=lambda pair: pair[1].median)
+    load, top = max(found, key=lambda pair: pair[1].median)
     if engine == report.engines[0]:
-        return best, load.label, "baseline"
+        return top, load.label, "baseline"
     baseline = metric_spread(report.repeats(report.engines[0], load), THROUGHPUT)
     if baseline is None or baseline.median <= 0:
-        return best, load.label, MISSING
-    return best, load.label, ratio(best.median / baseline.median)
+        return top, load.label, MISSING
+    return top, load.label, ratio(top.median / baseline.median)
 
 
 def _median(cells: tuple[Cell, ...], name: str) -> float | None:

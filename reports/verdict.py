@@ -4,6 +4,7 @@ Each function returns one statement or nothing, and says nothing that was not me
 """
 
 from inputs.quantities import in_words, number, plural, ratio, seconds
+from reports import quality
 from reports.answers import counted_by, lengths
 from reports.hidden_states import hidden_states
 from reports.measured.cells import Cell, Load, Report
@@ -47,7 +48,7 @@ def verdict(report: Report) -> list[str]:
         counted_by(report),
         lengths(report),
         resolution(report),
-        quality(report),
+        quality.statement(report),
         mismatch(report),
     )
     return [statement for statement in statements if statement]
@@ -319,35 +320,16 @@ def resolution(report: Report) -> str:
     )
 
 
-def weightless(report: Report) -> list[str]:
-    """The models whose weights were not loaded but made up by the engine."""
-    made_up = [
-        cell.document["engine"] for cell in report.cells if (cell.document.get("startup") or {}).get("weightless")
-    ]
-    return list(dict.fromkeys(str(engine.get("model") or "the model") for engine in made_up))
-
-
-def quality(report: Report) -> str:
-    """What the run says about the quality of the answers."""
-    models = weightless(report)
-    if models:
-        real = "speed and memory are real, but no statement about quality can be made" if report.measured else ""
-        tail = f": {real}" if real else ": no statement about quality can be made"
-        whose = listing([_name(model) for model in models], 3)
-        return f"{whose} ran with made-up weights{tail}."
-    if report.measured and not any(cell.document.get("quality") for cell in report.cells):
-        return "Quality was not measured: a faster engine may answer worse."
-    return ""
-
-
 def mismatch(report: Report) -> str:
     """Whether run.json stores other numbers than its records give."""
     changed = [cell.id for cell in report.cells if cell.differences]
-    if not changed:
+    if not changed and not report.quality_differs:
         return ""
+    of_quality = f"the quality of {listing(list(report.quality_differs), 4)}" if report.quality_differs else ""
+    of_cells = f"{plural(len(changed), 'cell')} ({listing(changed, 4)})" if changed else ""
     return (
         "Attention: the numbers stored in run.json differ from what the records give in "
-        f"{plural(len(changed), 'cell')} ({listing(changed, 4)}); this report shows the recomputed ones."
+        f"{listing([text for text in (of_cells, of_quality) if text])}; this report shows the recomputed ones."
     )
 
 

@@ -15,6 +15,7 @@ ServeError                     exit code 4, kind "failed"
 │   └── StartCancelled       130  "cancelled"        the caller asked to stop waiting
 ├── ContractError              3  "unsupported"      the installed vLLM lacks what the hidden-states plugin uses
 ├── EngineDied                 4  "died"             the server was ready and then ended
+│   └── EngineUnfit            4  "unsupported"      … because nothing here computes what it was to compute
 └── ClientError                4  "client"           a running server did not give what was asked of it
     ├── Refused                2  "refused"          it answered 4xx: the request is wrong for it
     │   ├── TooLarge           2  "too_large"        … 413: more than it takes at once
@@ -120,6 +121,10 @@ class StartCancelled(StartFailed):
 
 class EngineDied(ServeError):
     kind = "died"
+
+
+class EngineUnfit(EngineDied):
+    kind = "unsupported"
 
 
 class ContractError(ServeError):

@@ -26,7 +26,13 @@ MAY_IMPORT = {
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
-    ("reports", "bench"): {"bench.run.records", "bench.run.store", "bench.run.stats", "bench.errors"},
+    ("reports", "bench"): {
+        "bench.run.records",
+        "bench.run.store",
+        "bench.run.stats",
+        "bench.run.quality",
+        "bench.errors",
+    },
     ("dashboards", "bench"): {
         "bench.run.records",
         "bench.run.store",

@@ -54,3 +54,20 @@ def models(document: Any) -> list[dict[str, Any]]:
     data = document.get("data") if isinstance(document, dict) else None
     listed = data if isinstance(data, list) else []
     return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]
+
+
+def tokens(to: Target, path: str, model: str, text: str, *, special: bool = False) -> list[int]:
+    """The ids that a server's tokenizer at `path` makes of a text, by the names that vLLM, SGLang, llama.cpp and TGI
+    give the fields; `special` with what it puts around a text, where it can be asked for that.
+
+    Raises OSError when it does not answer, ValueError or TypeError when the answer holds no ids.
+    """
+    asked = {"model": model, **dict.fromkeys(("add_special_tokens", "add_special"), special)}
+    asked |= dict.fromkeys(("prompt", "content", "input", "inputs"), text)
+    document = fetch(to, path, asked, timeout_s=30).document()
+    listed = document.get("tokens") if isinstance(document, dict) else document
+    ids = [token.get("id") if isinstance(token, dict) else token for token in listed or []]
+    whole = [token for token in ids if isinstance(token, int) and 0 <= token < 2**31]
+    if len(whole) < len(ids):
+        raise ValueError("token ids are whole numbers")
+    return whole

@@ -220,7 +220,10 @@ def _only(side: Order, places: set[Place]) -> Order:
         "engines": tuple(one for one in side.plan.engines if one.name in engines),
         "loads": tuple(one for one in side.plan.loads if one.name in loads),
     }
-    return replace(side, plan=side.plan.model_copy(update=kept))
+    quality = side.plan.quality
+    if quality and quality.baseline in {one.name for one in side.plan.engines} - engines:
+        quality = quality.model_copy(update={"baseline": None})
+    return replace(side, plan=side.plan.model_copy(update=kept | {"quality": quality}))
 
 
 def _name_each_other(pair: Pair, watcher: Watcher) -> None:

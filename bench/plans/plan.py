@@ -16,6 +16,8 @@
     ttft_s = 0.5
     [target]                         # a server that already runs, instead of engines of our own
     url = "http://127.0.0.1:8000"
+    [quality]                        # how well each engine predicts held-out text, beside the first one
+    model = "demo-1m"                # on a trained model, where the engines' own has random weights
     [cost]                           # a report with sections on memory, capacity and cost
     gpu = "rtx-4090"
     api = "openai/gpt-4o"
@@ -34,7 +36,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from bench.errors import PlanError
 from bench.plans.faults import explain, require_known
-from bench.plans.tables import Cost, Engine, Load, RunningServer, Slo, Table
+from bench.plans.tables import Cost, Engine, Load, Quality, RunningServer, Slo, Table
 from bench.run.store import slug
 from inputs import files
 
@@ -48,6 +50,7 @@ class Plan(Table):
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
     slo: Slo = Slo()
     cost: Cost | None = None
+    quality: Quality | None = None
     cell_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     target: RunningServer | None = None
@@ -112,12 +115,23 @@ def expand(document: dict[str, Any], *, source: str, base: Path | None = None, r
                 varied = {**entry, **values} if values or len(entries) > 1 else merged
                 if values or not merged.get("name"):
                     merged["name"] = _name(kind, merged, varied, values)
-                if kind == "load" and base is not None and isinstance(merged.get("prompts_file"), str):
-                    merged["prompts_file"] = str((base / Path(merged["prompts_file"]).expanduser()).resolve())
+                if kind == "load":
+                    _find(merged, "prompts_file", base)
                 expanded.append(merged)
         document[f"{kind}s"] = expanded
     document.setdefault("name", Path(source).stem)
+    if isinstance(quality := document.get("quality"), dict):
+        document["quality"] = quality = dict(quality)
+        _find(quality, "texts", base)
+        if quality.get("baseline") not in [engine.get("name") for engine in document["engines"]]:
+            _find(quality, "baseline", base)
     return validate(document, source=source)
+
+
+def _find(table: dict[str, Any], key: str, base: Path | None) -> None:
+    """A file that a table names is sought beside the plan, or at home."""
+    if base is not None and isinstance(table.get(key), str):
+        table[key] = str((base / Path(table[key]).expanduser()).resolve())
 
 
 def validate(document: dict[str, Any], *, source: str) -> Plan:

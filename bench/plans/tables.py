@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bench.run.rates import mean_rps
+from checkpoints.errors import BadScheme
+from checkpoints.tensors import schemes
 
 Positive = Annotated[int, Field(gt=0)]
+LEAST_PIECES = 10  # of held-out text
 
 
 class Table(BaseModel):
@@ -68,6 +71,24 @@ class Engine(Table):
     cpu_kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     enforce_eager: bool | None = None
     extra_args: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_format(cls, values: Any) -> Any:
+        """A quantization that is a number format (`fp16`) sets `dtype`; one that is refused is refused here."""
+        word = values.get("quantization") if isinstance(values, dict) else None
+        if not isinstance(word, str):
+            return values
+        try:
+            schemes.wanted(word)
+        except BadScheme as error:
+            raise ValueError(str(error)) from None
+        dtype, given = schemes.DTYPES.get(word.strip().lower()), values.get("dtype")
+        if dtype is None or given in (None, "auto"):
+            return {**values, "dtype": dtype or given}
+        if schemes.DTYPES.get({"float": "float32"}.get(given, given)) != dtype:
+            raise ValueError(f"quantization = {word!r} is the number format {dtype}, and dtype = {given!r} is another")
+        return values
 
 
 class Load(Table):
@@ -209,6 +230,32 @@ class Cost(Table):
     api: str | None = None
     tokens_per_month: Annotated[float, Field(gt=0)] | None = None
     inputs: dict[str, float | tuple[float, float, float]] = {}
+
+
+class Quality(Table):
+    """Which held-out tokens every engine shall predict, and which engine it is then held against.
+
+    `model`: a trained model on which the engines' settings are judged where their own has random weights. `texts`: a
+    file that the model was not trained on; without it the held-out text beside a demo model. `baseline`: an engine of
+    the plan (the first one) or a run folder. `tokens` are scored in pieces of `window_tokens`, each by itself; of the
+    distribution of each the `top` likeliest tokens are kept.
+    """
+
+    model: str | None = None
+    texts: str | None = None
+    baseline: str | None = None
+    tokens: Annotated[int, Field(gt=0, le=10_000_000)] = 8192
+    window_tokens: Annotated[int, Field(ge=8, le=1_000_000)] = 512
+    top: Annotated[int, Field(ge=1, le=1000)] = 20
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.tokens < LEAST_PIECES * self.window_tokens:
+            raise ValueError(
+                f"tokens = {self.tokens} at window_tokens = {self.window_tokens}: at least {LEAST_PIECES} pieces are "
+                "needed, or there is no standard error to speak of"
+            )
+        return self
 
 
 class DialectPins(Table):

@@ -9,7 +9,8 @@ def exit_code(document: dict[str, Any]) -> tuple[int, list[str]]:
     """(exit code, why it is not 0) of a finished run, from its run.json.
 
     0: every cell is ok, or was known to be impossible before its server was started. 1: something was measured, and a
-    cell is invalid, failed, or missed the SLO. 4: nothing was measured.
+    cell is invalid, failed, or missed the SLO, or an engine's quality failed or its quantization was not applied. 4:
+    nothing was measured.
     """
     cells = document["cells"]
     slo = (document.get("plan") or {}).get("slo") or {}
@@ -19,9 +20,22 @@ def exit_code(document: dict[str, Any]) -> tuple[int, list[str]]:
         reasons.append(_named(outcome, [cell["id"] for cell in tried if cell["outcome"] == outcome]))
     if missed := [cell["id"] for cell in tried if cell["outcome"] == "ok" and _misses(cell, slo.get("share"))]:
         reasons.append(_named("SLO missed", missed))
+    reasons += _quality(document)
     if not any(cell["outcome"] in ("ok", "invalid") for cell in cells):
         return NOTHING, reasons or ["no cell could be measured on this machine"]
     return (NEGATIVE, reasons) if reasons else (WELL, [])
+
+
+def _quality(document: dict[str, Any]) -> list[str]:
+    engines = (document.get("quality") or {}).get("engines") or []
+    tried = [entry for entry in engines if not entry["known_beforehand"]]
+    reasons = [
+        _named(f"quality {outcome}", [entry["engine"] for entry in tried if entry["outcome"] == outcome])
+        for outcome in dict.fromkeys(entry["outcome"] for entry in tried if entry["outcome"] != "ok")
+    ]
+    if idle := [entry["engine"] for entry in tried if entry["applied"] is False]:
+        reasons.append(_named("quantization not applied", idle))
+    return reasons
 
 
 def _misses(cell: dict[str, Any], least: float | None) -> bool:

@@ -107,6 +107,11 @@ def cell_dir(run_dir: Path, cell_id: str) -> Path:
     return run_dir / "cells" / cell_id
 
 
+def quality_file(run_dir: Path, engine: str) -> Path:
+    """Where an engine's rows of held-out tokens lie."""
+    return run_dir / "quality" / f"{slug(engine)}.parquet"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, opened for reading. `document` is its run.json."""
@@ -126,8 +131,14 @@ class Run:
         """Timed samples beside the load: t_s, source, name, labels (JSON), value; None if none were taken."""
         return self._parquet(cell_id, "samples.parquet")
 
+    def scored(self, name: str) -> pa.Table | None:
+        """One row per held-out token that an engine was asked for (columns: bench.run.quality.SCHEMA); None without."""
+        return self._table(quality_file(self.path, name))
+
     def _parquet(self, cell_id: str, name: str) -> pa.Table | None:
-        path = cell_dir(self.path, cell_id) / name
+        return self._table(cell_dir(self.path, cell_id) / name)
+
+    def _table(self, path: Path) -> pa.Table | None:
         if not path.exists():
             return None
         try:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bench.errors import RunFolderError
-from bench.run import stats
+from bench.run import quality, stats
 from bench.run.store import Run
 from inputs.quantities import plural
 from reports.errors import ReportError
@@ -99,6 +99,8 @@ class Report:
     folder: str
     document: Json
     cells: tuple[Cell, ...]
+    quality: tuple[Json, ...] = ()  # an entry for each engine whose quality was asked for: bench.run.quality.results
+    quality_differs: tuple[str, ...] = ()  # the engines of which run.json stores another quality than their rows give
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -316,7 +318,14 @@ def _lacking(cell: Any) -> str | None:
 
 def read(run: Run) -> Report:
     """The report's content from a run folder's records; raises ReportError when run.json lacks what a cell is."""
-    return _report(run, _cell)
+    report, found = _report(run, _cell), _quality(run)
+    stored = {entry["engine"]: entry for entry in (report.document.get("quality") or {}).get("engines") or ()}
+    differ = [
+        entry["engine"]
+        for entry in found
+        if any(differences(stored[entry["engine"]].get(part), entry.get(part)) for part in ("figures", "against"))
+    ]
+    return replace(report, quality=found, quality_differs=tuple(differ))
 
 
 def stored(run: Run) -> Report:
@@ -324,7 +333,28 @@ def stored(run: Run) -> Report:
 
     For whoever shows many or large runs at once. Raises ReportError when run.json lacks what a cell is.
     """
-    return _report(run, _stored_cell)
+    report = _report(run, _stored_cell)
+    return replace(report, quality=tuple((report.document.get("quality") or {}).get("engines") or ()))
+
+
+def _quality(run: Run) -> tuple[Json, ...]:
+    """The quality of every engine, recomputed from its rows; where they cannot be read, why, in place of figures."""
+    broken: dict[str, str] = {}
+
+    def rows_of(engine: str) -> pa.Table | None:
+        try:
+            return run.scored(engine)
+        except RunFolderError as error:
+            broken[engine] = str(error)
+            return None
+
+    found = quality.results(readable(run.document), rows_of)
+    return tuple(
+        entry
+        if entry["outcome"] != "ok" or entry["figures"] is not None
+        else entry | {"outcome": "failed", "reason": broken.get(entry["engine"], "Its rows are missing.")}
+        for entry in found
+    )
 
 
 def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:

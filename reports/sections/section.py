@@ -1,7 +1,8 @@
-"""A part of a report that a run may or may not have: paragraphs and tables under a heading of its own."""
+"""A part of a report that a run may or may not have: paragraphs, tables and figures under a heading of its own."""
 
 from dataclasses import dataclass
 
+from reports.figures.drawing import Picture
 from reports.tables import Table
 
 
@@ -13,3 +14,4 @@ class Section:
     title: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()

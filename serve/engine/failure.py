@@ -14,6 +14,7 @@ from serve.processes.memory_kills import NOT_LOOKED, MemoryVerdict
 READ_LOG = "Look into the log for what happened before."
 KILLED = "A process of the server was killed by signal 9."
 SILENT = ("killed", "ended-silently")  # causes that the kernel's counters know more of than the log
+KERNELS = ("no-cpu-kernel", "no-kernel")  # causes that show at the first request only
 _LESS_MEMORY = (
     "Lower cpu_kv_cache_gib, max_model_len or max_num_seqs, quantize the model, or end other programs that use memory."
 )
@@ -71,7 +72,8 @@ def died(log: str, exit_status: int | None, memory: MemoryVerdict = NOT_LOOKED) 
     said = read(["Application startup complete", *lines(log)])
     if said.cause and said.cause.serving != "requests" and said.cause.name not in SILENT:
         summary = f"The server died while it served. {said.cause.says}"
-        return Failure(errors.EngineDied, summary, said.words, said.cause.todo)
+        error = errors.EngineUnfit if said.cause.name in KERNELS else errors.EngineDied
+        return Failure(error, summary, said.words, said.cause.todo)
     words = " … ".join(said.matter) if said.failed else None
     if exit_status not in (None, 0):
         summary = f"The server died while it served, {_exit_words(exit_status)}."

@@ -61,7 +61,7 @@ class Server:
         """Every living process of the server: API server, engine core, workers."""
         return self._process.pids()
 
-    def failure(self) -> errors.EngineDied | None:
+    def failure(self) -> errors.ServeError | None:
         """How the server died, or None while it lives; never waits. New log lines go to `on_line` here."""
         if self._stopping:
             return None
@@ -70,9 +70,7 @@ class Server:
         if exit_status is None and not self._log.engine_is_dead:
             return None
         what = failure.died(tail(self.log_path), exit_status, self._process.memory_kills.verdict())
-        return errors.EngineDied(
-            what.summary, engine_words=what.engine_words, next_step=what.next_step, log_path=self.log_path
-        )
+        return what.to_error(self.log_path)
 
     def stop(self, drain_s: float = 0.0, grace_s: float = TERM_GRACE_S) -> None:
         """Let running requests end for at most `drain_s`, then end every process and wait for port and GPU memory.

@@ -100,6 +100,12 @@ RAMP = {"kind": "open", "arrival": "ramp", "rates_rps": [2, 10], "seconds": 9}
         ({"loads": [{**LOADS[0], "prompt_tokens": -1}]}, ["prompt_tokens.mean = -1"]),
         ({"loads": 3}, ["[[loads]]"]),
         ({"engines": [{}]}, ["engines[none].model", "missing"]),
+        ({"engines": [{"model": "m", "quantization": "int2"}]}, ["engines[int2]", "8-15 %", "Use int4"]),
+        ({"engines": [{"model": "m", "quantization": "INT8-g32"}]}, ["no groups"]),
+        ({"engines": [{"model": "m", "quantization": "fp16", "dtype": "bfloat16"}]}, ["number format float16"]),
+        ({"quality": {"token": 9}}, ["quality.token = 9", "Did you mean `tokens`"]),
+        ({"quality": {"tokens": 900, "window_tokens": 100}}, ["at least 10 pieces"]),
+        ({"quality": {"top": 0}}, ["quality.top = 0"]),
         ({"engines": [{"model": "m", "tensor_parallel": 2}]}, ["Did you mean `tensor_parallel_size`"]),
         ({"engines": ENGINES * 2}, ["two engines are called 'none'"]),
         ({"repeat": 3}, ["repeat = 3", "Did you mean `repeats`"]),
@@ -119,12 +125,37 @@ def test_a_wrong_plan_names_the_key_the_value_and_the_way_out(document: dict[str
     assert "Tuple should have" not in message
 
 
+@pytest.mark.parametrize(
+    ("word", "given", "dtype"),
+    [
+        ("fp16", None, "float16"),
+        ("half", "half", "half"),
+        ("bf16", "auto", "bfloat16"),
+        ("fp32", "float", "float"),
+        ("none", None, None),
+        ("int8", "bfloat16", "bfloat16"),
+    ],
+)
+def test_a_number_format_as_quantization_is_the_dtype(word: str, given: str | None, dtype: str | None) -> None:
+    engine = {"model": "m", "quantization": word} | ({"dtype": given} if given else {})
+    assert expand({"engines": [engine], "loads": LOADS}, source="x").engines[0].dtype == dtype
+
+
 def test_a_missing_plan_offers_the_bundled_ones(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"bundled plan: .*default"):
         load_plan(tmp_path / "nope.toml")
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(PlanError, match="not readable as TOML"):
         load_plan(tmp_path / "bad.toml")
+
+
+def test_texts_and_a_baseline_are_sought_beside_the_plan(tmp_path: Path) -> None:
+    text = 'loads = [{concurrency = 1, requests = 9}]\nengines = [{name = "a", model = "m"}]\n[quality]\n'
+    for given, found in (("a", "a"), ("runs/1", str(tmp_path / "runs" / "1"))):
+        (tmp_path / "plan.toml").write_text(f'{text}texts = "t.txt"\nbaseline = "{given}"\n')
+        quality = load_plan(tmp_path / "plan.toml").quality
+        assert quality is not None
+        assert (quality.texts, quality.baseline) == (str(tmp_path / "t.txt"), found)
 
 
 def test_a_prompts_file_is_sought_beside_the_plan_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,13 +108,10 @@ def test_memory_is_stacked_in_bytes(reference: Report) -> None:
 
 def test_quality_is_shown_only_where_it_was_measured(reference: Report) -> None:
     assert benchmarks.quality(reference) is None
-    for cell in reference.cells:
-        cell.document["quality"] = {"kl_mean": 0.02} if cell.engine == "int8" else None
-    found = benchmarks.quality(reference)
-    for cell in reference.cells:
-        cell.document["quality"] = None
+    judged = ({"engine": "bf16", "against": None}, {"engine": "int8", "against": {"delta_nll": 0.02}})
+    found = benchmarks.quality(replace(reference, quality=judged))
     assert found is not None
-    assert found[0] == "kl_mean"
+    assert found[0] == "delta_nll"
     assert [(row["engine"], row["quality"], round(row["output_tok_s"])) for row in found[1]] == [("int8", 0.02, 304)]
 
 

@@ -1,6 +1,7 @@
 """Run folders with made-up but plausible records, for the tests of the reports."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.run import stats
+from bench.run import quality, stats
 from bench.run.records import SCHEMA
 
 MIB = 1024**2
@@ -69,6 +70,20 @@ def closed_requests(
             }
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def held_out_rows(loss: float) -> pa.Table:
+    """Twelve pieces of 20 tokens; every second piece loses twice as much as the others."""
+    columns: dict[str, list[Any]] = {name: [] for name in quality.SCHEMA.names}
+    for index in range(12 * 20):
+        piece, place = divmod(index, 20)
+        lost = loss * (4 / 3 if piece % 2 else 2 / 3)
+        right = 0.5 * math.exp(-lost)
+        token = 3 + index % 7
+        row = (0, piece, place + 1, token, math.log(right), [str(token), "1"], [math.log(right), math.log(0.4)])
+        for name, value in zip(columns, row, strict=True):
+            columns[name].append(value)
+    return pa.table(columns, schema=quality.SCHEMA)
 
 
 def engine(name: str, **settings: Any) -> dict[str, Any]:
@@ -163,6 +178,7 @@ class RunFolder:
     path: Path
     cells: list[dict[str, Any]] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=lambda: {"name": "default"})
+    quality: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self,
@@ -188,7 +204,7 @@ class RunFolder:
             "id": f"{slug}-{load['kind']}-{number}-r{repeat}",
             "engine": engine(name, **(settings or {})),
         }
-        cell |= {"load": load, "repeat": repeat, "outcome": outcome, "reason": reason, "quality": None}
+        cell |= {"load": load, "repeat": repeat, "outcome": outcome, "reason": reason}
         cell |= {"startup": None, "metrics": None, "reconciliation": None, "validity": None}
         if requests is not None:
             folder = self.path / "cells" / cell["id"]
@@ -211,6 +227,37 @@ class RunFolder:
         self.cells.append(cell)
         return cell
 
+    def _quality(self) -> dict[str, Any] | None:
+        if not self.quality:
+            return None
+        texts = {"name": "heldout.txt", "sha256": "dc7c984c3334" + "0" * 52, "texts": 1}
+        document = {
+            "baseline": self.quality[0]["engine"],
+            "baseline_run": None,
+            "texts": texts,
+            "engines": self.quality,
+        }
+        tables = {e["engine"]: self.path / "quality" / f"{e['engine']}.parquet" for e in self.quality}
+        rows = {name: pq.read_table(path) for name, path in tables.items() if path.exists()}
+        document["engines"] = quality.results({"quality": document}, rows.get)
+        return document
+
+    def judge(self, engine: str, loss: float | None, **fields: Any) -> dict[str, Any]:
+        """Quality of an engine that gives every held-out token e to the −`loss` of the probability that the first one
+        gives it, more in some pieces and less in others; None: it has none."""
+        scheme = {"int8": "w8a8-int8", "int4": "w4a16"}.get(engine, "none")
+        entry: dict[str, Any] = {"engine": engine, "model": "demo-1m", "scheme": scheme, "kv_cache_dtype": "auto"}
+        entry |= {"outcome": "ok", "reason": None, "known_beforehand": False, "form": "prompt_logprobs", "top": 2}
+        entry |= {"pieces": 12, "repeat_kl": 0.0, "seconds": 2.5, "tokens_sha256": None, "rounded": False, **fields}
+        if loss is not None:
+            rows = held_out_rows(loss)
+            path = self.path / "quality" / f"{engine}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(rows, path)
+            entry["tokens_sha256"] = fields.get("tokens_sha256", quality.tokens_sha256(rows))
+        self.quality.append(entry)
+        return entry
+
     def write(self, **fields: Any) -> Path:
         document = {
             "format": 1,
@@ -221,6 +268,7 @@ class RunFolder:
             "plan": self.plan,
             "environment": ENVIRONMENT,
             "cells": self.cells,
+            "quality": self._quality(),
             **fields,
         }
         self.path.mkdir(parents=True, exist_ok=True)

@@ -231,6 +231,17 @@ def test_a_death_is_explained_by_what_follows_the_engines_obituary():
     assert "max_num_seqs" in found.next_step
 
 
+def test_a_death_for_want_of_a_kernel_is_no_accident():
+    log = (
+        "(Worker pid=3) ERROR 11-26 21:08:50 [x.py:1] AttributeError: '_OpNamespace' '_C' object has no attribute "
+        "'cpu_gemm_wna16'\n(EngineCore pid=2) ERROR 11-26 21:08:50 [core.py:1512] EngineCore encountered an error.\n"
+    )
+    found = failure.died(log, None)
+    assert (found.error, found.error.kind) == (errors.EngineUnfit, "unsupported")
+    assert "no kernel for this quantization on this processor" in found.summary
+    assert "cpu_gemm_wna16" in found.engine_words
+
+
 def test_a_silent_death_names_the_signal():
     found = failure.died("INFO: served\n", -11)
     assert found.engine_words is None

@@ -23,7 +23,7 @@ LONG_NAMES = {
     "e2e_s": "whole answer, end to end (E2E)",
 }
 AUTOMATIC_VALUES = 3_000_000  # token gaps that are read without being asked for: about a second's work
-QUALITY = ("kl_mean", "kl", "delta_nll", "perplexity")
+QUALITY = "delta_nll"
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,13 @@ def memory_rows(found: list[Stack]) -> Rows:
 
 def quality(report: Report) -> tuple[str, Rows] | None:
     """(name of the quality measure, rows of quality against the best throughput per engine); None when not measured."""
-    for name in QUALITY:
-        rows = []
-        for engine in report.engines:
-            cells = tuple(cell for cell in report.of_engine(engine) if cell.measured)
-            values = [(cell.document.get("quality") or {}).get(name) for cell in cells]
-            known = [float(value) for value in values if isinstance(value, int | float)]
-            rates = [rate for cell in cells if (rate := cell.value(THROUGHPUT)) is not None]
-            if known and rates:
-                rows.append({"engine": engine, "quality": known[0], "output_tok_s": max(rates)})
-        if rows:
-            return name, rows
-    return None
+    rows = []
+    for entry in report.quality:
+        cells = report.of_engine(entry["engine"])
+        rates = [rate for cell in cells if cell.measured and (rate := cell.value(THROUGHPUT)) is not None]
+        if entry.get("against") and rates:
+            rows.append({"engine": entry["engine"], "quality": entry["against"][QUALITY], "output_tok_s": max(rates)})
+    return (QUALITY, rows) if rows else None
 
 
 CELL_COLUMNS = (
