@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.golden.behaviour import Behaviour
 
@@ -13,8 +12,7 @@ HALF_S = 0.002  # between the two halves of an event that is sent in halves
 _BROKEN_AFTER = 3  # events, in a dialect that breaks
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """Bytes that leave `due_s` after the request's turn began; the tokens of each content event in them.
 
     `end`: how the answer has ended with it ("whole", "cut", "broken off", "broken", "reset", "hang"), None while it
@@ -44,7 +42,13 @@ class Answer:
         self.random = behaviour.draws(number, "jitter") if behaviour.jitter else None
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         about = {"id": f"golden-{number}", "object": kind, "created": 1_764_000_000, "model": model}
-        self._about = json.dumps(about)[:-1]
+        # An event is put together from texts that hold for the whole answer: thousands of them leave every second.
+        self._before = f"{self.dialect.data}{json.dumps(about)[:-1]}, "
+        self._odd = self.dialect.odd if self.dialect.odd != "bom" else ""
+        self._choices: dict[tuple[int, bool, bool, bool], str] = {}
+        cached = behaviour.cached_tokens
+        details = {"prompt_tokens_details": {"cached_tokens": cached}} if cached else {}
+        self._counts = (json.dumps({"prompt_tokens": self.prompt_tokens})[:-1], json.dumps(details)[1:])
 
     def head(self) -> bytes:
         """The response's head."""
@@ -126,42 +130,55 @@ class Answer:
             tokens = min(self.per_event, self.tokens - sent)
             yield self._content(sent, tokens), tokens
 
-    def _event(self, **more: Any) -> bytes:
-        return f"{self.dialect.data}{self._about}, {json.dumps(more)[1:]}{self.dialect.eol}".encode()
+    def _event(self, choices: str, more: str = "") -> str:
+        return f'{self._before}"choices": [{choices}]{more}}}{self.dialect.eol}'
 
     def _error(self, message: str) -> bytes:
-        return self._event(error={"message": message, "type": "golden", "param": None, "code": None})
+        error = json.dumps({"message": message, "type": "golden", "param": None, "code": None})
+        return f'{self._before}"error": {error}}}{self.dialect.eol}'.encode()
 
-    def _counted(self, tokens: int) -> dict[str, Any]:
-        shown: Any = {"float": float(tokens), "text": str(tokens), "huge": 2**32 - 1}.get(self.usage, tokens)
-        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": shown}
-        counts["total_tokens"] = self.prompt_tokens + tokens
-        cached = self.behaviour.cached_tokens
-        return counts | ({"prompt_tokens_details": {"cached_tokens": cached}} if cached else {})
+    def _counted(self, tokens: int) -> str:
+        """Usage behind the choices, as this answer shows it."""
+        match self.usage:
+            case "float":
+                shown = f"{tokens}.0"
+            case "text":
+                shown = f'"{tokens}"'
+            case "huge":
+                shown = f"{2**32 - 1}"
+            case _:
+                shown = f"{tokens}"
+        (before, after), total = self._counts, self.prompt_tokens + tokens
+        more = f", {after}" if after != "}" else after
+        return f', "usage": {before}, "completion_tokens": {shown}, "total_tokens": {total}{more}'
 
     def _opening(self) -> bytes:
-        odd = b"\xef\xbb\xbf" if self.dialect.odd == "bom" else self.dialect.odd.encode()
-        if not self.chat or self.dialect.role == "none":
-            return odd
-        content = None if self.dialect.role == "null" else ""
-        return odd + self._event(choices=[{"index": 0, "delta": {"role": "assistant", "content": content}}])
+        odd = "\ufeff" if self.dialect.odd == "bom" else self._odd
+        if self.chat and self.dialect.role != "none":
+            content = None if self.dialect.role == "null" else ""
+            odd += self._event(json.dumps({"index": 0, "delta": {"role": "assistant", "content": content}}))
+        return odd.encode()
 
     def _content(self, before: int, tokens: int) -> bytes:
         """The event that brings `tokens` tokens after `before` of them."""
-        last = before + tokens == self.tokens
-        finish = self.finish if last and self.dialect.finish == "with" else None
-        text = " tok" * tokens
-        choice = {"index": 0, **({"delta": self._delta(text, before)} if self.chat else {"text": text})}
-        choice |= {"logprobs": None, "finish_reason": finish}
         so_far = {
             "chunk": before + tokens,
-            "zeros": self.tokens if last else 0,
+            "zeros": self.tokens if before + tokens == self.tokens else 0,
             "final": self.tokens,
             "difference": tokens,
         }.get(self.usage)
-        more = {} if so_far is None else {"usage": self._counted(so_far)}
-        odd = self.dialect.odd.encode() if self.dialect.odd != "bom" else b""
-        return odd + self._event(choices=[choice], **more)
+        usage = "" if so_far is None else self._counted(so_far)
+        return f"{self._odd}{self._event(self._choice(before, tokens), usage)}".encode()
+
+    def _choice(self, before: int, tokens: int) -> str:
+        last, early = before + tokens == self.tokens, before < self.tokens // 2
+        which = (tokens, last, early, not before)
+        if which not in self._choices:
+            text = " tok" * tokens
+            choice = {"index": 0, **({"delta": self._delta(text, before)} if self.chat else {"text": text})}
+            finish = self.finish if last and self.dialect.finish == "with" else None
+            self._choices[which] = json.dumps({**choice, "logprobs": None, "finish_reason": finish})
+        return self._choices[which]
 
     def _delta(self, text: str, before: int) -> dict[str, Any]:
         match self.dialect.key:
@@ -178,17 +195,17 @@ class Answer:
                 return {key: text}
 
     def _closing(self) -> bytes:
-        found = b""
+        found = ""
         if self.dialect.finish == "apart":
             choice: dict[str, Any] = {"index": 0, "finish_reason": self.finish}
             choice["delta" if self.chat else "text"] = {} if self.chat else ""
-            found += self._event(choices=[choice])
-        done = f"{self.dialect.data}[DONE]{self.dialect.eol}".encode() * self.dialect.done
-        done = b"" if self.behaviour.then == "no_done" else done
+            found += self._event(json.dumps(choice))
+        done = f"{self.dialect.data}[DONE]{self.dialect.eol}" * self.dialect.done
+        done = "" if self.behaviour.then == "no_done" else done
         if self.usage in ("none", "difference"):
-            return found + done
-        last = self._event(choices=[], usage=self._counted(self.tokens))
-        return found + (done + last if self.usage == "late" else last + done)
+            return (found + done).encode()
+        last = self._event("", self._counted(self.tokens))
+        return (found + (done + last if self.usage == "late" else last + done)).encode()
 
     def framed(self, data: bytes) -> bytes:
         if self.behaviour.body not in ("chunked", "extended"):
