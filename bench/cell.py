@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from bench.client import pages
 from bench.errors import PlanError, StorageError
+from bench.plans.conversations import told
 from bench.plans.tables import Load
 from bench.plans.workload import prompts
 from bench.prompts.requests import Requests, refusal, requests
@@ -39,13 +40,14 @@ _DISK_FULL_STATUS = 4
 
 def request_count(load: Load) -> int:
     """How many prompts to make: as many as the load sends, or enough of them where only its time is known."""
-    if load.requests is not None:
-        return load.requests
+    if (known := load.conversations if load.is_conversation else load.requests) is not None:
+        return known
     seconds = load.seconds or 0.0
     if load.rate_rps is not None:
         expected = load.rate_rps * seconds
         return math.ceil(expected + 6 * math.sqrt(expected) + 16)  # six sigma of a Poisson count
-    return min(_MAX_PROMPTS, math.ceil((load.concurrency or 1) * (10 * seconds + 1)))
+    most = _MAX_PROMPTS // 10 if load.is_conversation else _MAX_PROMPTS
+    return min(most, math.ceil((load.concurrency or 1) * (10 * seconds + 1)))
 
 
 def warmup_count(load: Load) -> int:
@@ -58,7 +60,11 @@ def make_requests(target: Target, load: Load, repeat: int) -> Requests:
     warm, count = warmup_count(load), request_count(load)
     if load.scenario != "file":
         made = prompts(load, warm + count, target.vocabulary, repeat=repeat, max_model_len=target.max_model_len)
-        return Requests(list(islice(made, warm)), made)
+        first = list(islice(made, warm))
+        if not load.is_conversation:
+            return Requests(first, made)
+        measured = list(made)
+        return Requests(first, measured, said=told(measured, target.max_model_len))
     found = requests(load, warm, count, target.vocabulary, repeat=repeat, max_model_len=target.max_model_len)
     if found.media is not None and (why := refusal(found.media, target.base_url, target.model, target.headers())):
         raise PlanError(f"{load.prompts_file} has pictures, sound or files, which this server does not take: {why}")
@@ -70,7 +76,8 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Re
     with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
         for body in made.warm:
             short = {"max_tokens": min(body["max_tokens"], _WARMUP_TOKENS)} if "max_tokens" in body else {}
-            out.write(_line({**body, **short, "endpoint": target.endpoint_of(body), "warmup": True}))
+            first = {key: value for key, value in body.items() if key not in ("then", "cut")}
+            out.write(_line({**first, **short, "endpoint": target.endpoint_of(body), "warmup": True}))
         for body in made.measured:
             out.write(_line({**body, "endpoint": target.endpoint_of(body), "warmup": False}))
     document = {
@@ -91,6 +98,7 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Re
                 "timeout_s", "max_in_flight", "ignore_eos", "temperature",
             }
         ),
+        **({"requests": load.conversations} if load.is_conversation else {}),
         "seed": load.seed + repeat,
         **({} if made.due_s is None else {"due_s": made.due_s, "requests": len(made.due_s)}),
     }  # fmt: skip

@@ -14,6 +14,7 @@ from reports.sections.planned import sections
 from reports.sections.problems import Problem, problems
 from reports.sections.quality import judged
 from reports.sections.section import Section
+from reports.sections.turns import turns
 from reports.tables import Table
 from reports.verdict import unfinished, verdict
 
@@ -65,7 +66,9 @@ def content(report: Report) -> Content:
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         memory=tuple(p for p in drawn if p.name == "memory"),
         sections=(*judged(report), *sections(report)),
-        cells=tuple(t for t in (tables.throughput(report), _latencies(report), lost(report)) if t is not None),
+        cells=tuple(
+            t for t in (tables.throughput(report), _latencies(report), turns(report), lost(report)) if t is not None
+        ),
         trust=tuple(
             t
             for t in (

@@ -156,6 +156,21 @@ def generated(choices: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
+def spoken(stream: Sequence[Event]) -> str:
+    """The answer as a conversation carries it on: the content alone, no reasoning or whatever else was streamed."""
+    said: list[str] = []
+    for event in stream:
+        document = _document(event.data.strip())
+        choices = document.get("choices") if document else None
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            continue
+        delta = choices[0].get("delta")
+        content = delta.get("content") if isinstance(delta, dict) else choices[0].get("text")
+        if isinstance(content, str):
+            said.append(content)
+    return "".join(said)
+
+
 def _document(data: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(data.decode())

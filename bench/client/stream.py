@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.client import clock, states, verdict
-from bench.client.answer import Answer, answer
+from bench.client.answer import Answer, answer, spoken
 from bench.client.connection import Connection, Exchange, Target, wire
 from bench.client.dialect import VLLM, Dialect, Route, dumps
 from bench.client.events import response
@@ -27,8 +27,8 @@ class Request:
 
     `prompts`: of how many prompts it asks the hidden states; None for a completion, whose answer is streamed.
     `differences`: whether usage in a chunk counts that chunk alone. `reasons`: whether the server says why an answer
-    ended. `keep_text`: whether the record holds what was
-    generated, for a tokenizer to count.
+    ended. `keep_text`: whether the record holds what was generated, for a tokenizer to count. `conversation` and `turn`
+    (from 1) say of what it is a part; the record then holds the answer's `content`, which the next turn carries on.
     """
 
     request_id: str
@@ -39,6 +39,8 @@ class Request:
     differences: bool | None = None
     reasons: bool = True
     keep_text: bool = False
+    conversation: str | None = None
+    turn: int | None = None
 
 
 def request(
@@ -53,6 +55,8 @@ def request(
     ignore_eos: bool = True,
     extra_body: Mapping[str, Any] | None = None,
     keep_text: bool = False,
+    conversation: str | None = None,
+    turn: int | None = None,
 ) -> Request:
     """Encodes a prompts-file entry: a streaming completion, or a request for hidden states.
 
@@ -75,7 +79,10 @@ def request(
     sent = wire(to, "POST", route.path, dumps(body), request_id)
     differences = None if route.usage == "end" else route.usage == "difference"
     reasons = route.finish_reason
-    return Request(request_id, scenario, warmup, sent, differences=differences, reasons=reasons, keep_text=keep_text)
+    return Request(
+        request_id, scenario, warmup, sent, differences=differences, reasons=reasons, keep_text=keep_text,
+        conversation=conversation, turn=turn,
+    )  # fmt: skip
 
 
 def _asked(prompt: Mapping[str, Any], endpoint: str, route: Route) -> dict[str, Any]:
@@ -128,6 +135,7 @@ def record(
             "late_reads": _late_reads(arrived, exchange, read),
             **{name: getattr(read, name) for name in _COPIED},
             **({"text": read.text} if what.keep_text else {}),
+            **({"content": spoken(came.events or ())} if what.turn is not None else {}),
         }
     return {
         **blank(what, scheduled_s),
@@ -213,6 +221,8 @@ def blank(what: Request, scheduled_s: float, outcome: str = "dropped") -> dict[s
         "request_id": what.request_id,
         "scenario": what.scenario,
         "warmup": what.warmup,
+        "conversation": what.conversation,
+        "turn": what.turn,
         "scheduled": scheduled_s,
         **times,
         "chunk_s": [],

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -20,6 +21,7 @@ from uuid import UUID
 from bench.client import stream
 from bench.client.connection import Target, target_of
 from bench.client.dialect import VLLM, Dialect
+from bench.load.conversation import Conversation
 
 
 @dataclass(frozen=True)
@@ -79,32 +81,38 @@ def read_load(path: str) -> Load:
     return load
 
 
-def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[stream.Request]]:
-    """The warm-up and the measured requests of a load, encoded: nothing is left to encode while the load runs."""
+Item = stream.Request | Conversation  # what a user takes
+
+
+def read_prompts(load: Load, to: Target) -> tuple[list[stream.Request], list[Item]]:
+    """The warm-up and the measured requests of a load, encoded: nothing is left to encode while the load runs, but
+    the turns of a conversation that wait for the answer before them."""
     dialect = Dialect.of(load.dialect)
     warm: list[stream.Request] = []
-    measured: list[stream.Request] = []
+    measured: list[Item] = []
     run = secrets.token_hex(12)
     with Path(load.prompts_path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 prompt = json.loads(line)
-                goal = warm if prompt.get("warmup") else measured
-                goal.append(
-                    stream.request(
-                        to,
-                        prompt,
-                        request_id=_id(run, number),
-                        model=load.model,
-                        endpoint=prompt.get("endpoint") or load.endpoint,
-                        dialect=dialect,
-                        temperature=load.temperature,
-                        ignore_eos=load.ignore_eos,
-                        extra_body=load.extra_body,
-                        keep_text=load.keep_text,
-                    )
+                encode = partial(
+                    stream.request,
+                    to,
+                    model=load.model,
+                    endpoint=prompt.get("endpoint") or load.endpoint,
+                    dialect=dialect,
+                    temperature=load.temperature,
+                    ignore_eos=load.ignore_eos,
+                    extra_body=load.extra_body,
+                    keep_text=load.keep_text,
                 )
-            except (ValueError, KeyError, AttributeError) as error:
+                if prompt.get("warmup"):
+                    warm.append(encode(prompt, request_id=_id(run, number)))
+                elif "then" in prompt:
+                    measured.append(Conversation.of(prompt, _id(run, number), encode))
+                else:
+                    measured.append(encode(prompt, request_id=_id(run, number)))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(f"{load.prompts_path}: line {number} is not a prompt: {error!r}") from error
     if not measured:
         raise ValueError(f"{load.prompts_path} has no prompt to measure.")

@@ -58,7 +58,7 @@ _RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)$
 _ZERO = ("0", "0.0")
 
 
-def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[stream.Request]] | None:
+def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[loadfile.Item]] | None:
     """The load file's work, read while Locust imports this file, so that worker processes share it; None by hand."""
     path = os.environ.get("NBRIDGE_LOAD")
     if not path:

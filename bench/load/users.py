@@ -19,7 +19,8 @@ from typing import Any
 
 from bench.client import stream
 from bench.client.connection import Connection, Exchange, Target
-from bench.load.loadfile import Load, Records
+from bench.load.conversation import Conversation
+from bench.load.loadfile import Item, Load, Records
 from bench.load.pulse import PULSE, Pulse
 from bench.plans import arrivals
 
@@ -50,7 +51,7 @@ class Crew:
         self,
         load: Load,
         to: Target,
-        measured: list[stream.Request],
+        measured: list[Item],
         *,
         publish: Callable[[dict[str, Any]], None],
         spawn: Callable[..., object],
@@ -73,7 +74,7 @@ class Crew:
         self._open: dict[Connection, tuple[stream.Request, float]] = {}
         self._errors_in_a_row = 0
         self._failing_since_s: float | None = None
-        self._ended: SimpleQueue[_Ended | Event | None] = SimpleQueue()
+        self._ended: SimpleQueue[_Ended | dict[str, Any] | Event | None] = SimpleQueue()
         spawn(self._keep_records)
 
     def share(self, slots: range, of: int) -> None:
@@ -114,8 +115,8 @@ class Crew:
         self.gate.wait()
         return self.zero_s
 
-    def take(self) -> stream.Request | None:
-        """The next request; None when the load has been issued or was stopped."""
+    def take(self) -> Item | None:
+        """The next request or conversation; None when the load has been issued or was stopped."""
         number = None if self.stopped else next(self._indices, None)
         if number is None:
             return None
@@ -123,24 +124,60 @@ class Crew:
         if number < len(self._measured):
             return self._measured[number]
         self.reused += 1
-        again = self._measured[number % len(self._measured)]
-        return replace(again, request_id=f"{again.request_id}-{number // len(self._measured)}")
+        again, round_ = self._measured[number % len(self._measured)], number // len(self._measured)
+        if isinstance(again, Conversation):
+            return again.again(str(round_))
+        return replace(again, request_id=f"{again.request_id}-{round_}")
+
+    def carry(self, connection: Connection, what: Item, scheduled_s: float, end_s: float) -> Exchange:
+        """Carries one request, or one conversation of which no turn begins after `end_s`, to its end."""
+        if isinstance(what, Conversation):
+            return self._converse(connection, what, scheduled_s, end_s)
+        return self.send(connection, what, scheduled_s)
 
     def send(self, connection: Connection, what: stream.Request, scheduled_s: float) -> Exchange:
         """Sends a request, waits for its end and hands it to the clerk: reading it must not delay the next request."""
+        exchange = self._exchange(connection, what, scheduled_s)
+        self._ended.put((what, exchange, scheduled_s))
+        self._watch(exchange)
+        return exchange
+
+    def _converse(self, connection: Connection, held: Conversation, scheduled_s: float, end_s: float) -> Exchange:
+        """Turn after turn, each with the answers before it, when its user has thought about the last one.
+
+        It ends early with an answer that is none: what would follow it nobody knows.
+        """
+        what, said = held.first, list(held.messages)
+        for number, following in enumerate((*held.then, None), 2):
+            exchange = self._exchange(connection, what, scheduled_s)
+            record = self._read(what, exchange, scheduled_s)
+            answer = record.pop("content", None)
+            self._ended.put(record)
+            self._watch(exchange)
+            if following is None or record["outcome"] != "ok":
+                break
+            said += [{"role": "assistant", "content": answer or ""}, *following["messages"]]
+            what = held.turn(number, said)
+            scheduled_s = record["ended"] + following["think_s"]
+            if scheduled_s >= end_s:
+                break
+            wait_until(scheduled_s, self.halt)
+            if self.stopped:
+                break
+        return exchange
+
+    def _exchange(self, connection: Connection, what: stream.Request, scheduled_s: float) -> Exchange:
         self._open[connection] = (what, scheduled_s)
         if self.stopped:
             connection.abort()
         exchange = connection.exchange(what.wire, self.load.timeout_s)
         del self._open[connection]
-        self._ended.put((what, exchange, scheduled_s))
-        self._watch(exchange)
         return exchange
 
-    def drop(self, what: stream.Request, scheduled_s: float) -> None:
+    def drop(self, what: Item, scheduled_s: float) -> None:
         """Records an arrival that the cap on requests in flight kept from being sent."""
         self.dropped += 1
-        self._ended.put((what, None, scheduled_s))
+        self._ended.put((what.first if isinstance(what, Conversation) else what, None, scheduled_s))
 
     def leave(self) -> None:
         """A user says that it is done."""
@@ -188,6 +225,9 @@ class Crew:
                 self.quiet.set()
             elif isinstance(item, Event):
                 item.set()
+            elif isinstance(item, dict):  # a conversation's turn, which had to be read for the next one
+                self.ended_s = max(self.ended_s or 0.0, item["ended"])
+                self._store(item)
             else:
                 what, exchange, scheduled_s = item
                 if exchange is None:
@@ -258,7 +298,7 @@ def closed_user(crew: Crew) -> None:
         end_s = zero_s + crew.load.seconds if crew.load.seconds is not None else float("inf")
         free_s, pause_s = now(), BACKOFF_S
         while free_s < end_s and (what := crew.take()) is not None:
-            exchange = crew.send(connection, what, free_s)
+            exchange = crew.carry(connection, what, free_s, end_s)
             refused = exchange.framing.status in (429, 503)
             if refused or (exchange.failure is not None and exchange.failure[0] == "connection_error"):
                 crew.halt.wait(pause_s)  # a server that refuses is not asked in a tight loop
@@ -291,7 +331,8 @@ def open_dispatcher(crew: Crew) -> None:
                 workers=crew.of,
             )
         peak_rps = max(load.rates_rps or [load.rate_rps])
-        _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], peak_rps)
+        end_s = zero_s + load.seconds if load.seconds is not None else float("inf")
+        _dispatch(crew, free, [zero_s + offset_s for offset_s in due_s], peak_rps, end_s)
     for connection in free:
         connection.close()
     crew.leave()
@@ -307,14 +348,14 @@ def _connect_ahead(crew: Crew, connections: int) -> list[Connection]:
     return free
 
 
-def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], peak_rps: float) -> None:
+def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], peak_rps: float, end_s: float) -> None:
     all_ended = Event()
     at_most = -(-crew.load.max_in_flight // crew.of)
     spin_s = SPIN_S if peak_rps > SPIN_FROM_RPS else 0.0
 
-    def run(what: stream.Request, scheduled_s: float) -> None:
+    def run(what: Item, scheduled_s: float) -> None:
         connection = free.pop() if free else Connection(crew.target)
-        crew.send(connection, what, scheduled_s)
+        crew.carry(connection, what, scheduled_s, end_s)
         free.append(connection)
         crew.in_flight -= 1
         if not crew.in_flight:

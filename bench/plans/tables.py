@@ -50,6 +50,22 @@ def _lengths(value: object) -> object:
 TokenLengths = Annotated[Lengths, BeforeValidator(_lengths)]
 
 
+class Think(Table):
+    """How long a user thinks between an answer and the next turn. `fixed`: mean; `lognormal`: mean and sigma."""
+
+    kind: Literal["fixed", "lognormal"] = "fixed"
+    mean: Annotated[float, Field(ge=0, le=86_400)]
+    sigma: Annotated[float, Field(gt=0, le=3)] = 0.5
+
+
+def _think(value: object) -> object:
+    """`2.5` is short for always 2.5 s."""
+    return {"mean": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ThinkTime = Annotated[Think, BeforeValidator(_think)]
+
+
 class Engine(Table):
     """One server configuration. What is None is left to vLLM."""
 
@@ -96,10 +112,15 @@ class Load(Table):
     arrive at `rate_rps` whether or not the server keeps up (bench.plans.arrivals has the processes). Where the rate
     changes, `rates_rps` are the rates in time and `rate_rps` becomes their mean. With `arrival = "trace"` requests
     arrive when those of the trace in `prompts_file` did, `speed` times as fast; its `rate_rps` and `requests` are then
-    what the file says."""
+    what the file says.
+
+    A load of conversations (`scenario = "conversation"`, or a file's with `turns = "carried"`) sends turn after turn of
+    each, with the answers that the server gave carried on; users and arrivals are then those of conversations."""
 
     name: str = ""
-    scenario: Literal["chat", "completion", "retrieval", "mixed", "file", "hidden_states"] = "completion"
+    scenario: Literal["chat", "completion", "retrieval", "mixed", "conversation", "file", "hidden_states"] = (
+        "completion"
+    )
     kind: Literal["closed", "open"] = "closed"
     concurrency: Positive | None = None
     rate_rps: Annotated[float, Field(gt=0)] | None = None
@@ -108,13 +129,16 @@ class Load(Table):
     rates_rps: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     speed: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     requests: Positive | None = None
+    conversations: Positive | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
+    conversation_turns: TokenLengths | None = None
+    think_s: ThinkTime | None = None
     prompt_tokens: TokenLengths | None = None
     output_tokens: TokenLengths | None = None
     shared_prefix_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     prompts_file: str | None = None
     column: str | None = None
-    turns: Literal["first", "last", "all"] = "first"
+    turns: Literal["first", "last", "all", "carried"] = "first"
     too_long: Literal["skip", "cut"] = "skip"
     endpoint: Literal["chat", "completions"] | None = None
     layers: tuple[int | Literal["embeddings", "final_norm"], ...] | Literal["all"] | None = None
@@ -153,12 +177,14 @@ class Load(Table):
                 raise ValueError("an open load needs `rate_rps` (requests per second)")
             if self.concurrency is not None:
                 raise ValueError("`concurrency` belongs to a closed load; an open load is bounded by `max_in_flight`")
-        if (self.requests is None) == (self.seconds is None) and (self.arrival != "trace" or self.requests is not None):
-            raise ValueError("set either `requests` or `seconds`, so that the load ends")
+        self._of_conversations()
+        counted, much = ("conversations", self.conversations) if self.is_conversation else ("requests", self.requests)
+        if (much is None) == (self.seconds is None) and (self.arrival != "trace" or much is not None):
+            raise ValueError(f"set either `{counted}` or `seconds`, so that the load ends")
         self._of_a_file()
-        if self.requests is not None and self.concurrency is not None and self.requests < 2 * self.concurrency:
+        if much is not None and self.concurrency is not None and much < 2 * self.concurrency:
             raise ValueError(
-                f"requests = {self.requests} at concurrency = {self.concurrency}: every user needs at least two, "
+                f"{counted} = {much} at concurrency = {self.concurrency}: every user needs at least two, "
                 "or there is no time at which all users are busy"
             )
         asked = [name for name in ("layers", "pooling", "prompts_per_request") if getattr(self, name) is not None]
@@ -169,6 +195,28 @@ class Load(Table):
         if self.processes > 1 and self.concurrency is not None and self.concurrency < self.processes:
             raise ValueError(f"processes = {self.processes} for {self.concurrency} users: at most one process per user")
         return self
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether turns carry the server's own answers on."""
+        return self.scenario == "conversation" or self.turns == "carried"
+
+    def _of_conversations(self) -> None:
+        """What only a load of conversations has, and what it has not."""
+        if not self.is_conversation:
+            for name in ("conversations", "conversation_turns", "think_s"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f'`{name}` belongs to scenario = "conversation", or to turns = "carried" of a file'
+                    )
+            return
+        if self.requests is not None:
+            raise ValueError("`requests` of conversations are not known beforehand: set `conversations` or `seconds`")
+        if self.scenario == "file" and self.conversation_turns is not None:
+            raise ValueError("`conversation_turns`: a file's conversations have turns of their own")
+        if self.arrival == "trace" or self.endpoint == "completions":
+            said = 'arrival = "trace"' if self.arrival == "trace" else 'endpoint = "completions"'
+            raise ValueError(f"{said} and conversations exclude each other")
 
     def _of_arrivals(self) -> None:
         """What only some arrival processes have."""

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from bench.errors import PlanError
+from bench.plans.conversations import with_turns
 from bench.plans.tables import Lengths, Load
 
 # Prompt and output lengths, share of a common prefix, endpoint, for the traffic that each name stands for: a chat with
@@ -34,7 +35,14 @@ _SCENARIOS: dict[str, tuple[Lengths, Lengths, float, str]] = {
         "completions",
     ),
     "hidden_states": (Lengths(mean=128), Lengths(mean=1), 0.0, "hidden_states"),
+    "conversation": (
+        Lengths(kind="lognormal", mean=128, sigma=0.6, low=8),
+        Lengths(kind="lognormal", mean=128, sigma=0.6, low=8),
+        0.25,
+        "chat",
+    ),
 }
+_TURNS = Lengths(kind="uniform", low=2, high=6)
 _MIX = {"chat": 0.60, "completion": 0.25, "retrieval": 0.15}
 _WORDS = (
     "the a of to and in is it you that he was for on are with as his they be at one have this from or had by hot but"
@@ -187,6 +195,21 @@ def prompts(
             body["messages"].append({"role": "user", "content": user})
         else:
             body["prompt"] = plain(size, shared)
+        if name == "conversation":
+            sizes = [
+                (draw(load.prompt_tokens or default_prompt, rng), draw(load.output_tokens or default_output, rng))
+                for _ in range(draw(load.conversation_turns or _TURNS, rng) - 1)
+            ]
+            turns = (
+                (
+                    [{"role": "user", "content": vocabulary.text(rng, said) if vocabulary else words(rng, said)}],
+                    said,
+                    out,
+                )
+                for said, out in sizes
+            )
+            room = None if max_model_len is None else max_model_len - 64 - size - output
+            body = with_turns(body, turns, room, load, rng)
         yield body
 
 

@@ -19,7 +19,8 @@ class Entry:
 
     `output_tokens` is how many tokens the file asks for, or its trace had; `answer` the answer that was recorded, which
     says the same with a tokenizer. `arrival_s` counts from wherever the file counts. `blocks` name the contents of the
-    prompt's parts: equal names, equal tokens. `parameters` go into the request's body as they are.
+    prompt's parts: equal names, equal tokens. `parameters` go into the request's body as they are. `then` are the turns
+    that follow in a conversation which carries the server's own answers on: what is said, and the recorded answer.
     """
 
     place: str
@@ -33,6 +34,7 @@ class Entry:
     parameters: dict[str, Any] = field(default_factory=dict)
     media: bool = False
     turns: int = 1
+    then: tuple[tuple[list[dict[str, Any]], str | None], ...] = ()
 
     def texts(self) -> Iterator[str]:
         """All text that is sent as prompt."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from bench.prompts.entry import Entry, Malformed, Unusable, usable_text
 from bench.prompts.fields import plain
 
-Turns = Literal["first", "last", "all"]
+Turns = Literal["first", "last", "all", "carried"]
 
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
@@ -50,6 +50,9 @@ def conversation(messages: list[dict[str, Any]], rest: Entry, turns: Turns) -> I
     asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
     if not asked:
         raise Unusable("no turn of a user")
+    if turns == "carried":
+        yield _carried(messages, lead=len(system), rest=rest, asked=len(asked))
+        return
     chosen = {"first": asked[:1], "last": asked[-1:], "all": asked}[turns]
     for at in chosen:
         sent = checked_messages(messages[: at + 1])
@@ -64,6 +67,30 @@ def conversation(messages: list[dict[str, Any]], rest: Entry, turns: Turns) -> I
             media=has_media(sent),
             turns=len(asked),
         )
+
+
+def _carried(messages: list[dict[str, Any]], *, lead: int, rest: Entry, asked: int) -> Entry:
+    """The conversation's turns without its answers, which the server is to give: the first, and those that follow."""
+    if any(message["role"] in ("tool", "function") or message.get("tool_calls") for message in messages):
+        raise Unusable("a conversation with tools, whose results fit the recorded answers alone")
+    said: list[tuple[list[dict[str, Any]], str | None]] = []
+    answered = True
+    for message in checked_messages(messages)[lead:]:
+        if message["role"] == "assistant":
+            content = message["content"]
+            said[-1] = said[-1][0], content if isinstance(content, str) and content.strip() else None
+        elif answered:
+            said.append(([message], None))
+        else:
+            said[-1][0].append(message)
+        answered = message["role"] == "assistant"
+    for turn, _ in said:
+        if not any(text.strip() for text in Entry("", messages=turn).texts()) and not has_media(turn):
+            raise Unusable("an empty prompt")
+    first, *following = said
+    sent = [*messages[:lead], *first[0]]
+    media = has_media([message for turn, _ in said for message in turn])
+    return replace(rest, messages=sent, answer=first[1], then=tuple(following), media=media, turns=asked)
 
 
 def shaped(messages: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from bench.errors import PlanError
+from bench.plans.conversations import told, with_turns
 from bench.plans.tables import Lengths, Load
 from bench.plans.workload import Vocabulary, draw, words
 from bench.prompts.entry import Entry
@@ -69,6 +70,11 @@ def check(load: Load, count: int) -> tuple[Load, str]:
             raise PlanError(f'{file.path}: {entry.place}: has messages; endpoint = "completions" takes prompts only.')
         if load.endpoint == "chat" and isinstance(entry.prompt, list):
             raise PlanError(f'{file.path}: {entry.place}: has token ids, which endpoint = "chat" does not take.')
+        if load.turns == "carried" and entry.messages is None:
+            raise PlanError(
+                f'{file.path}: {entry.place}: has a prompt; turns = "carried" needs recorded conversations, and asks '
+                "their turns one after the other."
+            )
         requests += 1
     said = f"{file.path.name}: {file.kind} ({file.container}), {requests:,} requests read"
     return load, said + (f"; skipped {why}" if (why := file.why_skipped()) else "")
@@ -119,6 +125,8 @@ def requests(
         bodies = list(islice(fitting, warm + count))
         sent = list(islice(cycle(bodies), warm + count))
         first, measured = sent[:warm], sent[warm:]
+        if load.turns == "carried":
+            maker.turns_said = told(bodies, max_model_len)
     if not measured:
         raise PlanError(f"{file.path}: no entry fits a context of {max_model_len} tokens: {maker.said()}.")
     media = next((body for body in measured if body.pop("media", None)), None)
@@ -145,7 +153,9 @@ class _Maker:
     ) -> None:
         self.load, self.vocabulary, self.limit, self.block_tokens = load, vocabulary, max_model_len, blocks
         self.too_long = self.estimated = 0
+        self.turns_said: str | None = None
         self._lengths = random.Random(f"{load.seed}/output")
+        self._thinking = random.Random(f"{load.seed}/think")
         self._seed = f"{load.seed}/{load.name}/{repeat}"
         self._rng = random.Random(self._seed)
         self._block = lru_cache(maxsize=65_536)(self._make_block)
@@ -165,14 +175,15 @@ class _Maker:
         if entry.parameters:
             made["parameters"] = entry.parameters
         if entry.messages is not None:
-            return {**made, "messages": entry.messages, **({"media": True} if entry.media else {})}
+            made |= {"messages": entry.messages, **({"media": True} if entry.media else {})}
+            return self._carried(entry, made) if self.load.turns == "carried" else made
         if entry.prompt_tokens is None:
             return {**made, "prompt": entry.prompt}
         return {**made, "prompt": self._synthetic(entry.blocks or (), entry.prompt_tokens, ids=endpoint != "chat")}
 
     def said(self) -> str | None:
         """What did not fit and was left out or cut, as a sentence's part; None when nothing was."""
-        parts = []
+        parts = [self.turns_said] if self.turns_said else []
         if self.too_long:
             what = "skipped" if self.load.too_long == "skip" else "cut"
             parts.append(f"{what} {self.too_long} that with their answers do not fit a context of {self.limit} tokens")
@@ -180,11 +191,24 @@ class _Maker:
             parts.append(f"lengths of {self.estimated} estimated from their bytes: no tokenizer is at hand")
         return "; ".join(parts) or None
 
+    def _carried(self, entry: Entry, made: dict[str, Any]) -> dict[str, Any]:
+        """The first turn with those that follow; the answers between them are the server's own."""
+        turns = [(said, self._said_tokens(said), self._answer_tokens(answer)) for said, answer in entry.then]
+        room = None
+        if self.limit is not None:
+            room = self.limit - CHAT_TEMPLATE_TOKENS - self._said_tokens(entry.messages or []) - made["max_tokens"]
+        return with_turns(made, turns, room, self.load, self._thinking)
+
+    def _said_tokens(self, messages: list[dict[str, Any]]) -> int:
+        return sum(self._tokens(text) for text in Entry("", messages=messages).texts())
+
     def _output_tokens(self, entry: Entry) -> int:
-        if entry.output_tokens is not None:
-            return entry.output_tokens
-        if entry.answer is not None and self.load.output_tokens is None:
-            return max(1, self._tokens(entry.answer))
+        return entry.output_tokens or self._answer_tokens(entry.answer)
+
+    def _answer_tokens(self, answer: str | None) -> int:
+        """As long as the recorded answer, where there is one and the load does not say otherwise."""
+        if answer is not None and self.load.output_tokens is None:
+            return max(1, self._tokens(answer))
         return draw(self.load.output_tokens or DEFAULT_OUTPUT, self._lengths)
 
     def _tokens(self, text: str) -> int:

@@ -17,6 +17,8 @@ SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("scenario", pa.string()),
+        ("conversation", pa.string()),
+        ("turn", pa.int32()),
         ("scheduled_s", pa.float64()),
         ("sent_s", pa.float64()),
         ("headers_s", pa.float64()),

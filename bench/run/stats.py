@@ -24,12 +24,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.run.conversations import are_turns, spans
+from bench.run.conversations import arrivals as arrivals_of
 from bench.run.delivery import delivery
 
 Floats = npt.NDArray[np.float64]
 
 # A percentile needs ten samples beyond it; the median is asked for five in all. With fewer it is absent, never a guess.
 MIN_SAMPLES = {"p50": 5, "p90": 100, "p95": 200, "p99": 1000}
+MOST_TURNS = 50  # of a conversation, that are told one by one
 _QUANTILE = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
@@ -167,7 +170,8 @@ def window(requests: pa.Table, load: dict[str, Any]) -> tuple[float, float] | No
 
     Open loop: from zero to the end of the schedule. Closed loop: from the instant all `concurrency` users have sent
     their first request to the instant the first of them finds nothing left to send. Starting and ending users, when
-    the server carries less than the load that the cell is named after, thus stay out. None if nothing ended.
+    the server carries less than the load that the cell is named after, thus stay out. Users of conversations are busy
+    while they are in one, thinking included. None if nothing ended.
     """
     sent, ended = np.sort(column(requests, "sent_s")), np.sort(column(requests, "ended_s"))
     sent, ended = sent[~np.isnan(sent)], ended[~np.isnan(ended)]
@@ -175,8 +179,14 @@ def window(requests: pa.Table, load: dict[str, Any]) -> tuple[float, float] | No
         return None
     seconds = load.get("seconds")
     if load["kind"] == "open":
-        end = float(seconds) if seconds else float(np.nanmax(column(requests, "scheduled_s")))
+        end = float(seconds) if seconds else float(np.nanmax(column(arrivals_of(requests), "scheduled_s")))
         return (0.0, end) if end > 0 else None
+    if (talks := spans(requests)) is not None:
+        found = talks.window(int(load["concurrency"]))
+        if found is None:
+            return None
+        start, end = found
+        return (start, min(end, float(seconds)) if seconds else end) if end > start else None
     users = min(int(load["concurrency"]), sent.size)
     start = float(sent[users - 1])
     end = float(ended[ended.size - users])  # the first end that no further request follows
@@ -246,9 +256,11 @@ def _window_rates(
     elif slo:
         good = done & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
         goodput = float(good.sum() / length)
+    talks = spans(requests)
     return {
         "window_s": length,
         "mean_in_flight": mean_in_flight(requests, start, end),
+        **({} if talks is None else {"mean_conversations": talks.mean_under_way(start, end)}),
         "output_throughput_tok_s": None if whole or missing else tokens_inside / length,
         "prompt_throughput_tok_s": _prompt_rate(column(ok, "prompt_tokens"), prefilled, length, absent_why),
         "request_throughput_rps": float(done.sum() / length),
@@ -330,9 +342,42 @@ def _delivery(requests: pa.Table, load: dict[str, Any]) -> dict[str, Any] | None
     """How an open load's arrivals were delivered (bench.run.delivery), and how late requests left the client."""
     if load["kind"] != "open":
         return None
-    scheduled, left = column(requests, "scheduled_s"), left_s(requests)
-    late = left - scheduled
-    return {**delivery(scheduled, left, load), "lateness_s": distribution(late[~np.isnan(late)])}
+    late = left_s(requests) - column(requests, "scheduled_s")
+    came = arrivals_of(requests)
+    found = delivery(column(came, "scheduled_s"), left_s(came), load)
+    return {**found, "lateness_s": distribution(late[~np.isnan(late)])}
+
+
+def by_turn(requests: pa.Table) -> list[dict[str, Any]] | None:
+    """For each turn of a conversation (1 is the first) what became of it; None where requests are no turns.
+
+    `requests` and `ok` count; latencies are distributions; prompt and cached tokens are means over the answers whose
+    tokens the server counted, `cached_share` is the part of those prompts that it had in its prefix cache.
+    """
+    if not are_turns(requests):
+        return None
+    ok, found = ok_only(requests), []
+    turn, of_ok = column(requests, "turn"), column(ok, "turn")
+    values = latencies(ok)
+    prompt, cached = column(ok, "prompt_tokens"), column(ok, "cached_tokens")
+    for number in range(1, min(int(np.nanmax(turn)), MOST_TURNS) + 1):
+        here = of_ok == number
+        ttft, e2e = values["ttft_s"][here], values["e2e_s"][here]
+        said = here & ~np.isnan(prompt)
+        both = said & ~np.isnan(cached)
+        found.append(
+            {
+                "turn": number,
+                "requests": int((turn == number).sum()),
+                "ok": int(here.sum()),
+                "ttft_s": distribution(ttft[~np.isnan(ttft)]),
+                "e2e_s": distribution(e2e[~np.isnan(e2e)]),
+                "prompt_tokens_mean": float(prompt[said].mean()) if said.any() else None,
+                "cached_tokens_mean": float(cached[both].mean()) if both.any() else None,
+                "cached_share": float(cached[both].sum() / prompt[both].sum()) if prompt[both].sum() > 0 else None,
+            }
+        )
+    return found
 
 
 def reads(requests: pa.Table) -> dict[str, Any] | None:
@@ -391,6 +436,7 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         "ended_by_model": _ended_by_model(ok),
         "causes": causes(requests),
         "notes": noted(requests),
+        "turns": by_turn(requests),
         "delivery": _delivery(requests, load),
         "reads": reads(requests),
         "absent": absent_why,

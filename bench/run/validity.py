@@ -180,24 +180,27 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
     """Was the load that the cell is named after really there?"""
     if load["kind"] == "closed":
         wanted = int(load["concurrency"])
-        held = metrics["mean_in_flight"] or 0.0  # no time at which all users were busy counts as none held
+        # no time at which all users were busy counts as none held; who thinks between two turns is busy, too
+        held = metrics.get("mean_conversations", metrics["mean_in_flight"]) or 0.0
+        what = "conversations were under way" if "mean_conversations" in metrics else "requests were in flight"
         share = held / wanted
         return _check(
             "concurrency held",
             share,
             CONCURRENCY_SHARE,
             "share",
-            f"Only {held:.2f} requests were in flight on average instead of {wanted}.",
+            f"Only {held:.2f} {what} on average instead of {wanted}.",
             at_least=True,
         )
     counts = metrics["requests"]
-    missed = counts["dropped"] / counts["total"] if counts["total"] else 1.0
+    offered = (metrics.get("delivery") or {}).get("offered") or counts["total"]  # of conversations, their first turns
+    missed = counts["dropped"] / offered if offered else 1.0
     return _check(
         "arrivals not sent",
         missed,
         RATE_SHARE,
         "share",
-        f"{counts['dropped']} of {counts['total']} arrivals were not sent: more than max_in_flight = "
+        f"{counts['dropped']} of {offered} arrivals were not sent: more than max_in_flight = "
         f"{load.get('max_in_flight')} requests were under way. The server cannot carry {load['rate_rps']} requests/s.",
     )
 
