@@ -1,7 +1,7 @@
-"""Looks at servers from outside: canaries, engine steps where in doubt, and what HAProxy counted of them.
+"""Looks at servers from outside: canaries, the engine's steps beside them, and what HAProxy counted of them.
 
-Every server gets a canary now and then: bytes that flow may be garbage. One that has requests and sends nothing is in
-doubt: it is asked at once, and its metrics page is read, which costs more than all the rest.
+Every server gets a canary now and then: bytes that flow may be garbage. One that has requests and makes no progress is
+in doubt, and is asked at once.
 """
 
 import json
@@ -42,7 +42,8 @@ class Watched:
         self._asking: Future[Probe] | None = None
         self._reading: Future[float | None] | None = None
         self._iterations: float | None = None
-        self._progress_s: float | None = None
+        self._stepped_s: float | None = None
+        self._sent_s: float | None = None
         self._rows: deque[tuple[float, Row]] = deque()
         self._confirmed = False
 
@@ -54,15 +55,24 @@ class Watched:
         """Take in what HAProxy counted and what has come back, ask anew where it is time, and say what is known."""
         now_s = self.clock()
         self._take_in(row, now_s)
-        in_doubt = row is not None and row.sessions > 0 and (self._progress_s or 0.0) < now_s - self.rules.look_s
-        if in_doubt and self._reading is None:
-            self._reading = self.pool.submit(self._steps)
+        in_doubt = row is not None and row.sessions > 0 and (self._progress_s() or 0.0) < now_s - self.rules.look_s
         if self._asking is None and (in_doubt or self._is_due(now_s)):
             self._asking = self.pool.submit(self._ask)
+        # With every canary, so that a late one can be told from a busy engine.
+        if self._asking is not None and self._reading is None:
+            self._reading = self.pool.submit(self._steps)
         oldest = self._rows[0][1] if self._rows else None
         attempts = row.attempts - oldest.attempts if row and oldest else 0
         failures = row.failures - oldest.failures if row and oldest else 0
-        return Signs(tuple(self._probes), self._progress_s, attempts, min(failures, attempts))
+        return Signs(tuple(self._probes), self._progress_s(), attempts, min(failures, attempts))
+
+    def _progress_s(self) -> float | None:
+        """When the server last made progress: its engine's steps and canaries, and bytes where it counts no steps.
+
+        Bytes alone can come from in front of an engine that hangs: refusals, tokens of a text, the list of models.
+        """
+        known = [self._stepped_s] if self._iterations is not None else [self._stepped_s, self._sent_s]
+        return max((one for one in known if one is not None), default=None)
 
     def _take_in(self, row: Row | None, now_s: float) -> None:
         if self._asking is not None and self._asking.done():
@@ -70,17 +80,17 @@ class Watched:
             self._asking = None
             self._probes.append(probe)
             if probe.failed is None:
-                self._progress_s = max(self._progress_s or 0.0, probe.ended_s)
+                self._stepped_s = max(self._stepped_s or 0.0, probe.ended_s)
         if self._reading is not None and self._reading.done():
             count, self._reading = self._reading.result(), None
             if count is not None:
                 if self._iterations is not None and count != self._iterations:
-                    self._progress_s = now_s
+                    self._stepped_s = now_s
                 self._iterations = count
         if row is None:
             return
         if self.row is not None and row.bytes_out > self.row.bytes_out:
-            self._progress_s = now_s
+            self._sent_s = now_s
         if self.row is not None and row.attempts < self.row.attempts:
             self._rows.clear()  # HAProxy began anew
         self.row = row
@@ -97,7 +107,7 @@ class Watched:
         last = self.last
         if last is None:
             return True
-        moved = last.failed == "late" and (self._progress_s or 0.0) >= last.started_s
+        moved = last.failed == "late" and (self._progress_s() or 0.0) >= last.started_s
         if last.counts and not self.standing.out and not moved:
             return True  # a second canary follows a failed one at once, unless the server is just busy
         return now_s - last.ended_s >= min(self.rules.canary_interval_s, 1.0 if self.standing.out else 1e9)
