@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,6 @@ import httpx
 from bench.errors import BenchError
 from bench.studies.servers import gguf_copy
 from serve.engine import server
-from serve.engine.command import build, detect_device
 from serve.engine.settings import parse
 from serve.processes import port as ports
 from serve.processes.process import OwnedProcess
@@ -145,13 +144,9 @@ def running(name: str, model: Path, folder: Path, programs: Path) -> Iterator[tu
 
 @contextmanager
 def _vllm(model: Path, folder: Path) -> Iterator[str]:
-    # vLLM binds its threads to cores by itself and leaves one of them free: here all of its half are for it.
-    environment = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-    values = {"model": str(model), "served_model_name": MODEL, "max_model_len": 1024, "environment": environment}
-    settings = server.with_free_port(parse({**values, "port": 0}, "bench-servers"))
-    command = build(settings, device=detect_device())
-    pinned = replace(command, argv=tuple(on(halves()[0], command.argv)))
-    with server.start(settings, log_path=folder / "vllm.log", command=pinned) as started:
+    # As anybody starts it: it binds its threads to cores by itself, and leaves one of them to its other processes.
+    values = {"model": str(model), "served_model_name": MODEL, "port": 0, "max_model_len": 1024}
+    with server.start(parse(values, "bench-servers"), log_path=folder / "vllm.log") as started:
         yield started.base_url
 
 
