@@ -80,12 +80,12 @@ def of_server(plan: Plan, settings: RunningServer, say: Callable[[str], None]) -
         raise PlanError(f"--target {settings.url}: no load of the plan can be carried: {reasons}.")
     engine = Engine(name="target", model=found.model, quantization="unknown", max_model_len=found.max_model_len)
     name = plan.name if plan.name.startswith("target-") else f"target-{plan.name}"
-    update = {"engines": (engine,), "name": name, "target": settings, "quality": _quality(plan, say)}
+    update = {"engines": (engine,), "name": name, "target": settings, "quality": quality_of_server(plan, say)}
     changed = plan.model_copy(update=update)
     return Order(changed, remotes.describe(found), refused)
 
 
-def _quality(plan: Plan, say: Callable[[str], None]) -> Quality | None:
+def quality_of_server(plan: Plan, say: Callable[[str], None]) -> Quality | None:
     """[quality] of a server that already runs: of its own model, on texts that the plan names."""
     if plan.quality is None:
         return None

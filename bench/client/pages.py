@@ -64,9 +64,12 @@ def tokens(to: Target, path: str, model: str, text: str, *, special: bool = Fals
     """
     asked = {"model": model, **dict.fromkeys(("add_special_tokens", "add_special"), special)}
     asked |= dict.fromkeys(("prompt", "content", "input", "inputs"), text)
-    document = fetch(to, path, asked, timeout_s=30).document()
+    page = fetch(to, path, asked, timeout_s=30)
+    document = page.document()
     listed = document.get("tokens") if isinstance(document, dict) else document
-    ids = [token.get("id") if isinstance(token, dict) else token for token in listed or []]
+    if page.status != 200 or not isinstance(listed, list):
+        raise ValueError(f"HTTP {page.status} and no list of tokens")
+    ids = [token.get("id") if isinstance(token, dict) else token for token in listed]
     whole = [token for token in ids if isinstance(token, int) and 0 <= token < 2**31]
     if len(whole) < len(ids):
         raise ValueError("token ids are whole numbers")
