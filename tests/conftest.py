@@ -13,9 +13,8 @@ from serve.engine.server import Server, start
 from serve.engine.settings import parse
 
 ROOT = Path(__file__).parent.parent
-# For every process that the tests start, and this one. A core fewer than there are is what vLLM gives its worker where
-# it is spawned; a forked one has its parent's threads, which wait for each other at every step when the server's other
-# processes want a core too: ten times as long on two cores.
+# For every process that the tests start, and this one. On two cores vLLM gives a spawned worker one thread and leaves
+# the other core to the server's other processes; a forked one would have its parent's two.
 os.environ["OMP_NUM_THREADS"] = "1"
 # For every process that the tests start: a server whose vLLM forks its workers is up in half the time (see there).
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "forked"), os.environ.get("PYTHONPATH"))))
