@@ -280,7 +280,8 @@ core.register_action("route", { "http-req" }, function(txn)
     local b = P.models[model]
     local up = txn.f:nbsrv(b)
     -- To a HAProxy that ends after a reload no server is up, yet it still serves the connections that it has.
-    if up == 0 and txn.f:stopping() then up = 1 end
+    local stopping = txn.f:stopping() -- a number or a boolean, by version; and 0 is true in Lua
+    if up == 0 and (stopping == 1 or stopping == true) then up = 1 end
     return { up = up, free = math.max(0, txn.f:be_conn_free(b)), in_flight = txn.f:be_conn(b),
       waiting = txn.f:queue(b) }
   end

@@ -167,9 +167,8 @@ class under_load:
     def ask(self, number: int) -> None:
         with httpx.Client(base_url=self.door.url, timeout=60, trust_env=False) as client:
             while not self.over.is_set():
-                self.seen.append(
-                    self.one(client, {"model": "m", "prompt": "1", "stream": bool(number % 2), "max_tokens": 5})
-                )
+                body = {"model": "m", "prompt": "1", "stream": bool(number % 2), "max_tokens": 5}
+                self.seen.append(self.one(client, body))
 
     def one(self, client: httpx.Client, body: dict[str, object]) -> int:
         tokens = b""
