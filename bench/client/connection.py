@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter as now
@@ -187,11 +187,22 @@ class Deadlines:
 DEADLINES = Deadlines()
 
 
+Receive = Callable[[int, int], tuple[bytes, clock.Control | None, int, Any]]  # as socket.recvmsg
+Take = Callable[[Receive], bool]  # takes one read; True when nothing more is to come
+Serve = Callable[[socket.socket, Take], None]  # has `take` take every read of a plain socket
+
+
+def in_turn(sock: socket.socket, take: Take) -> None:
+    """Reads in the caller's own thread (under Locust: greenlet), which waits for each read."""
+    while not take(sock.recvmsg):
+        pass
+
+
 class Connection:
     """One keep-alive connection to a target, used by one request at a time; opened when it is first needed."""
 
-    def __init__(self, to: Target) -> None:
-        self.target = to
+    def __init__(self, to: Target, serve: Serve = in_turn) -> None:
+        self.target, self._serve = to, serve
         self._socket: socket.socket | None = None
         self._counts: bytes | None = None
         self._aborted = self._expired = False
@@ -281,27 +292,27 @@ class Connection:
             result.counts = (before, self._counts)
 
     def _read(self, sock: socket.socket, result: Exchange) -> None:
-        framing, reads = result.framing, result.reads
-        plain = self.target.tls is None
-        while True:
-            said: clock.Control | None = None
-            if plain:
-                data, said, _, _ = sock.recvmsg(READ_BYTES, clock.CONTROL_BYTES)
-            else:
-                data = sock.recv(READ_BYTES)
+        framing, reads, plain = result.framing, result.reads, self.target.tls is None
+
+        def take(receive: Receive) -> bool:
+            data, said, _, _ = receive(READ_BYTES, clock.CONTROL_BYTES)
             time_s = now()
-            if not data:
-                if not self._expired and not self._aborted:
-                    framing.end()
-                if framing.complete:
-                    # A body that ends with the connection ends at this read.
-                    reads.append((time_s, None, None))
-                return
-            # Several events, or the head and what came with it: then it matters in how many segments they came.
-            doubt = plain and (not reads or data.count(b"data:") > 1)
-            reads.append((time_s, said, clock.counts(sock) if doubt else None))
-            if framing.feed(data):
-                return
+            if data:
+                # Several events, or the head and what came with it: then it matters in how many segments they came.
+                doubt = plain and (not reads or data.count(b"data:") > 1)
+                reads.append((time_s, said, clock.counts(sock) if doubt else None))
+                return framing.feed(data)
+            if not self._expired and not self._aborted:
+                framing.end()
+            if framing.complete:  # a body that ends with the connection ends at this read
+                reads.append((time_s, None, None))
+            return True
+
+        if plain:
+            self._serve(sock, take)
+        else:
+            while not take(lambda size, _: (sock.recv(size), None, 0, None)):
+                pass
 
     def _connect(self, deadline_s: float) -> None:
         failure: OSError = OSError(f"the name {self.target.host} has no address")

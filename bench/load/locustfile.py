@@ -45,6 +45,7 @@ from bench.client.pages import metrics
 from bench.client.probe import Found, ProbeError, learn
 from bench.load import loadfile
 from bench.load import users as crews
+from bench.load.hub import in_the_hub
 from bench.load.pulse import PULSE
 
 log = logging.getLogger("nbridge.load")
@@ -337,7 +338,14 @@ def on_init(environment: Any, runner: Any, **_: Any) -> None:
     if WORK is None:
         return
     load, to, _warm, measured = WORK
-    crew = crews.Crew(load, to, measured, publish=lambda record: publish(environment, record), spawn=gevent.spawn)
+    crew = crews.Crew(
+        load,
+        to,
+        measured,
+        publish=lambda record: publish(environment, record),
+        spawn=gevent.spawn,
+        serve=in_the_hub,
+    )
     environment.nbridge_crew = crew
     environment.nbridge_conductor = None
     if isinstance(runner, WorkerRunner):

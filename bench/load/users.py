@@ -18,7 +18,7 @@ from time import perf_counter as now
 from typing import Any
 
 from bench.client import stream
-from bench.client.connection import Connection, Exchange, Target
+from bench.client.connection import Connection, Exchange, Serve, Target, in_turn
 from bench.load.conversation import Conversation
 from bench.load.loadfile import Item, Load, Records
 from bench.load.pulse import PULSE, Pulse
@@ -44,7 +44,8 @@ class Crew:
 
     Users arrive at the gate, take requests until there are none, and leave; `quiet` is set when all have left and
     every record is written. `stop` ends it early: users leave and requests in flight are aborted (and recorded).
-    `publish` is called with every record, `spawn` runs a function beside the caller (a greenlet under Locust).
+    `publish` is called with every record, `spawn` runs a function beside the caller (a greenlet under Locust), `serve`
+    reads what comes on its connections.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Crew:
         *,
         publish: Callable[[dict[str, Any]], None],
         spawn: Callable[..., object],
+        serve: Serve = in_turn,
     ) -> None:
-        self.load, self.target, self._measured = load, to, measured
+        self.load, self.target, self._measured, self._serve = load, to, measured, serve
         self._publish, self.spawn = publish, spawn
         self.records: Records | None = None
         self.gate, self.quiet, self.halt = Event(), Event(), Event()
@@ -134,6 +136,10 @@ class Crew:
         if isinstance(what, Conversation):
             return self._converse(connection, what, scheduled_s, end_s)
         return self.send(connection, what, scheduled_s)
+
+    def connection(self) -> Connection:
+        """A new connection to the server, not yet open."""
+        return Connection(self.target, self._serve)
 
     def send(self, connection: Connection, what: stream.Request, scheduled_s: float) -> Exchange:
         """Sends a request, waits for its end and hands it to the clerk: reading it must not delay the next request."""
@@ -273,7 +279,7 @@ def warm_up(crew: Crew, warm: list[stream.Request]) -> None:
     done: SimpleQueue[None] = SimpleQueue()
 
     def user() -> None:
-        connection = Connection(crew.target)
+        connection = crew.connection()
         for what in todo:
             if crew.stopped:
                 break
@@ -290,7 +296,7 @@ def warm_up(crew: Crew, warm: list[stream.Request]) -> None:
 
 def closed_user(crew: Crew) -> None:
     """One closed-loop user: takes the next request as soon as its last one has ended, until there is none."""
-    connection = Connection(crew.target)
+    connection = crew.connection()
     connection.open(CONNECT_AHEAD_S)
     zero_s = crew.arrive()
     if zero_s is not None:
@@ -339,7 +345,7 @@ def open_dispatcher(crew: Crew) -> None:
 
 
 def _connect_ahead(crew: Crew, connections: int) -> list[Connection]:
-    free = [Connection(crew.target) for _ in range(connections)]
+    free = [crew.connection() for _ in range(connections)]
     done: SimpleQueue[None] = SimpleQueue()
     for connection in free:
         crew.spawn(lambda each: done.put(each.open(CONNECT_AHEAD_S)), connection)
@@ -354,7 +360,7 @@ def _dispatch(crew: Crew, free: list[Connection], due_s: list[float], peak_rps: 
     spin_s = SPIN_S if peak_rps > SPIN_FROM_RPS else 0.0
 
     def run(what: Item, scheduled_s: float) -> None:
-        connection = free.pop() if free else Connection(crew.target)
+        connection = free.pop() if free else crew.connection()
         crew.carry(connection, what, scheduled_s, end_s)
         free.append(connection)
         crew.in_flight -= 1
