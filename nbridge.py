@@ -17,6 +17,7 @@ COMMANDS = {
         "bench.cli:bench",
         "Measure: for each engine start a server, drive the loads, write a run and its report.",
     ),
+    "capacity": ("bench.cli:capacity", "Find the highest rate (or concurrency) that meets an SLO."),
     "prompts": ("bench.prompts.cli:prompts", "What a prompt file is and holds, and what of it a load would skip."),
     "report": ("reports.cli:report", "Rebuild a run's report from its records."),
     "compare": (

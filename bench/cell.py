@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,9 @@ _MAX_PROMPTS = 20_000
 _WARMUP_TOKENS = 16
 _STOP_GRACE_S = 15.0
 _DISK_FULL_STATUS = 4
+_ENOUGH = "enough"  # why a load ended early that is no outcome
+
+Enough = Callable[[Sequence[Mapping[str, Any]]], str | None]
 
 
 def request_count(load: Load) -> int:
@@ -116,12 +119,14 @@ def measure(
     timeout_s: float,
     seed: int | None = None,
     tick: Callable[[int], None] = lambda _: None,
+    enough: Enough | None = None,
 ) -> None:
     """Measure one cell and write the result into `cell`: outcome, reason, metrics, reconciliation, validity.
 
     `seed` (the repeat's number unless given) sets prompts and arrivals apart from those of the same load elsewhere.
-    `tick` is told how many requests have ended. On KeyboardInterrupt the load is stopped, what was recorded stays on
-    disk, and the interrupt goes on.
+    `enough` is shown the records as they come; what it returns ends the load early (`ended_early`), and what is in
+    flight then is aborted. `tick` is told how many requests have ended. On KeyboardInterrupt the load is stopped, what
+    was recorded stays on disk, and the interrupt goes on.
     """
     folder = store.cell_dir(run_dir, cell["id"])
     seed = cell["repeat"] if seed is None else seed
@@ -138,11 +143,14 @@ def measure(
     load_path = write_inputs(folder, target, load, seed, made)
     del made  # the load generator has its own; a long trace's prompts would stay in memory beside it
     sampler = Sampler(target.base_url, target.pids, read=partial(_metrics, target))
-    stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick)
+    stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick, enough)
     phase = _read_phase(folder / "phase.json")
     tokenizer = target.settings.tokenizer
     table = _collect(folder, phase, sampler.readings, counter(tokenizer) if tokenizer else None)
     _judge(cell, table, load, phase, sampler.readings, slo, tokenizer)
+    cell["ended_early"] = stopped[1] if stopped is not None and stopped[0] == _ENOUGH else None
+    if cell["ended_early"]:
+        return
     if stopped is not None:
         cell["outcome"], cell["reason"] = stopped
     elif phase.get("stopped"):
@@ -159,8 +167,9 @@ def _drive(
     timeout_s: float,
     sampler: Sampler,
     tick: Callable[[int], None],
+    enough: Enough | None,
 ) -> tuple[str, str] | None:
-    """Run Locust to its end; (outcome, reason) when it had to be stopped before."""
+    """Run Locust to its end; (outcome or _ENOUGH, reason) when it had to be stopped before."""
     users = load.concurrency if load.kind == "closed" else load.processes
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", target.base_url]
     argv += ["--users", str(users), "--spawn-rate", str(users), "--only-summary", "--exit-code-on-error", "0"]
@@ -175,7 +184,7 @@ def _drive(
             if store.free_bytes(folder) < store.FULL_BYTES:  # what cannot be written may also keep it from ending
                 locust.stop(_STOP_GRACE_S)
                 store.require_room(folder)
-            if stop := _reason_to_stop(target, load, progress, deadline, timeout_s):
+            if stop := _reason_to_stop(target, load, progress, deadline, timeout_s, enough):
                 locust.stop(_STOP_GRACE_S)
                 return stop
             tick(progress.ended)
@@ -198,7 +207,7 @@ def _drive(
 
 
 def _reason_to_stop(
-    target: Target, load: Load, progress: "_Tail", deadline: float, timeout_s: float
+    target: Target, load: Load, progress: "_Tail", deadline: float, timeout_s: float, enough: Enough | None
 ) -> tuple[str, str] | None:
     if death := target.failure():
         return death
@@ -210,6 +219,8 @@ def _reason_to_stop(
         )
     if time.monotonic() > deadline:
         return "timeout", f"The cell did not end within cell_timeout_s = {timeout_s:g} s."
+    if enough is not None and (why := enough(progress.fresh)):
+        return _ENOUGH, why
     return None
 
 
@@ -221,8 +232,10 @@ class _Tail:
         self._offsets: dict[Path, int] = {}
         self.ended = 0
         self.timeouts_in_a_row = 0
+        self.fresh: list[dict[str, Any]] = []  # since the last read
 
     def read(self) -> "_Tail":
+        self.fresh = []
         for path in record_files(self._folder):
             with path.open("rb") as source:
                 source.seek(self._offsets.get(path, 0))
@@ -230,6 +243,7 @@ class _Tail:
             complete = data.rpartition(b"\n")[0]
             self._offsets[path] = self._offsets.get(path, 0) + (len(complete) + 1 if complete else 0)
             for record in records.parse_lines(complete.decode(errors="replace").splitlines()):
+                self.fresh.append(record)
                 self.ended += not record.get("warmup")
                 self.timeouts_in_a_row = self.timeouts_in_a_row + 1 if record.get("outcome") == "timeout" else 0
         return self
@@ -339,7 +353,7 @@ def _judge(
         "gpu_used_peak_bytes": _peak(readings, "gpu", "memory_used_bytes"),
     }
     summary["client"] = _client(table, phase)
-    verdict = validity(table, described, summary, agreement)
+    verdict = validity(table, described, summary, agreement, errors_count=not cell.get("point"))
     cell.update(metrics=summary, reconciliation=agreement, validity=verdict)
     if summary["requests"]["ok"] == 0:
         cell["outcome"], cell["reason"] = "failed", _why_none(table)

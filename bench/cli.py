@@ -9,21 +9,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench import sweep as sweeps
+from bench.capacity.size import Over
+from bench.capacity.task import require_objective
+from bench.display import Display
 from bench.errors import PlanError
+from bench.formats import Format
 from bench.order import Asked, order
-from bench.plans.plan import PLANS, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
+from bench.plans.tables import Arrival
 from bench.quality import passes
-from bench.run.formats import Format
 from bench.run.outcome import NOTHING, exit_code
+from bench.run.slo import EXAMPLE
+from inputs.durations import seconds_of
 from inputs.quantities import plural
 
 if TYPE_CHECKING:
     from bench.compare.turns import Pair, Said
 
 console = Console(stderr=True, highlight=False)
+
+
+def _time(text: str) -> float:
+    try:
+        return seconds_of(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from None
 
 
 def bench(
@@ -87,11 +99,78 @@ def bench(
     display = Display(console)
     asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats)
     work = _work(asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
+    _carry_out(work, display, report=report, as_json=as_json)
+
+
+def capacity(
+    plan: Annotated[
+        str | None,
+        typer.Argument(help="A plan's file or a bundled plan: its engines, and the requests of its first load."),
+    ] = None,
+    slo: Annotated[
+        str | None, typer.Option(metavar="LINE", help=f'What is to be met, such as "{EXAMPLE}" [default: the plan\'s]')
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="URL", help="Search a server that already runs, not the plan's engines.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the target's API key.")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="KEY=VALUE", help="What else has to be said to reach the target, as for bench."),
+    ] = None,
+    over: Annotated[
+        Over | None, typer.Option(help="rate: requests per second, open loop. concurrency: users. [default: rate]")
+    ] = None,
+    arrival: Annotated[Arrival | None, typer.Option(help="Over rate: how requests arrive. [default: poisson]")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="End when the interval is ± this share of the capacity. [default: 0.05]")
+    ] = None,
+    max_time_s: Annotated[
+        float | None,
+        typer.Option("--max-time", metavar="TIME", parser=_time, help="Longest search of an engine. [default: 15min]"),
+    ] = None,
+    start: Annotated[
+        float | None, typer.Option(help="The first rate, or number of users. [default: estimated]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted search; its points stay.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
+    report: Annotated[bool, typer.Option(help="Write report.html, report.md and figures at the end.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run (run.json) to stdout.")] = False,
+) -> None:
+    """Find the highest rate (or concurrency) that meets an SLO, of a server or of each engine of a plan.
+
+    Exit codes: 0 found; 1 no load meets the SLO, or the search was cut short; 4 nothing was measured.
+    """
+    display = Display(console)
+    asked = Asked(plan, target, api_key_env, tuple(more or ()))
+    options = {
+        "slo": slo, "over": over, "arrival": arrival, "precision": precision, "max_time_s": max_time_s, "start": start,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is None:
+        chosen = only_searching(load_plan(find_plan(plan), remote=target is not None), given)
+        require_objective(chosen)
+        sweep = order(chosen, asked, display.say).sweep(out, display, shlex.join(["nbridge", *sys.argv[1:]]))
+        sweep.save()
+    elif asked != Asked() or given:
+        raise PlanError("--resume takes plan, target and SLO from the run; give only the run folder.")
+    else:
+        sweep = sweeps.resume(resume, display)
+    _carry_out(sweep, display, report=report, as_json=as_json)
+
+
+def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, as_json: bool) -> None:
+    """Measure what is pending, write reports, say what came of it, and end with its exit code."""
     parts = [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
     for part in parts:
         total, pending = len(part.document["cells"]), len(part.pending)
         judged = f", quality of {plural(len(part.unjudged), 'engine')}" if part.unjudged else ""
-        display.say(f"run {part.run_dir}: {pending} of {total} cells to measure{judged}")
+        cells = f": {pending} of {total} cells to measure{judged}" if total else ""
+        display.say(f"run {part.run_dir}{cells}")
     interrupted = False
     try:
         with display:
@@ -105,6 +184,8 @@ def bench(
         print(json.dumps(_document(parts, found, code, reasons), ensure_ascii=False))
     elif found is not None:
         print(found.text)
+    elif answers := parts[0].document.get("capacity"):
+        print("\n".join(f"{one['engine']}: {one['said']}" for one in answers))
     for page in written:
         display.say(f"report: {page}")
     for line in _last_lines(parts, reasons, interrupted=interrupted):
@@ -119,7 +200,7 @@ def _work(
     allow: list[str],
     resume: Path | None,
     out: Path,
-    display: "Display",
+    display: Display,
     *,
     retry_failed: bool,
 ) -> "sweeps.Sweep | Pair":
@@ -177,7 +258,8 @@ def _last_lines(parts: list[sweeps.Sweep], reasons: list[str], *, interrupted: b
         judged = sum(len(part.unjudged) for part in parts)
         left = f"{sum(len(part.pending) for part in parts)} cells"
         left += f" and the quality of {plural(judged, 'engine')}" if judged else ""
-        yield f"interrupted; {left} are left. Go on with: {resume_with}"
+        left = f"{left} are left" if not parts[0].tasks else "the search has not ended"
+        yield f"interrupted; {left}. Go on with: {resume_with}"
         return
     yield from reasons
     of_all = [one for part in parts for one in (*part.document["cells"], *passes.engines(part.document))]
@@ -189,63 +271,6 @@ def _write_report(run_dir: Path) -> Path:
     from reports.report import write_report  # a door may call any room; nothing but nbridge.py imports a door
 
     return write_report(run_dir).html
-
-
-class Display:
-    """Shows a sweep: a progress bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
-
-    def __init__(self, target: Console) -> None:
-        self._console = target
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=target,
-            transient=True,
-            disable=not target.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None, visible=False)
-        self._label = ""
-
-    def __enter__(self) -> "Display":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-    def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None:
-        self._label = f"cell {number}/{total} {cell['id']}"
-        self._bar.reset(self._task, description=self._label, total=cell["load"]["requests"], visible=True)
-
-    def requests_ended(self, done: int, total: int | None) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-    def cell_ended(self, cell: dict[str, Any]) -> None:
-        self._bar.update(self._task, visible=False)
-        self.say(f"{cell['id']}: {cell_line(cell)}")
-
-
-def cell_line(cell: dict[str, Any]) -> str:
-    """One cell in one line: its outcome and, where it was measured, throughput and median latencies."""
-    metrics = cell["metrics"]
-    if not metrics or not metrics["requests"]["ok"]:
-        return f"{cell['outcome']}: {cell['reason']}"
-    parts = []
-    if (rate := metrics["output_throughput_tok_s"]) is not None:
-        parts.append(f"{rate:.1f} output tok/s")
-    elif (rate := metrics["request_throughput_rps"]) is not None:
-        parts.append(f"{rate:.1f} requests/s")
-    for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
-        if metrics[name] and "p50" in metrics[name]:
-            parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
-    reason = f" ({cell['reason']})" if cell["reason"] else ""
-    return f"{cell['outcome']}{reason}: " + ", ".join(parts)
 
 
 def export(

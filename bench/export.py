@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import PlanError
+from bench.formats import Format
 from bench.run import frames
-from bench.run.formats import Format
 from bench.run.store import explained
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
+from bench.capacity import points
 from bench.errors import RunFolderError
 from bench.plans.plan import Plan, cell_id
 from bench.plans.tables import Engine, Load
@@ -84,16 +85,23 @@ def _plan(run: Run, plan: Plan) -> Iterator[str]:
 
 
 def _cells(run: Run, plan: Plan) -> Iterator[str]:
+    alone = plan.capacity is not None and plan.capacity.alone
     planned = {
         cell_id(engine, load, repeat): (engine, load, repeat)
         for repeat in range(1, plan.repeats + 1)
         for engine in plan.engines
         for load in plan.loads
+        if not alone
     }
+    if not points.are_answers(run.document.get("capacity")):
+        yield "capacity is no list of answers"
     for missing in sorted(planned.keys() - {_name(cell) for cell in run.cells}):
         yield f"the plan has a cell {missing}, run.json has none"
     for cell in run.cells:
         name = _name(cell)
+        if plan.capacity is not None and name is not None and _table(cell).get("point"):
+            yield from _point(name, cell, plan)
+            continue
         if name is None or name not in planned:
             yield f"run.json has a cell {name!r}, the plan has none"
             continue
@@ -122,6 +130,23 @@ def _quality(run: Run, plan: Plan) -> Iterator[str]:
             yield f"quality of {entry['engine']}: outcome is {entry.get('outcome')!r}, which is none"
         elif entry["outcome"] == "ok" and not isinstance(entry.get("figures"), dict):
             yield f"quality of {entry['engine']}: is ok and has no figures"
+
+
+def _point(name: str, cell: dict[str, Any], plan: Plan) -> Iterator[str]:
+    """What is wrong with a point of a search, whose load no plan names."""
+    engine = next((one for one in plan.engines if one.name == _table(cell.get("engine")).get("name")), None)
+    if engine is None or cell.get("repeat") not in range(1, plan.repeats + 1):
+        yield f"cell {name}: is a point of a search that the plan does not have"
+        return
+    yield from _differs(name, "engine", Engine, cell.get("engine"), engine)
+    try:
+        Load.model_validate(cell.get("load"))
+    except ValidationError:
+        yield f"cell {name}: its load is not one"
+    if not points.is_point(cell["point"]):
+        yield f"cell {name}: its point is not one"
+    if cell.get("outcome") not in OUTCOMES:
+        yield f"cell {name}: outcome is {cell.get('outcome')!r}, which is none of {', '.join(OUTCOMES)}"
 
 
 def _differs(name: str, part: str, model: type[BaseModel], said: Any, planned: BaseModel) -> Iterator[str]:

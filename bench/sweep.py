@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 from bench import resumption
+from bench.capacity import points, search
+from bench.capacity.task import Task, require_objective
 from bench.cell import measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
 from bench.plans.plan import Plan, cell_id, validate
@@ -60,6 +63,21 @@ class Sweep:
         """What is added to a repeat's number where it seeds: two sides by turns on one server send other prompts."""
         return int((self.document.get("against") or {}).get("seeds_from") or 0)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether anything is left to measure; a search says only as it goes how many points it takes."""
+        return bool(self.pending or self.unjudged) or any(
+            points.goes_on(self.document, task.engine.name, task.repeat) for task in self.tasks
+        )
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The searches of the plan, one for each engine in each repeat."""
+        if self.plan.capacity is None:
+            return []
+        repeats = range(1, self.plan.repeats + 1)
+        return [Task(self.plan, self.plan.capacity, one, repeat) for repeat in repeats for one in self.plan.engines]
+
     def save(self) -> None:
         store.write_json(self.run_dir / "run.json", self.document)
 
@@ -94,7 +112,9 @@ def new(
     `refused`: why which loads, by name, cannot be carried; their cells are `unsupported` from the beginning.
     Raises PlanError for a prompts file, texts or a baseline that are not usable.
     """
+    require_objective(plan)
     plan, files = _with_files(plan, watcher)
+    alone = plan.capacity is not None and plan.capacity.alone
     now = datetime.now(UTC)
     run_id = store.new_run_id(plan.name, now)
     document = {
@@ -112,6 +132,7 @@ def new(
             for repeat in range(1, plan.repeats + 1)
             for engine in plan.engines
             for load in plan.loads
+            if not alone
         ],
         "quality": passes.start(plan, remote=remote is not None),
     }
@@ -138,11 +159,13 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
         for cell in document["cells"]:
             if cell["outcome"] in RETRIED:
                 cell.update(outcome="pending", **dict.fromkeys(_RESULTS))
+                points.forget(cell)
         passes.retry(document, RETRIED)
         document["finished"] = None
-    if sweep.pending:
+    search.reopen(document)
+    if sweep.unfinished:
         _with_files(plan, watcher)
-    if sweep.remote is not None and (sweep.pending or sweep.unjudged):
+    if sweep.remote is not None and sweep.unfinished:
         target = again(sweep.remote)
         if other := _other_model(plan.engines[0], target):
             raise RunFolderError(f"{run.path}: {other} Start a new run.")
@@ -225,38 +248,64 @@ def _only_one(run_dir: Path) -> Iterator[None]:
 
 
 def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
-    """All pending cells of one engine and repeat on one server, and its quality where that is of the same model; a
-    server that dies is started anew for the next cell."""
-    loads = {cell_id(engine, load, repeat): load for load in sweep.plan.loads}
-    cells = [cell for cell in sweep.pending if cell["id"] in loads]
-    while cells or passes.pending(sweep.document, engine):
+    """All pending cells of one engine and repeat, then its search, on one server, and its quality where that is of the
+    same model; a server that dies is started anew for the next cell."""
+    while _next_cell(sweep, engine, repeat) is not None or passes.pending(sweep.document, engine):
         try:
             with _server(sweep, engine, repeat) as (target, startup, log_path):
-                while cells:
-                    cell = cells.pop(0)
+                while (cell := _next_cell(sweep, engine, repeat)) is not None:
                     cell["startup"] = startup
-                    _run_cell(sweep, cell, loads[cell["id"]], target, log_path)
+                    _run_cell(sweep, cell, Load.model_validate(cell["load"]), target, log_path)
                     if death := target.failure():
                         if death.outcome == "unsupported":  # it would die again
                             raise CannotServe(*death)
+                        break
+                    if cell.get("point") and cell["outcome"] in RETRIED:
                         break
                 else:
                     passes.judge(sweep.run_dir, sweep.document, sweep.plan, engine, target, sweep.watcher.say)
                     sweep.save()
         except CannotServe as problem:
-            names = ", ".join(cell["id"] for cell in cells) or engine.name
-            sweep.watcher.say(f"{names}: {problem.outcome}: {problem}")
-            passes.give_up(sweep.document, engine, problem)
-            for cell in cells:
-                cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
-                cell["known_beforehand"] = problem.beforehand
-                if problem.log_path and problem.log_path.exists():
-                    folder = store.cell_dir(sweep.run_dir, cell["id"])
-                    with store.explained(folder):
-                        folder.mkdir(parents=True, exist_ok=True)
-                        (folder / "server.log").write_bytes(problem.log_path.read_bytes())
-            sweep.save()
+            _cannot_serve(sweep, engine, repeat, problem)
             return
+
+
+def _next_cell(sweep: Sweep, engine: Engine, repeat: int) -> dict[str, Any] | None:
+    """The next cell of an engine and repeat to be measured; the plan's come first, then the points of its search."""
+    mine = (c for c in sweep.pending if c["engine"]["name"] == engine.name and c["repeat"] == repeat)
+    if (cell := next(mine, None)) is not None:
+        return cell
+    if (task := _task(sweep, engine, repeat)) is None:
+        return None
+    wanted = search.next_point(task, sweep.document, sweep.watcher.say)
+    if wanted is not None:
+        cell = _pending_cell(engine, wanted.load, repeat, None) | {"point": wanted.point}
+        sweep.document["cells"].append(cell)
+    sweep.save()
+    return cell
+
+
+def _task(sweep: Sweep, engine: Engine, repeat: int) -> Task | None:
+    return next((one for one in sweep.tasks if one.engine == engine and one.repeat == repeat), None)
+
+
+def _cannot_serve(sweep: Sweep, engine: Engine, repeat: int, problem: CannotServe) -> None:
+    """Nothing more of this engine and repeat can be measured: its pending cells and its search say so."""
+    cells = [c for c in sweep.pending if c["engine"]["name"] == engine.name and c["repeat"] == repeat]
+    names = ", ".join(cell["id"] for cell in cells) or engine.name
+    sweep.watcher.say(f"{names}: {problem.outcome}: {problem}")
+    passes.give_up(sweep.document, engine, problem)
+    for cell in cells:
+        cell.update(outcome=problem.outcome, reason=str(problem), startup=None)
+        cell["known_beforehand"] = problem.beforehand
+        if problem.log_path and problem.log_path.exists():
+            folder = store.cell_dir(sweep.run_dir, cell["id"])
+            with store.explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "server.log").write_bytes(problem.log_path.read_bytes())
+    if (task := _task(sweep, engine, repeat)) is not None:
+        search.give_up(task, sweep.document, str(problem))
+    sweep.save()
 
 
 def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, log_path: Path | None) -> None:
@@ -267,16 +316,19 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
     log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
     result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
     result["began"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+    task = _task(sweep, Engine.model_validate(cell["engine"]), cell["repeat"]) if cell.get("point") else None
+    began_s = monotonic()
     try:
         measure(
             sweep.run_dir,
             result,
             target,
             load,
-            seed=cell["repeat"] + sweep.seeds_from,
-            slo=sweep.plan.slo.limits(),
-            timeout_s=sweep.plan.cell_timeout_s,
+            seed=cell["repeat"] + sweep.seeds_from + (search.seed(cell) if task is not None else 0),
+            slo=sweep.plan.slo.limits() if task is None else task.limits or None,
+            timeout_s=sweep.plan.cell_timeout_s if task is None else search.timeout_s(cell),
             tick=lambda done: sweep.watcher.requests_ended(done, load.requests),
+            enough=None if task is None else search.watch_of(task, cell, load),
         )
     finally:
         if log_path and log_path.exists():
@@ -284,6 +336,9 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
                 log.seek(log_start)
                 store.cell_dir(sweep.run_dir, cell["id"]).joinpath("server.log").write_bytes(log.read())
     cell.update(result)
+    if task is not None:
+        requests = store.Run(sweep.run_dir, sweep.document).requests(cell["id"])
+        sweep.watcher.say(search.settle(task, sweep.document, cell, requests, monotonic() - began_s))
     sweep.save()
     sweep.watcher.cell_ended(cell)
 

@@ -1,13 +1,15 @@
 """The content of a report in the order in which it is read; HTML and Markdown lay out the same content."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from reports import tables
 from reports.definitions import DEFINITIONS
 from reports.figures.drawing import Picture
 from reports.figures.pictures import pictures
-from reports.measured.cells import Json, Report
+from reports.measured.cells import Cell, Json, Report
+from reports.measured.searches import searches
 from reports.sections import setting, trust
+from reports.sections.capacity import capacity
 from reports.sections.delivery import delivery
 from reports.sections.lost import lost
 from reports.sections.planned import sections
@@ -23,12 +25,17 @@ NOTHING_TO_DRAW = "No cell gave a valid measurement of output tokens, so there i
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a report shows, as text, tables and SVG."""
+    """Everything that a report shows, as text, tables and SVG.
+
+    `loads`: loads of the plan were measured. A search for the capacity by itself has nothing else to show.
+    """
 
     title: str
     subtitle: str
     run_id: str
     verdict: str
+    loads: bool
+    capacity: Section | None
     key_figures: Table
     repeats: Table | None
     performance: tuple[Picture, ...]
@@ -60,15 +67,15 @@ def content(report: Report) -> Content:
         subtitle=subtitle,
         run_id=run_id,
         verdict=" ".join(verdict(report)),
+        loads=bool(report.cells) or not report.points,
+        capacity=capacity(report),
         key_figures=tables.key_figures(report),
         repeats=tables.repeats(report),
         performance=tuple(p for p in drawn if p.name.startswith("throughput")),
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         memory=tuple(p for p in drawn if p.name == "memory"),
         sections=(*judged(report), *sections(report)),
-        cells=tuple(
-            t for t in (tables.throughput(report), _latencies(report), turns(report), lost(report)) if t is not None
-        ),
+        cells=tuple(t for t in (_throughput(report), _latencies(report), turns(report), lost(report)) if t is not None),
         trust=tuple(
             t
             for t in (
@@ -81,7 +88,7 @@ def content(report: Report) -> Content:
             if t is not None
         ),
         problems=tuple(problems(report)),
-        setting=(setting.engines(report), setting.loads(report)) if report.cells else (),
+        setting=_setting(report),
         environment=tuple(setting.environment(report)),
         definitions=DEFINITIONS,
         reproduce=tuple(setting.reproduce(report)),
@@ -89,8 +96,22 @@ def content(report: Report) -> Content:
     )
 
 
+def _setting(report: Report) -> tuple[Table, ...]:
+    if not report.cells:
+        return (setting.engines(report),) if report.points else ()
+    return setting.engines(report), setting.loads(report)
+
+
+def _throughput(report: Report) -> Table | None:
+    return tables.throughput(report) if report.cells or not report.points else None
+
+
 def _latencies(report: Report) -> Table | None:
     return tables.latencies(report) if any(cell.shown for cell in report.cells) else None
+
+
+def _judged(cell: Cell) -> Json:
+    return {} if cell.judged is None else asdict(cell.judged)
 
 
 def numbers(report: Report) -> Json:
@@ -111,9 +132,11 @@ def numbers(report: Report) -> Json:
                 "compared": cell.measured,
                 "records": cell.records,
                 "metrics": cell.metrics,
+                "point": cell.document.get("point") and {"level": cell.document["point"]["level"], **_judged(cell)},
                 "differs_from_stored": [difference.name for difference in cell.differences],
             }
-            for cell in report.cells
+            for cell in report.every
         ],
         "quality": list(report.quality),
+        "capacity": [search.answer for search in searches(report)],
     }

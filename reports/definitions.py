@@ -51,6 +51,15 @@ DEFINITIONS = (
         "open-loop loads.",
     ),
     (
+        "Capacity",
+        "The highest load (requests/s, or concurrent requests) that meets the SLO, searched by measuring. It is where "
+        "half of the points would pass; the interval is the central 95 % of what all verdicts leave possible.",
+    ),
+    (
+        "Knee",
+        "Between these levels the median latency rises above twice what one request at a time sees.",
+    ),
+    (
         "Closed loop, open loop",
         "Closed: a fixed number of users, each sending its next request when the last one is answered. Open: "
         "requests arrive at a set rate, whether or not the server keeps up: as a Poisson process, a gamma process with "

@@ -12,6 +12,7 @@ from reports.content import NOTHING_TO_DRAW, Content
 from reports.figures.drawing import VARIABLES, Picture
 from reports.figures.svg import themed
 from reports.sections.problems import affected
+from reports.sections.section import Section
 from reports.tables import Table
 
 _HERE = Path(__file__).parent
@@ -60,18 +61,19 @@ def _md(text: str) -> str:
 def markdown(content: Content) -> str:
     """The same content as Markdown; figures are linked from figures/."""
     lines = [f"# {_md(content.title)}", "", f"{_md(content.subtitle)}.", "", _md(content.verdict), ""]
-    lines += ["## Key figures", "", *_md_table(content.key_figures)]
+    if content.loads:
+        lines += ["## Key figures", "", *_md_table(content.key_figures)]
     if content.repeats:
         lines += _md_table(content.repeats)
-    lines += ["## Throughput against latency", "", *_md_pictures(content.performance)]
-    lines += ["## Distributions of latency", "", *_md_pictures(content.distributions)]
-    lines += ["## Memory", "", *_md_pictures(content.memory, "No engine stated what it uses.")]
-    for section in content.sections:
-        lines += [f"## {_md(section.title)}", ""]
-        lines += [line for paragraph in section.paragraphs for line in (_md(paragraph), "")]
-        lines += _md_pictures(section.pictures) if section.pictures else []
-        lines += [line for t in section.tables for line in _md_table(t)]
-    lines += ["## All cells", "", *(line for t in content.cells for line in _md_table(t))]
+    if content.capacity:
+        lines += _md_section(content.capacity)
+    if content.loads:
+        lines += ["## Throughput against latency", "", *_md_pictures(content.performance)]
+        lines += ["## Distributions of latency", "", *_md_pictures(content.distributions)]
+        lines += ["## Memory", "", *_md_pictures(content.memory, "No engine stated what it uses.")]
+    lines += [line for section in content.sections for line in _md_section(section)]
+    if content.cells:
+        lines += ["## All cells", "", *(line for t in content.cells for line in _md_table(t))]
     lines += ["## Validity and reconciliation", ""]
     lines += [line for t in content.trust for line in _md_table(t)] or ["No cell was checked.", ""]
     lines += ["## What went wrong", "", *_md_problems(content)]
@@ -83,6 +85,13 @@ def markdown(content: Content) -> str:
     for command in content.reproduce:
         lines += ["    " + " ".join(command.split())]
     return "\n".join(lines) + "\n"
+
+
+def _md_section(section: Section) -> list[str]:
+    lines = [f"## {_md(section.title)}", ""]
+    lines += [line for paragraph in section.paragraphs for line in (_md(paragraph), "")]
+    lines += _md_pictures(section.pictures) if section.pictures else []
+    return lines + [line for t in section.tables for line in _md_table(t)]
 
 
 def _md_table(table: Table) -> list[str]:

@@ -58,7 +58,7 @@ def statement(report: Report) -> str:
 def weightless(report: Report) -> list[str]:
     """The models whose weights were not loaded but made up by the engine."""
     made_up = [
-        cell.document["engine"] for cell in report.cells if (cell.document.get("startup") or {}).get("weightless")
+        cell.document["engine"] for cell in report.every if (cell.document.get("startup") or {}).get("weightless")
     ]
     return list(dict.fromkeys(str(engine.get("model") or "the model") for engine in made_up))
 

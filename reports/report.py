@@ -41,7 +41,8 @@ def read_report(run_dir: Path) -> Report:
 
 def write(run_dir: Path, made: Content) -> ReportPaths:
     """Write `made` into `run_dir`."""
-    in_sections = [picture for section in made.sections for picture in section.pictures]
+    searched = (made.capacity,) if made.capacity else ()
+    in_sections = [picture for section in (*searched, *made.sections) for picture in section.pictures]
     pictures: tuple[Picture, ...] = (*made.performance, *made.distributions, *made.memory, *in_sections)
     folder = run_dir / "figures"
     try:

@@ -6,6 +6,7 @@ Each function returns one statement or nothing, and says nothing that was not me
 from inputs.quantities import in_words, number, plural, ratio, seconds
 from reports import quality
 from reports.answers import counted_by, lengths
+from reports.capacities import capacities, searched
 from reports.hidden_states import hidden_states
 from reports.measured.cells import Cell, Load, Report
 from reports.measured.repeats import (
@@ -42,6 +43,8 @@ def verdict(report: Report) -> list[str]:
         shortest_ttft(report),
         hidden_states(report),
         slo_met(report),
+        capacities(report),
+        searched(report),
         not_measured(report),
         interrupted(report),
         failed_requests(report),
@@ -55,7 +58,7 @@ def verdict(report: Report) -> list[str]:
 
 
 def _model(report: Report) -> str:
-    models = {str(cell.document["engine"].get("model")) for cell in report.cells}
+    models = {str(cell.document["engine"].get("model")) for cell in report.every}
     return f" of {_name(models.pop())}" if len(models) == 1 and models != {"None"} else ""
 
 
@@ -63,7 +66,8 @@ def scope(report: Report) -> str:
     """What was planned and how much of it gave a measurement."""
     total, measured = len(report.cells), len(report.measured)
     if not total:
-        return "This run has no cells: nothing was planned and nothing was measured."
+        nothing = "This run has no cells: nothing was planned and nothing was measured."
+        return "" if report.points else nothing
     engines, loads, repeats = report.engines, report.loads, planned_repeats(report)
     configurations = "configuration" if len(engines) == 1 else "configurations"
     subject = f"{in_words(len(engines)).capitalize()} engine {configurations}{_model(report)}"
@@ -322,7 +326,7 @@ def resolution(report: Report) -> str:
 
 def mismatch(report: Report) -> str:
     """Whether run.json stores other numbers than its records give."""
-    changed = [cell.id for cell in report.cells if cell.differences]
+    changed = [cell.id for cell in report.every if cell.differences]
     if not changed and not report.quality_differs:
         return ""
     of_quality = f"the quality of {listing(list(report.quality_differs), 4)}" if report.quality_differs else ""

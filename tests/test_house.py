@@ -27,6 +27,7 @@ MAY_IMPORT = {
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
     ("reports", "bench"): {
+        "bench.capacity",
         "bench.run.records",
         "bench.run.store",
         "bench.run.stats",

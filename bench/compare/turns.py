@@ -209,7 +209,8 @@ def _server(side: Order) -> tuple[Any, Any]:
 
 
 def _repeated(side: Order, repeats: int) -> Order:
-    plan = validate({**side.plan.model_dump(mode="json"), "repeats": repeats}, source="--repeats")
+    changes = {"repeats": repeats, "capacity": None}  # a search measures each side at levels of its own
+    plan = validate({**side.plan.model_dump(mode="json"), **changes}, source="--repeats")
     return replace(side, plan=plan)
 
 

@@ -12,8 +12,10 @@
     requests = 32
     [matrix.load]                    # every load × every value (also [matrix.engine])
     concurrency = [1, 4, 16]
-    [slo]
+    [slo]                            # or slo = "ttft_p95<0.5,tpot_p95<0.05,errors<0.01"
     ttft_s = 0.5
+    [capacity]                       # the highest rate that meets the SLO, searched for each engine
+    precision = 0.1
     [target]                         # a server that already runs, instead of engines of our own
     url = "http://127.0.0.1:8000"
     [quality]                        # how well each engine predicts held-out text, beside the first one
@@ -36,7 +38,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from bench.errors import PlanError
 from bench.plans.faults import explain, require_known
-from bench.plans.tables import Cost, Engine, Load, Quality, RunningServer, Slo, Table
+from bench.plans.tables import Capacity, Cost, Engine, Load, Objective, Quality, RunningServer, Slo, Table
 from bench.run.store import slug
 from inputs import files
 
@@ -48,7 +50,8 @@ class Plan(Table):
 
     name: str
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
-    slo: Slo = Slo()
+    slo: Objective = Slo()
+    capacity: Capacity | None = None
     cost: Cost | None = None
     quality: Quality | None = None
     cell_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
@@ -65,6 +68,36 @@ class Plan(Table):
             if twice:
                 raise ValueError(f"two {kind}s are called {twice[0]!r}: give each a `name` of its own")
         return self
+
+    @model_validator(mode="after")
+    def _capacity_is_of_a_load(self) -> Self:
+        if self.capacity is None:
+            return self
+        names = [load.name for load in self.loads]
+        if self.capacity.load is not None and self.capacity.load not in names:
+            raise ValueError(f"capacity.load = {self.capacity.load!r} is none of the loads: {', '.join(names)}")
+        if self.searched_load.is_conversation:
+            raise ValueError(
+                f"capacity: the load {self.searched_load.name!r} is of conversations, and a search sends single "
+                "requests: name another load in capacity.load"
+            )
+        if self.searched_load.arrival in ("trace", "ramp", "step"):
+            raise ValueError(
+                f"capacity: the load {self.searched_load.name!r} has rates of its own (arrival = "
+                f'"{self.searched_load.arrival}"), so it has no other one: name another load in capacity.load'
+            )
+        return self
+
+    @property
+    def searched_load(self) -> Load:
+        """The load whose requests a search for the capacity sends."""
+        named = self.capacity.load if self.capacity else None
+        return next(load for load in self.loads if named in (None, load.name))
+
+    @property
+    def capacity_slo(self) -> Slo:
+        """What a search for the capacity goes by: its own SLO, or the plan's."""
+        return (self.capacity and self.capacity.slo) or self.slo
 
 
 def cell_id(engine: Engine, load: Load, repeat: int) -> str:
@@ -148,6 +181,15 @@ def validate_target(document: dict[str, Any], *, source: str) -> RunningServer:
         return RunningServer.model_validate(document)
     except ValidationError as error:
         raise PlanError(explain(error, document, source, RunningServer)) from None
+
+
+def only_searching(plan: Plan, given: dict[str, Any]) -> Plan:
+    """The plan with its search alone, and what is `given` of [capacity] instead of what it says. Raises PlanError."""
+    document = plan.model_dump(mode="json")
+    capacity = {**(document["capacity"] or {}), **given, "alone": True}
+    loads = [plan.searched_load.model_dump(mode="json")]
+    changes = {"loads": loads, "capacity": capacity, "quality": None}
+    return validate({**document, **changes}, source="nbridge capacity")
 
 
 def _sub_table(document: dict[str, Any], key: str, source: str) -> dict[str, dict[str, Any]]:

@@ -3,13 +3,17 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from bench.errors import PlanError
+from bench.run import slo as objectives
 from bench.run.rates import mean_rps
+from bench.run.slo import MISSED, Condition
 from checkpoints.errors import BadScheme
 from checkpoints.tensors import schemes
 
 Positive = Annotated[int, Field(gt=0)]
+Arrival = Literal["poisson", "constant"]
 LEAST_PIECES = 10  # of held-out text
 
 
@@ -257,15 +261,60 @@ class Load(Table):
 
 
 class Slo(Table):
-    """Limits that a request has to meet to count as goodput, in seconds; `share` of all requests shall meet them."""
+    """What a server is to keep: limits on each request, in seconds, that `share` of all requests shall meet; and
+    `conditions` on a cell's figures, as a line (bench.run.slo). A line by itself stands for a table with it alone."""
 
     ttft_s: Annotated[float, Field(gt=0)] | None = None
     tpot_s: Annotated[float, Field(gt=0)] | None = None
     e2e_s: Annotated[float, Field(gt=0)] | None = None
     share: Annotated[float, Field(gt=0, le=1)] = 0.95
+    conditions: str | None = None
+
+    @field_validator("conditions")
+    @classmethod
+    def _readable(cls, line: str | None) -> str | None:
+        try:
+            return None if line is None else objectives.text(objectives.parse(line, "slo"))
+        except PlanError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
 
     def limits(self) -> dict[str, float] | None:
-        return self.model_dump(exclude_none=True, exclude={"share"}) or None
+        """The limits per request that goodput counts by: the table's own, else those of percentiles."""
+        own = self.model_dump(exclude_none=True, exclude={"share", "conditions"})
+        return {**objectives.limits(self._of_line()), **own} or None
+
+    def all_conditions(self) -> tuple[Condition, ...]:
+        """Everything that a cell has to meet; limits on each request are one condition on the share beyond them."""
+        own = self.model_dump(exclude_none=True, exclude={"share", "conditions"})
+        limited = (Condition(MISSED, None, round(1 - self.share, 9), strict=False),) if own else ()
+        return limited + self._of_line()
+
+    def _of_line(self) -> tuple[Condition, ...]:
+        return () if self.conditions is None else objectives.parse(self.conditions, "slo")
+
+
+def _objective(value: object) -> object:
+    """`"ttft_p95<0.5"` is short for a table with these conditions."""
+    return {"conditions": value} if isinstance(value, str) else value
+
+
+Objective = Annotated[Slo, BeforeValidator(_objective)]
+
+
+class Capacity(Table):
+    """The search for the highest load that meets `slo` (the plan's, unless given), of each engine in each repeat,
+    after its loads. `over`: requests per second, or concurrent requests; all else is as in the load called `load` (the
+    first). `precision` is half the interval's width at which the search ends, a share; `max_time_s` ends it before.
+    `alone`: the plan's loads are not measured by themselves."""
+
+    slo: Objective | None = None
+    over: Literal["rate", "concurrency"] = "rate"
+    precision: Annotated[float, Field(ge=0.01, le=0.5)] = 0.05
+    max_time_s: Annotated[float, Field(gt=0)] = 900.0
+    load: str | None = None
+    arrival: Arrival | None = None
+    start: Annotated[float, Field(gt=0)] | None = None
+    alone: bool = False
 
 
 class Cost(Table):

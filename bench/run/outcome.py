@@ -2,24 +2,38 @@
 
 from typing import Any
 
+from bench.run import slo as objectives
+
 WELL, NEGATIVE, NOTHING = 0, 1, 4
+# How a search for the capacity ended without one.
+_WITHOUT = {
+    "nothing": "no load meets the SLO",
+    "floor": "no load meets the SLO",
+    "server": "the search was cut short by the server",
+    "invalid": "the search was ended by measurements that cannot be believed",
+}
 
 
 def exit_code(document: dict[str, Any]) -> tuple[int, list[str]]:
     """(exit code, why it is not 0) of a finished run, from its run.json.
 
     0: every cell is ok, or was known to be impossible before its server was started. 1: something was measured, and a
-    cell is invalid, failed, or missed the SLO, or an engine's quality failed or its quantization was not applied. 4:
-    nothing was measured.
+    cell is invalid, failed, or missed the SLO, or a search found no load that meets it, or an engine's quality failed
+    or its quantization was not applied. 4: nothing was measured. A point of a search may miss the SLO, or be invalid:
+    what became of the search is what counts.
     """
     cells = document["cells"]
     slo = (document.get("plan") or {}).get("slo") or {}
-    tried = [cell for cell in cells if not cell.get("known_beforehand")]
+    tried = [cell for cell in cells if not cell.get("known_beforehand") and not cell.get("point")]
     reasons = []
     for outcome in dict.fromkeys(cell["outcome"] for cell in tried if cell["outcome"] != "ok"):
         reasons.append(_named(outcome, [cell["id"] for cell in tried if cell["outcome"] == outcome]))
-    if missed := [cell["id"] for cell in tried if cell["outcome"] == "ok" and _misses(cell, slo.get("share"))]:
+    if missed := [cell["id"] for cell in tried if cell["outcome"] == "ok" and _misses(cell, slo)]:
         reasons.append(_named("SLO missed", missed))
+    searches = document.get("capacity") or []
+    for ended, words in _WITHOUT.items():
+        if found := [f"{one['engine']}-r{one['repeat']}" for one in searches if one["ended"] == ended]:
+            reasons.append(_named(words, found))
     reasons += _quality(document)
     if not any(cell["outcome"] in ("ok", "invalid") for cell in cells):
         return NOTHING, reasons or ["no cell could be measured on this machine"]
@@ -38,8 +52,16 @@ def _quality(document: dict[str, Any]) -> list[str]:
     return reasons
 
 
-def _misses(cell: dict[str, Any], least: float | None) -> bool:
-    share = (cell.get("metrics") or {}).get("slo_share")
+def _misses(cell: dict[str, Any], slo: dict[str, Any]) -> bool:
+    metrics = cell.get("metrics") or {}
+    if line := slo.get("conditions"):
+        from_schedule = cell["load"]["kind"] == "open"
+        values = [(one, one.value(metrics, from_schedule=from_schedule)) for one in objectives.parse(line, "slo")]
+        if any(value is not None and not one.met(value) for one, value in values):
+            return True
+        if not any(slo.get(name) for name in ("ttft_s", "tpot_s", "e2e_s")):
+            return False
+    share, least = metrics.get("slo_share"), slo.get("share")
     return share is not None and least is not None and share < least
 
 

@@ -80,6 +80,8 @@ def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> 
     values, to_head = latencies(ok), column(ok, "headers_s") - column(ok, "sent_s")
     for name, series in (("ttft", "time_to_first_token"), ("e2e", "e2e_request_latency")):
         total, count = grown(f"vllm:{series}_seconds_sum"), grown(f"vllm:{series}_seconds_count")
+        if unfinished and count is not None and round(count) - less["requests"] != len(ok):
+            total = None  # the server's mean is over other requests than the client's
         result[f"{name}_mean_s"] = _means(
             values[f"{name}_s"], _without(total, count, less["requests"], values["ttft_s"]), to_head
         )

@@ -165,13 +165,14 @@ def token_gaps(requests: pa.Table) -> tuple[Floats, Floats | None]:
     return gaps, np.repeat(gaps / carried, carried)
 
 
-def window(requests: pa.Table, load: dict[str, Any]) -> tuple[float, float] | None:
+def window(requests: pa.Table, load: dict[str, Any], from_s: float = 0.0) -> tuple[float, float] | None:
     """(start, end) in seconds from the cell's zero of the time that throughput is measured over.
 
     Open loop: from zero to the end of the schedule. Closed loop: from the instant all `concurrency` users have sent
     their first request to the instant the first of them finds nothing left to send. Starting and ending users, when
     the server carries less than the load that the cell is named after, thus stay out. Users of conversations are busy
-    while they are in one, thinking included. None if nothing ended.
+    while they are in one, thinking included. Never before `from_s`: `requests` are then only those scheduled since.
+    None if nothing ended.
     """
     sent, ended = np.sort(column(requests, "sent_s")), np.sort(column(requests, "ended_s"))
     sent, ended = sent[~np.isnan(sent)], ended[~np.isnan(ended)]
@@ -180,15 +181,15 @@ def window(requests: pa.Table, load: dict[str, Any]) -> tuple[float, float] | No
     seconds = load.get("seconds")
     if load["kind"] == "open":
         end = float(seconds) if seconds else float(np.nanmax(column(arrivals_of(requests), "scheduled_s")))
-        return (0.0, end) if end > 0 else None
+        return (from_s, end) if end > from_s else None
     if (talks := spans(requests)) is not None:
         found = talks.window(int(load["concurrency"]))
         if found is None:
             return None
-        start, end = found
+        start, end = max(from_s, found[0]), found[1]
         return (start, min(end, float(seconds)) if seconds else end) if end > start else None
     users = min(int(load["concurrency"]), sent.size)
-    start = float(sent[users - 1])
+    start = max(from_s, float(sent[users - 1]))
     end = float(ended[ended.size - users])  # the first end that no further request follows
     if seconds:
         end = min(float(seconds), float(ended[-1]))
@@ -218,7 +219,12 @@ def meets_slo(ok: pa.Table, slo: dict[str, float], *, from_schedule: bool) -> np
 
 
 def _window_rates(
-    requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None, absent_why: dict[str, str]
+    requests: pa.Table,
+    ok: pa.Table,
+    load: dict[str, Any],
+    slo: dict[str, float] | None,
+    absent_why: dict[str, str],
+    from_s: float,
 ) -> dict[str, Any]:
     absent = dict.fromkeys(
         (
@@ -230,7 +236,7 @@ def _window_rates(
         ),
         None,
     )
-    bounds = window(requests, load)
+    bounds = window(requests, load, from_s)
     if bounds is None:
         return {**absent, "goodput_rps": None}
     start, end = bounds
@@ -410,11 +416,16 @@ def _share_of_reads(requests: pa.Table, name: str) -> float | None:
     return (pc.sum(requests[name]).as_py() or 0) / total if total else None
 
 
-def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None) -> dict[str, Any]:
-    """The `metrics` of a cell from its measured rows: counts, rates over the window, and latency distributions."""
+def summarise(
+    requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | None = None, *, from_s: float = 0.0
+) -> dict[str, Any]:
+    """The `metrics` of a cell from its measured rows: counts, rates over the window, and latency distributions.
+
+    `from_s`: the rows are those scheduled since then (without a warm-up), and so the window begins there.
+    """
     ok = ok_only(requests)
     outcomes = {item["values"]: item["counts"] for item in pc.value_counts(requests["outcome"]).to_pylist()}
-    dropped = outcomes.get("dropped", 0)
+    dropped, aborted = outcomes.get("dropped", 0), outcomes.get("aborted", 0)
     values = latencies(ok)
     gaps, itl = token_gaps(requests)
     absent_why: dict[str, str] = {}
@@ -422,11 +433,12 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         "requests": {
             "total": len(requests),
             "ok": len(ok),
-            "failed": len(requests) - len(ok) - dropped,
+            "failed": len(requests) - len(ok) - dropped - aborted,
             "dropped": dropped,
+            "aborted": aborted,
             "by_outcome": outcomes,
         },
-        **_window_rates(requests, ok, load, slo, absent_why),
+        **_window_rates(requests, ok, load, slo, absent_why, from_s),
         "slo": slo,
         "slo_share": slo_share(requests, ok, load, slo),
         "prompt_tokens": _total(ok, "prompt_tokens"),
@@ -441,11 +453,10 @@ def summarise(requests: pa.Table, load: dict[str, Any], slo: dict[str, float] | 
         "reads": reads(requests),
         "absent": absent_why,
     }
-    for name in ("ttft_s", "ttft_from_schedule_s", "tpot_s", "e2e_s"):
-        seconds = values[name]
+    for name, seconds in values.items():
         summary[name] = distribution(seconds[~np.isnan(seconds)])
     if load["kind"] == "closed":  # no schedule to be late against: a user sends when it is free
-        summary["ttft_from_schedule_s"] = None
+        summary.update(ttft_from_schedule_s=None, e2e_from_schedule_s=None)
     summary["chunk_gap_s"] = distribution(gaps)
     summary["itl_s"] = summary["chunk_gap_s"] if itl is gaps else None if itl is None else distribution(itl)
     if itl is None and gaps.size:

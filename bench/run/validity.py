@@ -21,6 +21,8 @@ CONCURRENCY_SHARE = 0.95
 RATE_SHARE = 0.02
 LONGEST_PAUSE_S = 0.5
 PAUSED_SHARE = 0.02
+REQUESTS_FAILED = "requests failed"
+ARRIVALS_NOT_SENT = "arrivals not sent"
 
 
 def dispatch_lateness(requests: pa.Table) -> float | None:
@@ -34,9 +36,17 @@ def dispatch_lateness(requests: pa.Table) -> float | None:
 
 
 def validity(
-    requests: pa.Table, load: dict[str, Any], metrics: dict[str, Any], agreement: dict[str, Any]
+    requests: pa.Table,
+    load: dict[str, Any],
+    metrics: dict[str, Any],
+    agreement: dict[str, Any],
+    *,
+    errors_count: bool = True,
 ) -> dict[str, Any]:
-    """The `validity` of a cell: `valid`, the `reasons` it is not, and every check."""
+    """The `validity` of a cell: `valid`, the `reasons` it is not, and every check.
+
+    Without `errors_count`, failed requests are not held against the measurement: they are what an SLO limits.
+    """
     checks = [
         *_client_checks(requests, load, metrics),
         *_arrival_checks(requests, metrics),
@@ -45,6 +55,7 @@ def validity(
         *_process_checks(metrics.get("delivery")),
         *_server_checks(agreement),
     ]
+    checks = [check for check in checks if errors_count or check["name"] != REQUESTS_FAILED]
     reasons = [check["detail"] for check in checks if check["ok"] is False]
     return {"valid": not reasons, "reasons": reasons, "checks": checks}
 
@@ -67,15 +78,14 @@ def _check(
 
 def _client_checks(requests: pa.Table, load: dict[str, Any], metrics: dict[str, Any]) -> list[dict[str, Any]]:
     counts = metrics["requests"]
-    errors = counts["failed"] / counts["total"] if counts["total"] else 1.0
+    failed = counts["failed"] + counts.get("aborted", 0)
+    errors = failed / counts["total"] if counts["total"] else 1.0
     lateness = dispatch_lateness(requests)
     limit = LATENESS_P99_S
     if load["kind"] == "open":
         limit = min(limit, LATENESS_SHARE_OF_GAP / float(load["rate_rps"]))
     return [
-        _check(
-            "requests failed", errors, ERROR_SHARE, "share", f"{counts['failed']} of {counts['total']} requests failed."
-        ),
+        _check(REQUESTS_FAILED, errors, ERROR_SHARE, "share", f"{failed} of {counts['total']} requests failed."),
         _check(
             "dispatch lateness p99",
             lateness,
@@ -196,7 +206,7 @@ def _delivery_check(load: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
     offered = (metrics.get("delivery") or {}).get("offered") or counts["total"]  # of conversations, their first turns
     missed = counts["dropped"] / offered if offered else 1.0
     return _check(
-        "arrivals not sent",
+        ARRIVALS_NOT_SENT,
         missed,
         RATE_SHARE,
         "share",

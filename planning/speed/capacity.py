@@ -148,7 +148,7 @@ def goodputs(cells: Iterable[Mapping[str, Any]]) -> list[Goodput]:
         fitting = [(cell, share) for cell, share in shares if share is not None and share >= LEAST_ATTAINMENT]
         if fitting:
             best, share = max(fitting, key=lambda one: _goodput(one[0]))
-            heaviest = max(loads.values(), key=_level)
+            heaviest = max((one for one in loads.values() if _kind(one) == _kind(best)), key=_level)
             found.append(_described(engine, best, share, highest=best is heaviest))
     return found
 
@@ -193,6 +193,11 @@ def _measured(cell: Mapping[str, Any]) -> bool:
 
 def _goodput(cell: Mapping[str, Any]) -> float:
     return float(cell["metrics"]["goodput_rps"])
+
+
+def _kind(cell: Mapping[str, Any]) -> str:
+    """Only levels of one kind of load can be held against each other: users, or requests per second."""
+    return str(cell["load"].get("kind"))
 
 
 def _level(cell: Mapping[str, Any]) -> float:

@@ -13,6 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.capacity.judging import Judged
+from bench.capacity.points import are_answers, is_point, judged_of
+from bench.capacity.search import rejudged
 from bench.errors import RunFolderError
 from bench.run import quality, stats
 from bench.run.store import Run
@@ -51,7 +54,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Cell:
-    """One engine configuration × one load × one repeat. `metrics` come from the records; None without records."""
+    """One engine configuration × one load × one repeat. `metrics` come from the records; None without records.
+
+    `judged`: what a point of a search says of its level; None for the cells of the plan.
+    """
 
     id: str
     engine: str
@@ -67,6 +73,7 @@ class Cell:
     itl: Curve | None
     chunk_gap: Curve | None
     document: Json
+    judged: Judged | None = None
 
     @property
     def valid(self) -> bool | None:
@@ -94,18 +101,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says, before it is put into words, tables and figures."""
+    """All that a report says, before it is put into words, tables and figures.
+
+    `points` are the cells of searches for the capacity, each at a level of its own: they are compared with nothing.
+    """
 
     folder: str
     document: Json
     cells: tuple[Cell, ...]
     quality: tuple[Json, ...] = ()  # an entry for each engine whose quality was asked for: bench.run.quality.results
     quality_differs: tuple[str, ...] = ()  # the engines of which run.json stores another quality than their rows give
+    points: tuple[Cell, ...] = ()
+
+    @property
+    def every(self) -> tuple[Cell, ...]:
+        """All that was measured: the plan's cells and the points of searches."""
+        return (*self.cells, *self.points)
 
     @property
     def engines(self) -> tuple[str, ...]:
         """Names of the engine configurations, in the order of the plan; the first is the baseline."""
-        return tuple(dict.fromkeys(cell.engine for cell in self.cells))
+        return tuple(dict.fromkeys(cell.engine for cell in self.every))
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -251,6 +267,8 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     changed: tuple[Difference, ...] = ()
     metrics, records, broken = None, None, None
     curves: tuple[Curve | None, ...] = (None, None, None)
+    known = _stored_cell(run, document, load, plan)
+    judged = known.judged
     try:
         requests = run.requests(document["id"])
     except RunFolderError as error:
@@ -263,8 +281,13 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
             changed = differences(stored, recomputed)
             metrics = {**(stored or {}), **recomputed}
             curves = _curves(requests)
+        if judged is not None:
+            now = rejudged(run.document, document, requests)
+            changed += differences({"point": _told(judged)}, {"point": _told(now)})
+            judged = now
     return replace(
-        _stored_cell(run, document, load, plan),
+        known,
+        judged=judged,
         metrics=metrics,
         differences=changed,
         records=records,
@@ -273,6 +296,16 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
         itl=curves[1],
         chunk_gap=curves[2],
     )
+
+
+def _told(judged: Judged) -> Json:
+    """Of a verdict what follows from the records, as numbers that can be held against each other."""
+    return {
+        "verdict": judged.verdict,
+        "figures": judged.figures,
+        "cut_s": judged.cut_s,
+        "goodput_rps": judged.goodput_rps,
+    }
 
 
 def _stored_cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:  # noqa: ARG001 (as `_cell`)
@@ -293,6 +326,7 @@ def _stored_cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:  # n
         itl=None,
         chunk_gap=None,
         document=document,
+        judged=judged_of(document) if "verdict" in (document.get("point") or {}) else None,
     )
 
 
@@ -312,6 +346,8 @@ def _lacking(cell: Any) -> str | None:
     for key, kind in (("id", str), ("engine", dict), ("load", dict)):
         if not isinstance(cell, dict) or not isinstance(cell.get(key), kind):
             return key
+    if cell.get("point") and not is_point(cell["point"]):
+        return "point"
     level = "rate_rps" if cell["load"].get("kind") == "open" else "concurrency"
     return None if isinstance(cell["load"].get(level), int | float) else f"load.{level}"
 
@@ -367,6 +403,13 @@ def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:
                 f"{run.path / 'run.json'}: cell {index + 1} of {len(documents)} has no usable `{lacking}`, so the file "
                 "was changed by hand or damaged. Restore it or measure again with `nbridge bench`."
             )
+    if not are_answers(whole.get("capacity")):
+        raise ReportError(
+            f"{run.path / 'run.json'}: `capacity` is no list of answers; it was changed by hand or damaged."
+        )
     plan = whole.get("plan") if isinstance(whole.get("plan"), dict) else {}
-    cells = tuple(cell(run, document, load, plan) for document, load in zip(documents, _loads(documents), strict=True))
-    return Report(run.path.resolve().name, whole, cells)
+    cells, points = (
+        tuple(cell(run, one, load, plan) for one, load in zip(part, _loads(part), strict=True))
+        for part in ([d for d in documents if not d.get("point")], [d for d in documents if d.get("point")])
+    )
+    return Report(run.path.resolve().name, whole, cells, points=points)

@@ -1,118 +1,128 @@
-"""The section on capacity: how near each engine came to the GPU's bound, and how many servers a demand needs. Pure."""
+"""The section on the measured capacity: the highest load of each engine that met the SLO, and every searched point.
 
-from inputs.quantities import count, number, share
-from planning.catalogs import Gpu
-from planning.errors import MissingMeasurement, PlanningError
-from planning.memory.shapes import Shape
-from planning.speed.capacity import DEFAULT_HEADROOM, Goodput, goodputs, replicas
-from planning.speed.roofline import above, cell_bound
-from reports.measured.cells import Json, Report
-from reports.sections.memory import engines, shape_of
+Not an estimate from a model of the hardware: that, and how many servers a demand needs, stand in sections of their own.
+"""
+
+from bench.capacity import words
+from inputs.quantities import MISSING, count, number, scaled, seconds, share
+from inputs.quantities import TIME as TIMES
+from reports.figures.searched import searched
+from reports.measured.cells import Cell, Report
+from reports.measured.searches import Search, searches
 from reports.sections.section import Section
 from reports.tables import Column, Entry, Table, table
-from reports.verdict import slo_words
 
-PEAKS_RPS = (1.0, 10.0, 100.0)
-SPARES = 1
-
-
-def capacity(report: Report, machine: Gpu | None) -> Section:
-    """Servers for a demand from the goodput of this run; against the bounds of `machine`, the GPU it was made on."""
-    cells = measured_cells(report)
-    paragraphs: list[str] = []
-    tables: list[Table] = []
-    try:
-        found = goodputs(cells)
-        paragraphs.append(
-            f"Servers for a peak demand: peak ÷ goodput of one ÷ {share(DEFAULT_HEADROOM)} headroom, rounded up, and "
-            f"{SPARES} spare. The goodput is this run's, on the machine that it was made on."
-        )
-        if found:
-            tables.append(_servers(found))
-        else:
-            paragraphs = ["No engine met the SLO for nine in ten of its requests at any load, so none has a capacity."]
-    except MissingMeasurement as error:
-        paragraphs.append(str(error))
-    if machine is not None and (bounds := _bounds(cells, _shapes(report), machine)):
-        tables.append(bounds)
-    return Section("capacity", "Capacity", tuple(paragraphs), tuple(tables))
+_TONES = {"pass": "good", "fail": "", "invalid": "bad", "died": "bad"}
+_ENDED = {
+    None: "not ended yet",
+    "found": "as precise as asked for",
+    "nothing": "no load meets the SLO",
+    "floor": "no load meets the SLO",
+    "client": "the client could not deliver more",
+    "invalid": "measurements not to be believed",
+    "server": "cut short by the server",
+    "points": "the verdicts did not settle",
+    "time": "out of time",
+}
 
 
-def measured_cells(report: Report) -> list[Json]:
-    """The cells whose numbers may be compared, as run.json has them, with metrics recomputed from the records."""
-    return [{**cell.document, "metrics": cell.metrics} for cell in report.cells if cell.measured]
+def capacity(report: Report) -> Section | None:
+    """What the searches of a run found; None when it had none."""
+    found = searches(report)
+    if not found:
+        return None
+    picture = searched(report, found)
+    slo = ", ".join(found[0].answer["slo"])
+    paragraphs = (
+        f"The SLO: {slo}. The capacity is where half of the measurements would meet it, by all verdicts together; the "
+        "interval holds it with the stated probability, if verdicts near it are luck and far from it are not.",
+        *(f"{one.engine}: {one.answer['reason']}" for one in found if one.answer["reason"]),
+    )
+    return Section(
+        "capacity",
+        "Capacity at the SLO",
+        paragraphs,
+        (_answers(found), _points(found)),
+        () if picture is None else (picture,),
+    )
 
 
-def _servers(found: list[Goodput]) -> Table:
+def _answers(found: tuple[Search, ...]) -> Table:
+    repeated = max(one.repeat for one in found) > 1
     columns = [
         Column("Engine", numeric=False),
-        Column("Goodput of one server"),
-        Column("at load", numeric=False),
-        Column("Met the SLO"),
-        *(Column(f"{count(peak)} /s", "Servers for a peak of") for peak in PEAKS_RPS),
-        Column("Load of the most, one down"),
+        Column("Repeat"),
+        Column("Capacity"),
+        Column("Interval"),
+        Column("Limited by", numeric=False),
+        Column("Goodput at the SLO"),
+        Column("Knee", numeric=False),
+        Column("Points"),
+        Column("Took"),
+        Column("Search ended", numeric=False),
     ]
     rows: list[list[str | Entry]] = []
     for one in found:
-        needed = [replicas(peak, one.goodput_rps, spares=SPARES) for peak in PEAKS_RPS]
-        lost = needed[-1].load_with_one_down
+        answer, bend = one.answer, one.answer["knee"]
+        interval = f"{words.interval(answer)} ({share(answer['coverage'])})" if answer["value"] is not None else ""
+        unit = words.UNITS[answer["over"]]
         rows.append(
             [
                 one.engine,
-                f"{number(one.goodput_rps)} requests/s",
-                one.load,
-                share(one.attainment),
-                *(count(each.total) for each in needed),
-                share(lost) if lost is not None else "",
+                str(one.repeat) if repeated else "",
+                words.capacity(answer).partition(" (")[0],
+                interval,
+                ", ".join(answer["limiting"]) or MISSING,
+                MISSING if one.goodput_rps is None else f"{number(one.goodput_rps)} requests/s",
+                f"{number(bend['low'])} to {number(bend['high'])} {unit}" if bend else "",
+                count(answer["points"]),
+                scaled(answer["took_s"], TIMES[2:]),
+                Entry(_ENDED[answer["ended"]], "bad" if answer["ended"] in ("invalid", "server") else ""),
             ]
         )
     notes = [
-        f"SLO: {slo_words(dict(found[0].slo))}. Peaks in requests per second; the last column is the share of their "
-        f"goodput that {count(PEAKS_RPS[-1])} requests per second take when one server is lost."
+        "Limited by: the conditions that the levels next above the capacity missed, the most frequent first. Knee: "
+        "between these levels the median latency rises above twice what one request at a time sees."
     ]
-    notes += [
-        f"{one.engine}: no heavier load was measured, so it may carry more." for one in found if one.highest_measured
-    ]
-    return table("servers", "Servers for a demand", columns, rows, tuple(notes))
+    return table("capacity-answers", "The highest load that meets the SLO, by engine", columns, rows, tuple(notes))
 
 
-def _shapes(report: Report) -> dict[str, Shape]:
-    shapes = {}
-    for engine, document in engines(report).items():
-        try:
-            shapes[engine] = shape_of(document)
-        except PlanningError:
-            continue  # the section on memory says why
-    return shapes
-
-
-def _bounds(cells: list[Json], shapes: dict[str, Shape], gpu: Gpu) -> Table | None:
+def _points(found: tuple[Search, ...]) -> Table:
+    names = list(dict.fromkeys(name for one in found for name in one.answer["limits"]))
     columns = [
-        Column("Cell", numeric=False),
-        Column("Measured, tok/s"),
-        Column("Bound, tok/s"),
-        Column("Reached"),
-        Column("Limited by", numeric=False),
+        Column("Point", numeric=False),
+        Column("Level"),
+        Column("Verdict", numeric=False),
+        *(Column(name, "Figures after the warm-up") for name in names),
+        Column("Goodput/s"),
+        Column("Requests"),
+        Column("Warm-up"),
+        Column("Note", numeric=False),
     ]
-    flagged = above(cells, shapes, gpu)
-    impossible = {one.cell_id for one in flagged}
-    rows: list[list[str | Entry]] = []
-    for cell in cells:
-        shape, tok_s = shapes.get(cell["engine"]["name"]), cell["metrics"].get("output_throughput_tok_s")
-        bound = cell_bound(cell, shape, gpu) if shape is not None and shape.kv_bytes_per_token is not None else None
-        if bound is None or not tok_s:
-            continue
-        reached = Entry(share(tok_s / bound.tok_s), "bad" if cell["id"] in impossible else "")
-        rows.append([cell["id"], number(tok_s), number(bound.tok_s), reached, bound.limited_by])
-    if not rows:
-        return None
-    notes = [
-        f"The bound is what {gpu.label} can give at best at the cell's mean batch and context: its bandwidth ÷ "
-        "(weights + cache read in a step), or its compute. Links between GPUs are taken to be free."
+    rows = [_point(one, cell, names) for one in found for cell in one.points]
+    note = (
+        f"“{MISSING}”: too few requests. A point that can no longer pass is ended early. An invalid one is neither a "
+        "pass nor a fail of the server: its reason stands under “What went wrong”."
+    )
+    return table("capacity-points", "Every measured point, in the order of the search", columns, rows, (note,))
+
+
+def _point(one: Search, cell: Cell, names: list[str]) -> list[str | Entry]:
+    judged, level = cell.judged, cell.document["point"]["level"]
+    assert judged is not None  # noqa: S101 (a search's points are judged)
+    at_rest = level is None
+    verdict = Entry("at rest" if at_rest else judged.verdict, "" if at_rest else _TONES[judged.verdict])
+    return [
+        cell.id,
+        "one at a time" if at_rest else words.level(one.answer["over"], level),
+        verdict,
+        *(_figure(name, judged.figures.get(name)) for name in names),
+        number(judged.goodput_rps),
+        count(judged.requests),
+        seconds(judged.cut_s) if judged.cut_s else "none",
+        "ended early" if cell.document.get("ended_early") else "",
     ]
-    notes += [
-        f"{one.cell_id}: the {one.what} of {number(one.measured_tok_s)} tok/s is above the bound of "
-        f"{number(one.bound_tok_s)}: it was not measured right, or not on this GPU."
-        for one in flagged
-    ]
-    return table("roofline", "Output throughput against the GPU's bound", columns, rows, tuple(notes))
+
+
+def _figure(name: str, value: float | None) -> str:
+    return (seconds if "_" in name else share)(value)

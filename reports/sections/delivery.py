@@ -11,7 +11,7 @@ _OFF = ("CV of the gaps, off by", "lag-1 of the gaps, off by")
 
 def delivery(report: Report) -> Table | None:
     """One row per open cell: what was offered and delivered, and of what kind the gaps were; None without any."""
-    cells = [cell for cell in report.cells if (cell.metrics or {}).get("delivery")]
+    cells = [cell for cell in report.every if (cell.metrics or {}).get("delivery")]
     if not cells:
         return None
     columns = [

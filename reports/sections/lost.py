@@ -26,7 +26,7 @@ def lost(report: Report) -> Table | None:
             share(cause["share"]),
             "" if cause["retry_after_s"] is None else seconds(cause["retry_after_s"]),
         ]
-        for cell in report.cells
+        for cell in report.every
         for cause in _causes(cell)
     ]
     if not rows:

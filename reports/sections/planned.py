@@ -3,10 +3,10 @@
 from planning.catalogs import gpu_of_run, load, measured_on
 from planning.errors import PlanningError
 from reports.measured.cells import Report
-from reports.sections.capacity import capacity
 from reports.sections.cost import cost
 from reports.sections.memory import memory
 from reports.sections.section import Section
+from reports.sections.servers import servers
 
 
 def sections(report: Report) -> tuple[Section, ...]:
@@ -28,4 +28,4 @@ def _hardware(report: Report) -> tuple[Section, ...]:
         return (Section("gpu-memory", "Memory on the GPU", (str(error),)),)
     if gpu is None:
         return ()
-    return (memory(report, gpu, machine), capacity(report, machine))
+    return (memory(report, gpu, machine), servers(report, machine))

@@ -20,7 +20,7 @@ class Problem:
 def problems(report: Report) -> list[Problem]:
     """Every cell without a valid measurement, cells of one engine with the same outcome and reason taken together."""
     found: dict[tuple[str, str, tuple[str, ...]], list[Cell]] = {}
-    for cell in report.cells:
+    for cell in report.every:
         if not cell.measured:
             found.setdefault((cell.engine, outcome_of(cell), _reasons(cell)), []).append(cell)
     return [

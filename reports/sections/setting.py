@@ -14,7 +14,7 @@ _UNSET = {"quantization": "none", "speculative": "none"}
 
 def engines(report: Report) -> Table:
     """One row per engine with the settings in which they differ; what they share is said below the table."""
-    by_name = {cell.engine: cell.document["engine"] for cell in report.cells}
+    by_name = {cell.engine: cell.document["engine"] for cell in report.every}
     used = [key for key in dict.fromkeys(k for engine in by_name.values() for k in engine) if key != "name"]
     used = [key for key in used if any(_said(engine.get(key)) for engine in by_name.values())]
     used.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))

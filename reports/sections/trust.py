@@ -9,7 +9,7 @@ from reports.tables import Column, Entry, Table, table
 
 def checks(report: Report) -> Table | None:
     """One row per cell, one column per validity check: its value, and the limit it is held against."""
-    cells = [cell for cell in report.cells if (cell.document.get("validity") or {}).get("checks")]
+    cells = [cell for cell in report.every if (cell.document.get("validity") or {}).get("checks")]
     by_cell = [{str(c["name"]): c for c in cell.document["validity"]["checks"]} for cell in cells]
     names = list(dict.fromkeys(name for found in by_cell for name in found))
     if not names:
@@ -64,7 +64,7 @@ def arrivals(report: Report) -> Table | None:
 
     None when no cell says (runs from before this was recorded).
     """
-    found = [(cell.id, cell.metrics["reads"]) for cell in report.cells if cell.metrics and _clocked(cell.metrics)]
+    found = [(cell.id, cell.metrics["reads"]) for cell in report.every if cell.metrics and _clocked(cell.metrics)]
     if not found:
         return None
     columns = [
@@ -104,7 +104,7 @@ def _clocked(metrics: dict[str, Any]) -> bool:
 
 def reconciliation(report: Report) -> Table | None:
     """One row per cell: what the client counted beside what the server counted."""
-    cells = [cell for cell in report.cells if cell.document.get("reconciliation")]
+    cells = [cell for cell in report.every if cell.document.get("reconciliation")]
     if not cells:
         return None
     columns = [
@@ -165,7 +165,7 @@ def changed(report: Report) -> Table | None:
     """The numbers of run.json that its records do not give; None when there are none."""
     rows: list[list[str | Entry]] = [
         [cell.id, difference.name, _plain(difference.stored), _plain(difference.recomputed)]
-        for cell in report.cells
+        for cell in report.every
         for difference in cell.differences
     ]
     if not rows:

@@ -39,7 +39,14 @@ def test_ttft_tpot_and_e2e_of_two_requests() -> None:
     assert summary["ttft_s"]["mean"] == pytest.approx((0.5 + 0.3) / 2)
     assert summary["tpot_s"]["mean"] == pytest.approx(0.1)
     assert summary["e2e_s"]["max"] == pytest.approx(0.8)
-    assert summary["requests"] == {"total": 2, "ok": 2, "failed": 0, "dropped": 0, "by_outcome": {"ok": 2}}
+    assert summary["requests"] == {
+        "total": 2,
+        "ok": 2,
+        "failed": 0,
+        "dropped": 0,
+        "aborted": 0,
+        "by_outcome": {"ok": 2},
+    }
     assert (summary["prompt_tokens"], summary["output_tokens"], summary["cached_tokens"]) == (20, 7, None)
     assert summary["ttft_from_schedule_s"] is None  # a closed loop has no schedule
 

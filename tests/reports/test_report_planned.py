@@ -74,7 +74,7 @@ def test_without_an_slo_the_capacity_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_an_slo_that_nothing_meets_gives_no_servers(tmp_path: Path) -> None:
     _, capacity = sections(read(made(tmp_path / "r", gpus=[H100], plan={"slo": {"ttft_s": 0.001}})))
-    assert "none has a capacity" in capacity.paragraphs[0]
+    assert "no number of servers carries a demand" in capacity.paragraphs[0]
 
 
 def test_a_figure_above_the_bound_is_called_out(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_both_files_show_the_sections(tmp_path: Path) -> None:
     paths = write_report(made(tmp_path / "r", gpus=[H100], plan={"slo": {"ttft_s": 1.0}}))
     html, markdown = paths.html.read_text(encoding="utf-8"), paths.markdown.read_text(encoding="utf-8")
     assert '<a href="#gpu-memory">Memory on the GPU</a>' in html
-    assert 'id="capacity"' in html
+    assert 'id="servers"' in html
     assert "## Memory on the GPU" in markdown
-    assert "**Servers for a demand**" in markdown
+    assert "## Servers for a demand" in markdown
     assert html.index('id="memory-use"') < html.index('id="gpu-memory"') < html.index('id="cells"')
     assert json.loads(html.split('id="numbers">')[1].split("</script>")[0])["format"] == 1

@@ -1,0 +1,64 @@
+"""How a sweep is shown while it goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class Display:
+    """Shows a sweep: a progress bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+
+    def __init__(self, target: Console) -> None:
+        self._console = target
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=target,
+            transient=True,
+            disable=not target.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, visible=False)
+        self._label = ""
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None:
+        self._label = f"cell {number}/{total} {cell['id']}"
+        self._bar.reset(self._task, description=self._label, total=cell["load"]["requests"], visible=True)
+
+    def requests_ended(self, done: int, total: int | None) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+    def cell_ended(self, cell: dict[str, Any]) -> None:
+        self._bar.update(self._task, visible=False)
+        if not cell.get("point"):  # what a point says has been said by its search
+            self.say(f"{cell['id']}: {cell_line(cell)}")
+
+
+def cell_line(cell: dict[str, Any]) -> str:
+    """One cell in one line: its outcome and, where it was measured, throughput and median latencies."""
+    metrics = cell["metrics"]
+    if not metrics or not metrics["requests"]["ok"]:
+        return f"{cell['outcome']}: {cell['reason']}"
+    parts = []
+    if (rate := metrics["output_throughput_tok_s"]) is not None:
+        parts.append(f"{rate:.1f} output tok/s")
+    elif (rate := metrics["request_throughput_rps"]) is not None:
+        parts.append(f"{rate:.1f} requests/s")
+    for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
+        if metrics[name] and "p50" in metrics[name]:
+            parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
+    reason = f" ({cell['reason']})" if cell["reason"] else ""
+    return f"{cell['outcome']}{reason}: " + ", ".join(parts)
