@@ -63,6 +63,8 @@ def sort_in(side: Side) -> None:
         for cell in run.cells:
             if not isinstance(cell, dict) or not isinstance(cell.get("id"), str):
                 raise RunFolderError(f"{run.path / 'run.json'}: has a cell without an id; it was changed or damaged.")
+            if cell.get("point"):
+                continue  # each search has levels of its own
             known = Cell(cell, _settings(run, cell, Engine), _settings(run, cell, Load), number)
             side.cells.setdefault((known.engine.name, known.load.name), []).append(known)
 

@@ -94,7 +94,8 @@ def derive(document: Mapping[str, Any], settings: Thresholds, *, engine: str | N
 
 def _loads(document: Mapping[str, Any], run: str, engine: str | None) -> tuple[str, list[Load]]:
     """The engine's name and its valid loads, lightest first."""
-    cells = [cell for cell in document["cells"] if cell.get("outcome") == "ok" and cell.get("metrics")]
+    measured = [cell for cell in document["cells"] if not cell.get("point")]  # a search goes beyond what is kept
+    cells = [cell for cell in measured if cell.get("outcome") == "ok" and cell.get("metrics")]
     engines = sorted({str(cell["engine"].get("name")) for cell in cells})
     if not engines:
         raise SettingsError(f"Run {run} has no valid cell, so no threshold can be taken from it.")

@@ -76,7 +76,7 @@ def mixes(cells: Sequence[Mapping[str, Any]]) -> list[Mix]:
     """Return each engine's full load under each of its mixes, from the cells of a run.json that are ok and valid."""
     groups: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for cell in cells:
-        if _usable(cell):
+        if _usable(cell) and not cell.get("point"):  # a search goes beyond what a server shall carry
             key = (str(cell["engine"]["name"]), _mix_key(cell["load"]))
             groups.setdefault(key, {}).setdefault(str(cell["load"]["name"]), []).append(cell["metrics"])
     found = []

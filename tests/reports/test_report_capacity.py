@@ -11,10 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.capacity.task import Task
+from bench.compare.sides import Side, sort_in
 from bench.plans.plan import Plan, expand
 from bench.plans.tables import Load
 from bench.run.store import open_run
 from bench.studies.capacity.simulated import VALID, Json, Server, carry_out, measured
+from monitoring.alerting.derivation import derive
+from monitoring.alerting.thresholds import load
+from monitoring.errors import SettingsError
+from planning.cost.measured import mixes
 from reports.content import content
 from reports.layout import html, markdown
 from reports.measured import cells
@@ -184,3 +189,13 @@ def test_a_damaged_point_is_told_and_not_followed(run: Path, tmp_path: Path) -> 
     (tmp_path / "run.json").write_text(json.dumps(document))
     with pytest.raises(Exception, match=r"cell 4 of .* has no usable `point`"):
         read_report(tmp_path)
+
+
+def test_comparisons_costs_and_thresholds_pass_over_points_beyond_the_capacity(run: Path) -> None:
+    found = open_run(run)
+    side = Side("old", [found])
+    sort_in(side)
+    assert side.cells == {}
+    assert mixes(found.cells) == []
+    with pytest.raises(SettingsError, match="has no valid cell"):
+        derive(found.document, load())

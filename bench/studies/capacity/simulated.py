@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from bench.capacity import search
-from bench.capacity.task import Task
+from bench.capacity.judging import judge
+from bench.capacity.size import Floor, point_load, size
+from bench.capacity.task import Task, least
 from bench.plans.arrivals import schedule
 from bench.plans.plan import Plan, expand
 from bench.plans.tables import Load
@@ -23,6 +25,8 @@ from bench.run.records import SCHEMA
 from bench.run.stats import Floats
 
 Json = dict[str, Any]
+_NEAR = 0.05
+_RATE_STEP = 0.02  # of the logarithm
 VALID = {"valid": True, "reasons": [], "checks": []}
 
 
@@ -133,3 +137,48 @@ def carry_out(
         said.append(search.settle(task, document, cell, requests, wanted.point["expected_s"] or 1.0))
         most = None if most is None else most - 1
     return document
+
+
+def searches(limit_rps: float, arrival: str, slo: str, count: int) -> Json:
+    """`count` searches of a server with this limit, held against the rate at which half of such points pass."""
+    task = task_of(plan_of({"slo": slo, "arrival": arrival, "max_time_s": 1e9}))
+    server = Server(limit_rps)
+    half = half_rps(task, server)
+    answers = []
+    for number in range(count):
+
+        def serve(load: Load, seed: int, luck: int = 10**6 * (number + 1)) -> tuple[pa.Table, Json]:
+            recorded = server.records(load, seed + luck)
+            return recorded, measured(load, recorded)
+
+        answers.append(carry_out(task, serve)["capacity"][0])
+    values = np.array([answer["value"] for answer in answers])
+    return {
+        "arrival": arrival,
+        "limit_rps": limit_rps,
+        "half_rps": half,
+        "searches": count,
+        "median_rps": float(np.median(values)),
+        "near_half": float(np.mean(np.abs(values / half - 1) <= _NEAR)),
+        "holds_half": float(np.mean([answer["low"] <= half <= answer["high"] for answer in answers])),
+        "near_limit": float(np.mean(np.abs(values / limit_rps - 1) <= _NEAR)),
+        "points": float(np.mean([answer["points"] for answer in answers])),
+        "seconds": float(np.mean([answer["took_s"] for answer in answers])),
+    }
+
+
+def half_rps(task: Task, server: Server, points_a_rate: int = 40) -> float:
+    """The rate at which half of the points meet the SLO: the mean, by its logarithm, of where they cease to."""
+    floor = Floor(server.ttft_s, server.busy_s)
+    rates = server.limit_rps * np.exp(np.arange(-0.6, 0.3, _RATE_STEP))
+    passing = []
+    for rate in rates:
+        sent = size("rate", float(rate), *least(task, floor), floor)
+        load = point_load(task.template, "half", "rate", float(rate), sent, floor)
+        verdicts = []
+        for seed in range(points_a_rate):
+            recorded = server.records(load, 7919 * seed + 13)
+            cell = {"load": load.model_dump(mode="json"), "outcome": "ok", "validity": VALID}
+            verdicts.append(judge(cell, recorded, task.conditions, task.limits).verdict == "pass")
+        passing.append(np.mean(verdicts))
+    return float(rates[0] * np.exp(_RATE_STEP * (sum(passing) - 0.5)))
