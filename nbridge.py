@@ -30,6 +30,7 @@ COMMANDS = {
         "bench.golden.cli:golden",
         "A server of known timing that logs what it sent: to try measuring tools on.",
     ),
+    "worker": ("bench.load.cli:worker", "Send loads for an `nbridge bench --workers` on another machine."),
     "serve": ("serve.cli:serve", "One vLLM server in the foreground."),
     "hidden": ("alignment.cli:hidden", "Hidden states of prompts, from a server into a file."),
     "align": ("alignment.cli:align", "Train a W-matrix from one model's states to another's, and judge it."),
@@ -56,7 +57,7 @@ COMMANDS = {
 
 # As README lists them; a command that is in none comes last.
 GROUPS = {
-    "Measure": ("bench", "capacity", "prompts", "report", "compare", "history", "export"),
+    "Measure": ("bench", "capacity", "prompts", "report", "compare", "history", "export", "worker"),
     "Serve": ("serve", "gateway", "swap", "models", "quantize", "fetch", "finetune"),
     "Watch": ("health", "doctor", "stack", "exporter"),
     "Decide": ("vram", "cost", "select", "audit", "prices", "dashboard"),

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -37,8 +38,23 @@ _WARMUP_TOKENS = 16
 _STOP_GRACE_S = 15.0
 _DISK_FULL_STATUS = 4
 _ENOUGH = "enough"  # why a load ended early that is no outcome
+_WORKERS_WAIT_S = 120
 
 Enough = Callable[[Sequence[Mapping[str, Any]]], str | None]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Locust workers on other machines (`nbridge worker`), and where they find the master."""
+
+    workers: int
+    host: str
+    port: int
+
+    def argv(self) -> list[str]:
+        where = ["--master-bind-host", self.host, "--master-bind-port", str(self.port)]
+        waiting = ["--expect-workers", str(self.workers), "--expect-workers-max-wait", str(_WORKERS_WAIT_S)]
+        return ["--master", *where, *waiting]
 
 
 def request_count(load: Load) -> int:
@@ -74,7 +90,9 @@ def make_requests(target: Target, load: Load, repeat: int) -> Requests:
     return found
 
 
-def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Requests) -> Path:
+def write_inputs(
+    folder: Path, target: Target, load: Load, repeat: int, made: Requests, *, machines: bool = False
+) -> Path:
     """Write prompts.jsonl and load.json, what the Locust process reads; returns the latter's path."""
     with store.explained(folder), (folder / "prompts.jsonl").open("w", encoding="utf-8") as out:
         for body in made.warm:
@@ -103,6 +121,7 @@ def write_inputs(folder: Path, target: Target, load: Load, repeat: int, made: Re
         ),
         **({"requests": load.conversations} if load.is_conversation else {}),
         "seed": load.seed + repeat,
+        "machines": machines,
         **({} if made.due_s is None else {"due_s": made.due_s, "requests": len(made.due_s)}),
     }  # fmt: skip
     store.write_json(folder / "load.json", document)
@@ -118,15 +137,16 @@ def measure(
     slo: dict[str, float] | None,
     timeout_s: float,
     seed: int | None = None,
+    machines: Machines | None = None,
     tick: Callable[[int], None] = lambda _: None,
     enough: Enough | None = None,
 ) -> None:
     """Measure one cell and write the result into `cell`: outcome, reason, metrics, reconciliation, validity.
 
-    `seed` (the repeat's number unless given) sets prompts and arrivals apart from those of the same load elsewhere.
-    `enough` is shown the records as they come; what it returns ends the load early (`ended_early`), and what is in
-    flight then is aborted. `tick` is told how many requests have ended. On KeyboardInterrupt the load is stopped, what
-    was recorded stays on disk, and the interrupt goes on.
+    `machines` are to carry the load in place of this one; `seed` (the repeat's number unless given) sets prompts and
+    arrivals apart from those of the same load elsewhere. `enough` is shown the records as they come; what it returns
+    ends the load early (`ended_early`), and what is in flight then is aborted. `tick` is told how many requests have
+    ended. On KeyboardInterrupt the load is stopped, what was recorded stays on disk, and the interrupt goes on.
     """
     folder = store.cell_dir(run_dir, cell["id"])
     seed = cell["repeat"] if seed is None else seed
@@ -140,10 +160,10 @@ def measure(
         return
     if made.said and made.said not in (cell.get("prompts") or ""):
         cell["prompts"] = f"{cell['prompts']}; {made.said}" if cell.get("prompts") else made.said
-    load_path = write_inputs(folder, target, load, seed, made)
+    load_path = write_inputs(folder, target, load, seed, made, machines=machines is not None)
     del made  # the load generator has its own; a long trace's prompts would stay in memory beside it
     sampler = Sampler(target.base_url, target.pids, read=partial(_metrics, target))
-    stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick, enough)
+    stopped = _drive(folder, load_path, target, load, timeout_s, sampler, tick, enough, machines)
     phase = _read_phase(folder / "phase.json")
     tokenizer = target.settings.tokenizer
     table = _collect(folder, phase, sampler.readings, counter(tokenizer) if tokenizer else None)
@@ -168,12 +188,15 @@ def _drive(
     sampler: Sampler,
     tick: Callable[[int], None],
     enough: Enough | None,
+    machines: Machines | None,
 ) -> tuple[str, str] | None:
     """Run Locust to its end; (outcome or _ENOUGH, reason) when it had to be stopped before."""
-    users = load.concurrency if load.kind == "closed" else load.processes
+    users = load.concurrency if load.kind == "closed" else machines.workers if machines else load.processes
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", target.base_url]
     argv += ["--users", str(users), "--spawn-rate", str(users), "--only-summary", "--exit-code-on-error", "0"]
-    if load.processes > 1:
+    if machines is not None:
+        argv += machines.argv()
+    elif load.processes > 1:
         argv += ["--processes", str(load.processes)]
     environment = {**os.environ, "NBRIDGE_LOAD": str(load_path), "PYTHONUNBUFFERED": "1"}
     progress = _Tail(folder)
@@ -369,10 +392,13 @@ def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
     duration_s = (phase.get("ended") or 0) - (phase.get("zero") or 0)
     cpu_s, paused_s = phase.get("client_cpu_s"), phase.get("paused_s")
     return {
-        "cpu_share": cpu_s / duration_s / phase.get("workers", 1) if cpu_s is not None and duration_s > 0 else None,
+        "cpu_share": cpu_s / duration_s / max(phase.get("workers", 1), 1)
+        if cpu_s is not None and duration_s > 0
+        else None,
         "dispatch_lateness_p99_s": dispatch_lateness(table),
         **{name: phase.get(name) for name in ("longest_pause_s", "clock_step_s", "clock_slew")},
         "paused_share": paused_s / duration_s if paused_s is not None and duration_s > 0 else None,
+        "machines": phase.get("machines"),
     }
 
 

@@ -16,7 +16,7 @@ from bench.capacity.task import require_objective
 from bench.display import Display
 from bench.errors import PlanError
 from bench.formats import Format
-from bench.order import Asked, order
+from bench.order import Asked, machines, order
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
 from bench.quality import passes
@@ -75,6 +75,15 @@ def bench(
             help="With --against: a fact that may differ between the two beside engine and target, such as slo.ttft_s.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Send the loads from N workers on other machines (nbridge worker), not from here."
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="With --workers: where workers find this machine.")
+    ] = "127.0.0.1:5557",
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
     ] = None,
@@ -99,6 +108,9 @@ def bench(
     display = Display(console)
     asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats)
     work = _work(asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
+    if workers is not None:
+        for part in _parts(work):
+            part.machines = machines(workers, listen, part.plan)
     _carry_out(work, display, report=report, as_json=as_json)
 
 
@@ -163,9 +175,14 @@ def capacity(
     _carry_out(sweep, display, report=report, as_json=as_json)
 
 
+def _parts(work: "sweeps.Sweep | Pair") -> list[sweeps.Sweep]:
+    """The run, or both sides of a pair, the new one last."""
+    return [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
+
+
 def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, as_json: bool) -> None:
     """Measure what is pending, write reports, say what came of it, and end with its exit code."""
-    parts = [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
+    parts = _parts(work)
     for part in parts:
         total, pending = len(part.document["cells"]), len(part.pending)
         judged = f", quality of {plural(len(part.unjudged), 'engine')}" if part.unjudged else ""

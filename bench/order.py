@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import remote as remotes
+from bench.cell import Machines
 from bench.client import dialect as dialects
 from bench.errors import PlanError
 from bench.plans.plan import Plan
@@ -40,6 +41,23 @@ class Order:
         return new(
             self.plan, runs, watcher, command_line=command_line, remote=self.remote, refused=self.refused or None
         )
+
+
+def machines(workers: int, listen: str, plan: Plan) -> Machines:
+    """The workers on other machines, for a plan that they can carry. Raises PlanError."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise PlanError(f"--listen {listen}: expected HOST:PORT, such as 127.0.0.1:5557 or 10.0.0.1:5557.")
+    for load in plan.loads:
+        if load.processes > 1:
+            raise PlanError(
+                f"load {load.name}: processes = {load.processes} are of this machine; leave it out with --workers."
+            )
+        if load.concurrency is not None and load.concurrency < workers:
+            raise PlanError(
+                f"load {load.name}: {load.concurrency} users for {workers} workers: at most one worker per user."
+            )
+    return Machines(workers, host.strip("[]"), int(port))
 
 
 def order(plan: Plan, asked: Asked, say: Callable[[str], None]) -> Order:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bench import resumption
 from bench.capacity import points, search
 from bench.capacity.task import Task, require_objective
-from bench.cell import measure, request_count, set_aside, warmup_count
+from bench.cell import Machines, measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
 from bench.plans.plan import Plan, cell_id, validate
 from bench.plans.tables import Engine, Load
@@ -47,6 +47,7 @@ class Sweep:
     plan: Plan
     watcher: Watcher
     remote: dict[str, Any] | None = None
+    machines: Machines | None = None
     _lock: list[Any] = field(default_factory=list)
 
     @property
@@ -325,6 +326,7 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
             target,
             load,
             seed=cell["repeat"] + sweep.seeds_from + (search.seed(cell) if task is not None else 0),
+            machines=sweep.machines,
             slo=sweep.plan.slo.limits() if task is None else task.limits or None,
             timeout_s=sweep.plan.cell_timeout_s if task is None else search.timeout_s(cell),
             tick=lambda done: sweep.watcher.requests_ended(done, load.requests),

@@ -57,6 +57,7 @@ class Load:
     extra_body: dict[str, Any] = field(default_factory=dict)
     dialect: dict[str, Any] = field(default_factory=VLLM.as_dict)
     keep_text: bool = False
+    machines: bool = False
 
     def server(self) -> Target:
         """The server under load; ValueError when its address cannot be used or an environment variable is not set."""

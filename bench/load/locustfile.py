@@ -16,6 +16,9 @@ became of the requests; 1 Locust failed; 2 the load file is not usable; 4 nothin
 A measured phase is the same in one process and in several on this machine (`--processes N`): everything is prepared,
 all users wait at a gate, and the gate opens at `zero`. With several processes the master warms up, opens the gates by
 message and writes the phase file; the workers write requests.<n>.jsonl beside the records file.
+
+Workers on other machines (`NBRIDGE_LOAD=afar locust -f bench/load/locustfile.py --worker --master-host …`, which is
+what `nbridge worker` runs) are given the load by the master and send their records home (bench.load.afar).
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from bench.client.pages import metrics
 from bench.client.probe import Found, ProbeError, learn
 from bench.load import loadfile
 from bench.load import users as crews
+from bench.load.afar import Fleet, Forwarded, answer_pings, given, pack
 from bench.load.hub import in_the_hub
 from bench.load.pulse import PULSE
 
@@ -62,7 +66,7 @@ _ZERO = ("0", "0.0")
 def _prepare() -> tuple[loadfile.Load, Target, list[stream.Request], list[loadfile.Item]] | None:
     """The load file's work, read while Locust imports this file, so that worker processes share it; None by hand."""
     path = os.environ.get("NBRIDGE_LOAD")
-    if not path:
+    if not path or AFAR:
         return None
     try:
         load = loadfile.read_load(path)
@@ -88,6 +92,7 @@ ENDPOINT = os.environ.get("NBRIDGE_ENDPOINT", "completions")
 if ENDPOINT not in ("completions", "chat", "hidden_states"):
     sys.stderr.write(f"NBRIDGE_ENDPOINT = {ENDPOINT!r}: expected completions, chat or hidden_states.\n")
     sys.exit(2)
+AFAR = os.environ.get("NBRIDGE_LOAD") == "afar"  # a worker that will be given its load
 WORK = _prepare()
 KIND = WORK[0].kind if WORK else None
 if WORK is None:  # by hand; a load file's prompts are made elsewhere
@@ -97,7 +102,7 @@ if WORK is None:  # by hand; a load file's prompts are made elsewhere
 class ClosedLoop(User):  # type: ignore[misc]
     """A user of a closed load: one connection, the next request when the last has ended."""
 
-    abstract = KIND != "closed"
+    abstract = KIND != "closed" and not AFAR
 
     @task  # type: ignore[untyped-decorator]
     def work(self) -> None:
@@ -108,7 +113,7 @@ class ClosedLoop(User):  # type: ignore[misc]
 class OpenLoop(User):  # type: ignore[misc]
     """The dispatcher of an open load, one per process."""
 
-    abstract = KIND != "open"
+    abstract = KIND != "open" and not AFAR
 
     @task  # type: ignore[untyped-decorator]
     def work(self) -> None:
@@ -119,7 +124,7 @@ class OpenLoop(User):  # type: ignore[misc]
 class ByHand(User):  # type: ignore[misc]
     """A user for Locust's web page: seeded random prompts, one after the other, into Locust's own statistics."""
 
-    abstract = WORK is not None
+    abstract = WORK is not None or AFAR
     host = "http://127.0.0.1:8000"
     users = 0
     found: Found | None = None
@@ -203,9 +208,15 @@ class Conductor:
         self.ready: set[str] = set()
         self.reports: dict[str, dict[str, Any]] = {}
         self.distributed = isinstance(environment.runner, MasterRunner)
+        self.fleet = Fleet(environment.runner, Path(crew.load.records_path), self.stop) if crew.load.machines else None
 
     def prepare(self, warm: list[stream.Request]) -> None:
         """Sends the warm-up requests and scrapes the server when it has nothing left to do."""
+        if self.fleet is not None:
+            message = pack(Path(os.environ["NBRIDGE_LOAD"]), Path(self.crew.load.prompts_path))
+            if (why := self.fleet.prepare(message, lambda: self.crew.stopped is not None)) is not None:
+                self.stop(why, 0)
+                return
         crews.warm_up(self.crew, warm)
         if not self.crew.stopped:
             self.metrics_before = settled_metrics(self.crew.target)
@@ -237,7 +248,13 @@ class Conductor:
             self.stop(f"the Locust worker processes were not ready within {TOLD_S:.0f} s", 1)
         if not crew.stopped:
             crew.zero_s = now() + GO_LEAD_S
-            runner.send_message("nbridge_go", {"zero_s": crew.zero_s})
+            for worker in self.workers:
+                zero_s = crew.zero_s if self.fleet is None else self.fleet.theirs(worker, crew.zero_s)
+                runner.send_message("nbridge_go", {"zero_s": zero_s}, worker)
+
+    def done(self, worker: str, report: dict[str, Any]) -> None:
+        """A worker has nothing left to do."""
+        self.reports[worker] = report if self.fleet is None else self.fleet.report(worker, report)
 
     def stop(self, why: str, exit_code: int) -> None:
         """Ends the phase early, here and in the workers."""
@@ -291,6 +308,7 @@ class Conductor:
             "issued": totals["issued"],
             "prompts_reused": totals["reused"],
             "workers": len(self.reports),
+            "machines": None if self.fleet is None else self.fleet.machines(),
         }
 
     def _gather(self) -> None:
@@ -335,19 +353,14 @@ def wait_for(condition: Any, limit_s: float) -> bool:
 
 def on_init(environment: Any, runner: Any, **_: Any) -> None:
     """Sets up this process's part and, unless it is a worker, the number of users that the load asks for."""
+    if AFAR:
+        answer_pings(runner)
+        given(runner, lambda path: take_from_afar(environment, path))
+        return
     if WORK is None:
         return
     load, to, _warm, measured = WORK
-    crew = crews.Crew(
-        load,
-        to,
-        measured,
-        publish=lambda record: publish(environment, record),
-        spawn=gevent.spawn,
-        serve=in_the_hub,
-    )
-    environment.nbridge_crew = crew
-    environment.nbridge_conductor = None
+    crew = crew_of(environment, load, to, measured)
     if isinstance(runner, WorkerRunner):
         register_worker(runner, crew)
         return
@@ -356,7 +369,7 @@ def on_init(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         workers = environment.parsed_options.expect_workers
         runner.register_message("nbridge_ready", lambda msg, **_: conductor.ready.add(msg.node_id))
-        runner.register_message("nbridge_done", lambda msg, **_: conductor.reports.update({msg.node_id: msg.data}))
+        runner.register_message("nbridge_done", lambda msg, **_: conductor.done(msg.node_id, msg.data))
     users = load.concurrency if load.kind == "closed" and load.concurrency else workers
     environment.events.spawning_complete.add_listener(lambda **_: conductor.open_gates())
     environment.events.user_error.add_listener(
@@ -364,6 +377,28 @@ def on_init(environment: Any, runner: Any, **_: Any) -> None:
     )
     environment.parsed_options.num_users = users
     environment.parsed_options.spawn_rate = min(users, 100)
+
+
+def crew_of(environment: Any, load: loadfile.Load, to: Target, measured: list[loadfile.Item]) -> crews.Crew:
+    """This process's crew, where Locust's users find it."""
+    crew = crews.Crew(
+        load,
+        to,
+        measured,
+        publish=lambda record: publish(environment, record),
+        spawn=gevent.spawn,
+        serve=in_the_hub,
+    )
+    environment.nbridge_crew, environment.nbridge_conductor = crew, None
+    return crew
+
+
+def take_from_afar(environment: Any, path: Path) -> None:
+    """A load that the master sent: encoded beside Locust's heartbeats, which must not wait for it."""
+    load = loadfile.read_load(str(path))
+    to = load.server()
+    _, measured = gevent.get_hub().threadpool.apply(loadfile.read_prompts, (load, to))
+    register_worker(environment.runner, crew_of(environment, load, to, measured))
 
 
 def register_worker(runner: Any, crew: crews.Crew) -> None:
@@ -381,7 +416,7 @@ def register_worker(runner: Any, crew: crews.Crew) -> None:
 
 def on_test_start(environment: Any, **_: Any) -> None:
     """Opens the records file and, unless this is a worker, warms the server up; users are spawned when this returns."""
-    if WORK is None:
+    if WORK is None and not AFAR:
         try:
             loadfile.open_target(environment.host or ByHand.host, os.environ.get("NBRIDGE_API_KEY_ENV"))
         except ValueError as error:
@@ -389,25 +424,32 @@ def on_test_start(environment: Any, **_: Any) -> None:
             environment.process_exit_code = 2
             environment.runner.quit()
         return
-    load, crew, conductor = WORK[0], environment.nbridge_crew, environment.nbridge_conductor
-    path = Path(load.records_path)
-    if conductor is None:
+    crew, conductor = environment.nbridge_crew, environment.nbridge_conductor
+    path = Path(crew.load.records_path)
+    if conductor is None and not AFAR:
         path = path.with_name(f"{path.stem}.{environment.runner.worker_index}{path.suffix}")
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, on_signal, environment)
     gevent.spawn(report_when_quiet, environment) if conductor is None else gevent.spawn(conductor.finish)
+    if AFAR:
+        crew.records = Forwarded(environment.runner.send_message)
+        gevent.spawn(crew.records.run, crew.quiet.is_set)
+        return
     try:
         crew.records = loadfile.Records(str(path))
     except OSError as error:
         crew.stop(f"the records file {path} cannot be opened: {error.strerror}", 4)
-    if conductor is not None and not crew.stopped:
+    if conductor is not None and WORK is not None and not crew.stopped:
         conductor.prepare(WORK[2])
 
 
 def report_when_quiet(environment: Any) -> None:
     """A worker's last word to the master."""
-    environment.nbridge_crew.wait()
-    environment.runner.send_message("nbridge_done", environment.nbridge_crew.report())
+    crew = environment.nbridge_crew
+    crew.wait()
+    if isinstance(crew.records, Forwarded):
+        crew.records.flush()
+    environment.runner.send_message("nbridge_done", crew.report())
 
 
 def on_signal(environment: Any) -> None:
@@ -423,7 +465,8 @@ def on_signal(environment: Any) -> None:
 
 def on_stopping(environment: Any, **_: Any) -> None:
     """Locust stops for whatever reason (its own time limit, its web page, a signal): the phase ends in good order."""
-    if WORK is None or (environment.nbridge_crew.records is None and not environment.nbridge_crew.stopped):
+    crew = getattr(environment, "nbridge_crew", None)
+    if crew is None or (crew.records is None and not crew.stopped):
         return
     if environment.nbridge_conductor is not None:
         environment.nbridge_conductor.stop("interrupted", 130)

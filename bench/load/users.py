@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.client import stream
 from bench.client.connection import Connection, Exchange, Serve, Target, in_turn
+from bench.load.afar import Forwarded
 from bench.load.conversation import Conversation
 from bench.load.loadfile import Item, Load, Records
 from bench.load.pulse import PULSE, Pulse
@@ -60,7 +61,7 @@ class Crew:
     ) -> None:
         self.load, self.target, self._measured, self._serve = load, to, measured, serve
         self._publish, self.spawn = publish, spawn
-        self.records: Records | None = None
+        self.records: Records | Forwarded | None = None
         self.gate, self.quiet, self.halt = Event(), Event(), Event()
         self.zero_s: float | None = None
         self.ended_s: float | None = None

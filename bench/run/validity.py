@@ -51,6 +51,7 @@ def validity(
         *_client_checks(requests, load, metrics),
         *_arrival_checks(requests, metrics),
         *_pulse_checks(metrics.get("client") or {}),
+        *_machine_checks(load, (metrics.get("client") or {}).get("machines")),
         _delivery_check(load, metrics),
         *_process_checks(metrics.get("delivery")),
         *_server_checks(agreement),
@@ -183,6 +184,28 @@ def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
             f"The client's clock ran {(slew or 0):.2%} too fast or too slow while it was being adjusted (limit "
             f"{CLOCK_SLEW:.1%}): every duration is wrong by as much.",
         ),
+    ]
+
+
+def _machine_checks(load: dict[str, Any], machines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Are the clocks of several machines near enough to each other for one time line of all their requests?"""
+    if not machines:
+        return []
+    limit = LATENESS_P99_S
+    if load["kind"] == "open":
+        limit = min(limit, LATENESS_SHARE_OF_GAP / float(load["rate_rps"]))
+    known = [one for one in machines if one.get("clock_drift_s") is not None]
+    apart = {one["host"]: one["clock_within_s"] + one["clock_drift_s"] for one in known}
+    host = max(apart, key=lambda name: apart[name], default="")
+    return [
+        _check(
+            "clocks of machines apart",
+            apart[host] if len(known) == len(machines) else None,
+            limit,
+            "s",
+            f"The clock of {host} is known to {apart.get(host, 0) * 1000:.1f} ms only, drift included (limit "
+            f"{limit * 1000:.1f} ms), so when its requests fell due among the others' is not known.",
+        )
     ]
 
 

@@ -123,7 +123,7 @@ def test_what_is_no_baseline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in (tmp_path / "empty", "no/such/folder", "nowhere.toml"):
         said = refused(tmp_path, PlanError, name, plan=OWN)
-        assert f"--against {name}" in said and "bundled plan (default, hidden)" in said
+        assert f"--against {name}" in said and "bundled plan (default, hidden" in said
     assert "password" in refused(tmp_path, PlanError, "http://user:pw@127.0.0.1:1", plan=OWN)
 
 
