@@ -106,11 +106,13 @@ def _varied(template: Load, name: str, **changes: Any) -> Load:
 
 
 def search_of(over: Over, precision: float, floor: Floor, start: float | None) -> Search:
-    """The search of a server with this floor. `start`: the first level, where something is known of the server."""
+    """The search of a server with this floor. `start`: the first level, where somebody names one or something is known
+    of the server; it may lie below the rate at which a server counts as idle, and is then the least."""
     if over == "concurrency":
         return Search(max(1.0, round(start or _START_IN_FLIGHT)), 1.0, precision, whole=True)
-    least = float(f"{_IDLE_SHARE / floor.e2e_s:.3g}")
-    return Search(float(f"{max(least, start or _START_IN_FLIGHT / floor.e2e_s):.3g}"), least, precision)
+    first, idle = start or _START_IN_FLIGHT / floor.e2e_s, _IDLE_SHARE / floor.e2e_s
+    first, least = (float(f"{rate:.3g}") for rate in (first, min(first, idle)))
+    return Search(first, least, precision)
 
 
 def outlook(search: Search, over: Over, requests: int, seconds: float, floor: Floor) -> tuple[int, float]:

@@ -1,5 +1,6 @@
 """The search for a capacity by itself: simulated servers, hand-worked points, noise with seeds."""
 
+import copy
 import math
 import re
 from dataclasses import replace
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.capacity import search
 from bench.capacity.answer import Measured, answer, knee
 from bench.capacity.estimate import estimate
 from bench.capacity.hopeless import Hopeless
 from bench.capacity.judging import Judged, enough_beyond, judge
-from bench.capacity.size import Floor, bounds_queue, least_requests, least_seconds, size
+from bench.capacity.size import Floor, bounds_queue, least_requests, least_seconds, search_of, size
 from bench.capacity.steps import MOST_POINTS, TRIES, Point, Search, Stop, informative, next_level
 from bench.capacity.task import require_objective
 from bench.capacity.warmup import warm_up
@@ -265,6 +267,14 @@ def test_a_point_is_as_long_as_its_figures_and_a_slow_queue_need() -> None:
     assert size("concurrency", 64, 267, 16.0, floor).requests == 512
 
 
+def test_the_first_rate_is_the_one_that_was_asked_for() -> None:
+    floor = Floor(ttft_s=0.02, e2e_s=0.02)
+    assert search_of("rate", 0.05, floor, None) == Search(200.0, 5.0, 0.05)
+    assert search_of("rate", 0.05, floor, 40.0) == Search(40.0, 5.0, 0.05)
+    assert search_of("rate", 0.05, floor, 4.0) == Search(4.0, 4.0, 0.05)  # below what counts as idle
+    assert search_of("concurrency", 0.05, floor, None) == Search(4.0, 1.0, 0.05, whole=True)
+
+
 def test_an_slo_that_every_rate_meets_is_refused() -> None:
     assert bounds_queue(parse("e2e_mean<5"), {})
     assert not bounds_queue(parse("tpot_p95<0.05,errors<0.01"), {})
@@ -363,6 +373,31 @@ def test_an_slo_that_no_rate_meets_names_the_lowest_that_was_tried() -> None:
     (found,) = carry_out(task_of(plan_of({"slo": SLO, "max_time_s": 1e6})), stalls)["capacity"]
     assert found["ended"] == "nothing"
     assert re.fullmatch(r"no load meets the SLO; Even at 1\.1\d requests/s ttft_p95 is 1\.0\d s\.", found["said"])
+
+
+def test_a_search_that_its_server_cut_short_goes_on_when_it_is_there_again() -> None:
+    task = task_of(plan_of({"slo": SLO, "start": 4.0}))
+    healthy = on(Server(40.0))
+
+    def dies(load: Load, seed: int) -> tuple[pa.Table, Json]:
+        recorded, result = healthy(load, seed)
+        gone = {"outcome": "failed", "reason": "server unreachable", "validity": None}
+        return recorded, result | (gone if load.kind == "open" else {})
+
+    document = carry_out(task, dies, most=2)
+    search.give_up(task, document, "no answer (Connection refused). Is the server up?")
+    (cut,) = document["capacity"]
+    assert (cut["ended"], cut["low"], cut["high"]) == ("server", None, None)  # that it died says nothing of the level
+    assert cut["said"] == (
+        "not established; the server cut the search short; no answer (Connection refused). Is the server up?"
+    )
+    assert search.next_point(task, document, print) is None
+    before = copy.deepcopy(document["cells"])
+    search.reopen(document)
+    (found,) = carry_out(task, healthy, document)["capacity"]
+    assert (found["ended"], document["cells"][:2]) == ("found", before)
+    assert document["cells"][2]["point"]["level"] == 4.0
+    assert found["value"] < 40
 
 
 def test_the_time_for_a_search_ends_it_with_what_is_known() -> None:
