@@ -1,6 +1,8 @@
 """Which engines of a run are judged, on which model, and what becomes of one that cannot be."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ from logprob_server import prompt_logprobs, serving, vllm
 from bench.errors import PlanError
 from bench.order import quality_of_server
 from bench.plans.plan import Plan, expand, find_plan, load_plan
+from bench.plans.tables import Engine
 from bench.quality import passes
 from bench.run import store
-from bench.target import CannotServe
+from bench.target import CannotServe, Served
 
 LOADS = [{"name": "c1", "concurrency": 1, "requests": 4}]
 
@@ -143,6 +146,68 @@ def test_an_engine_that_cannot_be_served_is_given_up_unless_it_rounds_weights_al
     assert [entry["engine"] for entry in passes.pending(run)] == ["e1"]
     passes.give_up(run, made.engines[1], CannotServe("oom", "Too large."))
     assert [entry["outcome"] for entry in passes.engines(run)] == ["unsupported", "oom", "unsupported"]
+
+
+def elsewhere(
+    tmp_path: Path, made: Plan, run: dict[str, Any], monkeypatch: pytest.MonkeyPatch, problem: CannotServe | None = None
+) -> list[Engine]:
+    """Judge every engine of `made` on another model, whose servers are the fake; the engines that were to be served."""
+    asked: list[Engine] = []
+
+    @contextlib.contextmanager
+    def fake(engine: Engine, _log_path: Path, **_settings: Any) -> Iterator[Served]:
+        asked.append(engine)
+        if problem is not None:
+            raise problem
+        with serving() as (target, _):
+            yield Served(target, None, None)
+
+    monkeypatch.setattr(passes, "own_server", fake)
+    for engine in made.engines:
+        passes.judge_elsewhere(tmp_path, run, made, engine, silent)
+    return asked
+
+
+def test_settings_are_judged_on_another_model_by_a_server_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = {"model": "demo-100m", "max_model_len": 4096, "dtype": "bfloat16"}
+    made = plan(tmp_path, big, {**big, "quantization": "int8", "kv_cache_dtype": "fp8"}, model="demo-1m")
+    run = document(made)
+    asked = elsewhere(tmp_path, made, run, monkeypatch)
+    assert [(one.model, one.quantization, one.dtype, one.kv_cache_dtype) for one in asked] == [
+        ("demo-1m", "none", "bfloat16", None), ("demo-1m", "int8", "bfloat16", "fp8"),
+    ]  # fmt: skip
+    assert [one.max_model_len for one in asked] == [8 + 64] * 2  # room for a piece, whatever the plan's own model needs
+    assert [(one["outcome"], one["model"], one["rounded"]) for one in passes.engines(run)] == [
+        ("ok", "demo-1m", False)
+    ] * 2
+    assert elsewhere(tmp_path, made, run, monkeypatch) == []  # done once
+
+
+def test_what_no_kernel_runs_is_judged_rounded_where_weights_alone_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tmp_path, {}, {"quantization": "int4"}, {"quantization": "awq-g32"}, {"quantization": "fp8"})
+    run = document(made)
+    for cell in run["cells"][1:]:
+        cell |= {"outcome": "unsupported", "reason": "The engine said: no kernel."}
+    asked = elsewhere(tmp_path, made, run, monkeypatch)
+    assert [one.quantization for one in asked] == ["none", "w4a16-rounded", "awq-g32-rounded"]
+    found = passes.engines(run)
+    assert [(one["outcome"], one["rounded"]) for one in found] == [
+        ("ok", False), ("ok", True), ("ok", True), ("unsupported", False),
+    ]  # fmt: skip
+    assert found[3]["reason"] == "The engine said: no kernel."
+
+
+def test_a_server_that_does_not_start_elsewhere_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tmp_path, {"model": "demo-100m"}, model="demo-1m")
+    run = document(made)
+    elsewhere(tmp_path, made, run, monkeypatch, CannotServe("oom", "Too large."))
+    assert [(one["outcome"], one["reason"]) for one in passes.engines(run)] == [("oom", "Too large.")]
 
 
 def test_a_baseline_of_another_run_comes_along(tmp_path: Path) -> None:
