@@ -229,8 +229,8 @@ def test_a_disk_that_is_full_from_the_first_cell_ends_the_bench_at_once(
 def test_a_disk_that_fills_up_is_said_in_one_sentence_and_the_run_goes_on_later(
     tmp_path: Path, nbridge: Nbridge, small_disk: Callable[..., Path]
 ) -> None:
-    disk = small_disk("800k")
-    text = PLAN.replace("requests = 6", "requests = 500").replace("output_tokens = 8", "output_tokens = 64")
+    disk = small_disk("1600k")
+    text = PLAN.replace("requests = 6", "requests = 1000").replace("output_tokens = 8", "output_tokens = 64")
     text = text.replace("timeout_s = 1", "timeout_s = 30")  # a busy machine is no fault here
     (tmp_path / "plan.toml").write_text(text)
     with golden(tmp_path) as server:
@@ -243,6 +243,6 @@ def test_a_disk_that_fills_up_is_said_in_one_sentence_and_the_run_goes_on_later(
         small_disk("20m", "remount")
         resumed = nbridge("bench", "--resume", run_dir, "--json")
     cell = json.loads(resumed.stdout)["cells"][0]
-    assert cell["metrics"]["requests"]["ok"] == 500
+    assert cell["metrics"]["requests"]["ok"] == 1000
     kept = run_dir / "cells" / f"{cell['id']}.interrupted-1" / "requests.jsonl"
     assert kept.read_text().count("\n") > 100
