@@ -1,4 +1,4 @@
-"""Reads in gevent's hub: a chunk that comes wakes no greenlet, which halves what it costs the client."""
+"""Reads in gevent's hub: a chunk that comes wakes no greenlet, so reading it costs no switch of greenlets."""
 
 from __future__ import annotations
 

@@ -370,7 +370,7 @@ BAD: list[tuple[str, bytes | None, str]] = [
     ("a.csv", b"prompt,n\na,1\nb\n", "line 3: 1 fields where the header has 2"),
     ("a.csv", b'prompt,n\n"a,1\nb,2\n', "not CSV"),
     ("a.csv", b"label\nx\n", "no prompt in it: it has `label`"),
-    ("a.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 9999)[:-30], "cannot be read"),
+    ("a.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 9999, mtime=0)[:-30], "cannot be read"),
 ]  # fmt: skip
 
 
