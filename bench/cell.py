@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,16 @@ class Machines:
         where = ["--master-bind-host", self.host, "--master-bind-port", str(self.port)]
         waiting = ["--expect-workers", str(self.workers), "--expect-workers-max-wait", str(_WORKERS_WAIT_S)]
         return ["--master", *where, *waiting]
+
+
+def processes_argv(count: int) -> list[str]:
+    """Locust's arguments for several processes that meet on this machine alone: its own choice is port 5557 of every
+    interface, for which two loads at once would fight."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+    return ["--processes", str(count), *where]
 
 
 def request_count(load: Load) -> int:
@@ -197,7 +208,7 @@ def _drive(
     if machines is not None:
         argv += machines.argv()
     elif load.processes > 1:
-        argv += ["--processes", str(load.processes)]
+        argv += processes_argv(load.processes)
     environment = {**os.environ, "NBRIDGE_LOAD": str(load_path), "PYTHONUNBUFFERED": "1"}
     progress = _Tail(folder)
     deadline = time.monotonic() + timeout_s

@@ -18,6 +18,7 @@ import pytest
 from golden import Golden, golden
 from waiting import wait_for
 
+from bench.cell import processes_argv
 from bench.client.connection import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
@@ -75,7 +76,7 @@ class Run:
 def start(
     folder: Path,
     url: str,
-    *flags: str,
+    processes: int = 1,
     prompts: int = 200,
     warm: int = 2,
     file_limit_bytes: int | None = None,
@@ -116,7 +117,8 @@ def start(
     environment["PYTHONPATH"] = str(ROOT)
     # As on a machine so busy that Locust's master goes on before its workers have told it of their users.
     environment["LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP"] = "0"
-    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", *flags]
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    argv += processes_argv(processes) if processes > 1 else []
     process = subprocess.Popen(
         argv, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -155,11 +157,11 @@ def test_a_closed_load_sends_its_requests_in_order_and_says_what_happened(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what comes")
-@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_arrivals_are_the_kernels_from_the_socket_to_the_figures(
-    tmp_path: Path, server: Golden, flags: tuple[str, ...]
+    tmp_path: Path, server: Golden, processes: int
 ) -> None:
-    run = start(tmp_path, server.url, *flags, requests=24, concurrency=4).ended()
+    run = start(tmp_path, server.url, processes=processes, requests=24, concurrency=4).ended()
     assert run.process.returncode == 0, run.words
     events = {tuple(e["body"]["prompt"]): e["events"] for e in server.log() if e["body"]["prompt"][0] == run.number}
     sent = sorted(sent_s for key, each in events.items() if key[1] >= 0 for sent_s, _ in each)
@@ -229,12 +231,12 @@ def test_open_loop_arrivals_are_the_precomputed_ones(
     assert sorted(run.prompts_sent(server)) == list(range(len(due)))
 
 
-@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
-def test_a_traces_requests_are_due_at_its_times(tmp_path: Path, server: Golden, flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_traces_requests_are_due_at_its_times(tmp_path: Path, server: Golden, processes: int) -> None:
     due_s = [0.0, 0.0, 0.31, 0.32, 0.33, 0.9, 0.9]
     run = start(
-        tmp_path, server.url, *flags, kind="open", concurrency=None, rate_rps=7.8, arrival="trace", due_s=due_s,
-        requests=len(due_s), model="golden?ttft_s=0.2",
+        tmp_path, server.url, processes=processes, kind="open", concurrency=None, rate_rps=7.8, arrival="trace",
+        due_s=due_s, requests=len(due_s), model="golden?ttft_s=0.2",
     ).ended()  # fmt: skip
     assert run.process.returncode == 0, run.words
     assert [r["scheduled"] for r in run.measured] == [run.phase["zero"] + offset_s for offset_s in due_s]
@@ -324,7 +326,7 @@ def test_a_disk_that_fills_up_keeps_the_earlier_records_whole(tmp_path: Path, se
 @pytest.mark.parametrize("kind", ["closed", "open"])
 def test_several_processes_share_one_load(tmp_path: Path, server: Golden, kind: str) -> None:
     how = {"concurrency": 5} if kind == "closed" else {"concurrency": None, "rate_rps": 60.0, "kind": "open"}
-    run = start(tmp_path, server.url, "--processes", "2", requests=30, **how).ended()
+    run = start(tmp_path, server.url, processes=2, requests=30, **how).ended()
     assert run.process.returncode == 0, run.words
     phase = run.phase
     assert (phase["workers"], phase["issued"], phase["exhausted"]) == (2, 30, True)
@@ -347,7 +349,7 @@ def test_several_processes_share_one_load(tmp_path: Path, server: Golden, kind: 
 
 
 def test_an_interrupt_of_several_processes_leaves_records_and_a_phase_file(tmp_path: Path, server: Golden) -> None:
-    run = start(tmp_path, server.url, "--processes", "2", requests=400, model="golden?gap_s=0.05")
+    run = start(tmp_path, server.url, processes=2, requests=400, model="golden?gap_s=0.05")
     wait_for_records(run, 8)
     run.process.send_signal(signal.SIGINT)
     run.ended()
@@ -448,9 +450,8 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_thousand_poisson_arrivals_are_poisson(tmp_path: Path, server: Golden, workers: int) -> None:
     """By the instants at which they fell due, which no busy machine moves; that the delivered gaps are looked at."""
-    flags = ("--processes", str(workers)) if workers > 1 else ()
     load = {"kind": "open", "rate_rps": 100.0, "requests": 1000, "concurrency": None}
-    run = start(tmp_path, server.url, *flags, prompts=1000, model="golden", **load).ended()
+    run = start(tmp_path, server.url, processes=workers, prompts=1000, model="golden", **load).ended()
     assert run.process.returncode == 0, run.words
     zero = run.phase["zero"]
     scheduled = np.array([r["scheduled"] - zero for r in run.measured])
