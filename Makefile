@@ -56,8 +56,6 @@ chaos: setup           ## faults under load behind the gateway, HAProxy alone an
 
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test
-	@# Before the tests, because training beside a running server takes five times as long.
-	$(BIN)/python -c 'from checkpoints.prepare import prepare; prepare("demo-1m"); prepare("demo-1m-b")'
 	@# Two at a time, then those with vLLM one after the other: a server takes all cores. Both halves run, whatever the
 	@# first one says. 5 says that ARGS picked none.
 	@failed=0; \

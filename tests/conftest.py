@@ -51,7 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real vLLM server with the trained demo model, shared by all tests that leave it as it was."""
     checkpoint = prepare("demo-1m")
-    prepare("demo-1m-b")  # for the tests that align the two: training beside a running server takes five times as long
     settings = parse(
         {"model": checkpoint.path, "served_model_name": "demo-1m", "port": 0, "max_num_seqs": 16}, "the tests"
     )

@@ -26,7 +26,7 @@ requests = 2
 prompt_tokens = 4
 output_tokens = 1
 """
-ASKED = ["--slo", "ttft_p50<0.3", "--arrival", "constant", "--precision", "0.2", "--max-time", "80s"]
+ASKED = ["--slo", "ttft_p50<0.3", "--arrival", "constant", "--precision", "0.2", "--max-time", "45s"]
 # What a busy machine does to the client's clock: then the point says nothing, whatever the server did.
 OF_TIME = ("late", "stood still", "TTFT", "E2E", "held several chunks", "of the gaps between requests", "Not known")
 

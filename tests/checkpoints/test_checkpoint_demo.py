@@ -28,13 +28,28 @@ def test_learning_rate_warms_up_holds_and_decays():
     assert training.learning_rate(steps - 1) == pytest.approx(peak * 0.02)
 
 
-def test_another_recipe_is_another_directory(own_cache, monkeypatch):
+@pytest.mark.parametrize("name", ["demo-1m", "demo-1m-b"])
+def test_the_weights_of_the_recipe_come_with_the_application(own_cache, monkeypatch, name):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)  # neither torch nor transformers is needed
+    directory = trained.trained_directory(name=name)
+    shipped = cache.read_manifest(trained.SHIPPED / name)
+    assert cache.read_manifest(directory) == shipped
+    assert cache.verify(directory) is None
+    assert shipped["recipe"] == training.recipe(name)
+    assert 20 < shipped["heldout_perplexity"] < 60
+
+
+def test_another_recipe_is_another_directory_and_is_trained_here(own_cache, monkeypatch):
     before = trained.trained_path()
     monkeypatch.setitem(training.RECIPE, "steps", 10)
     assert trained.trained_path() != before
+    fake_training(monkeypatch, "raise SystemExit('it was trained')")
+    with pytest.raises(TrainingFailed, match="it was trained"):
+        trained.trained_directory()
 
 
 def test_missing_packages_are_named(own_cache, monkeypatch):
+    monkeypatch.setitem(training.RECIPE, "steps", 10)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingPackage, match="torch and transformers") as caught:
         trained.trained_directory()
@@ -44,6 +59,7 @@ def test_missing_packages_are_named(own_cache, monkeypatch):
 def fake_training(monkeypatch, program: str) -> None:
     """Run `program` in place of the training, with the directory as its first argument."""
     popen = subprocess.Popen
+    monkeypatch.setitem(training.RECIPE, "steps", 10)  # no recipe whose weights come with the application
 
     def start(command, **options):
         return popen([sys.executable, "-c", program, command[-1]], **options)

@@ -84,7 +84,7 @@ def test_a_swap_costs_no_answer_and_goes_back_when_the_new_one_fails(tmp_path: P
             assert back.returncode == 4, back.stderr
             assert "a-2 does not hold at" in back.stderr or "was not let in" in back.stderr
             wait_for(lambda: door.haproxy("a").startswith("UP"), 20)
-            assert door.status()["servers"]["a"]["percent"] == 100
+            wait_for(lambda: door.status()["servers"]["a"]["percent"] == 100, 20)  # once the agent has read the change
             done = nbridge("swap", "a", b.url, "--step", 2, "--name", "new", "--data", door.data, "--json")
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout) == {"old": "a", "new": "new", "cut": 0, "gap_s": None}
