@@ -59,7 +59,7 @@ def run(
         try:
             document = {
                 "base_url": running.url,
-                "metrics_url": f"http://127.0.0.1:{running.settings.gateway.metrics_port}/metrics",
+                "metrics_url": running.metrics_url,
                 "data": str(running.data),
                 "pid": os.getpid(),
                 "haproxy_pid": running.pid("haproxy"),

@@ -82,6 +82,11 @@ class Running:
     def url(self) -> str:
         return port.base_url(self.settings.gateway.host, self.settings.gateway.port)
 
+    @property
+    def metrics_url(self) -> str:
+        gateway = self.settings.gateway
+        return f"{port.base_url(gateway.metrics_host, gateway.metrics_port)}/metrics"
+
     def pid(self, name: str) -> int:
         """The process of a part: haproxy (its master) or agent."""
         return self._processes[name].pid
@@ -90,7 +95,7 @@ class Running:
         """Render, check, start both, and return when HAProxy listens. Raises GatewayError; then nothing is left."""
         wanted = self.settings.gateway
         _free(wanted.host, wanted.port, "port")
-        _free("127.0.0.1", wanted.metrics_port, "metrics_port")
+        _free(wanted.metrics_host, wanted.metrics_port, "metrics_port")
         try:
             self._prepare(self.settings)
             for name in ("agent", "haproxy"):
@@ -171,7 +176,7 @@ class Running:
         """Take the settings file anew, without losing a request; with an error in it the old settings stay."""
         try:
             new = with_free_ports(self.complete(load(self.file)), self.settings)
-            for key in ("host", "port", "metrics_port"):
+            for key in ("host", "port", "metrics_host", "metrics_port"):
                 if getattr(new.gateway, key) != getattr(self.settings.gateway, key):
                     raise SettingsError(f"{self.file}: gateway.{key} cannot change while the gateway runs.")
             self._prepare(new)
@@ -201,7 +206,7 @@ class Running:
 def with_free_ports(settings: Settings, like: Settings | None = None) -> Settings:
     """The settings with a picked port (or that of `like`) in place of each 0."""
     gateway, found = settings.gateway, {}
-    for key, host in (("port", gateway.host), ("metrics_port", "127.0.0.1")):
+    for key, host in (("port", gateway.host), ("metrics_port", gateway.metrics_host)):
         if getattr(gateway, key) == 0:
             found[key] = getattr(like.gateway, key) if like else port.pick(host)
     return settings.model_copy(update={"gateway": gateway.model_copy(update=found)}) if found else settings

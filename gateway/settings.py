@@ -37,6 +37,7 @@ class Gateway(_Table):
     host: str = "127.0.0.1"
     port: Port = 8080
     metrics_port: Port = 8405
+    metrics_host: str = "127.0.0.1"
     api_keys_env: str | None = None
     api_keys_file: str | None = None
     allow_no_api_key: bool = False

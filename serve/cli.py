@@ -15,7 +15,7 @@ import typer
 
 from serve.engine import server
 from serve.engine.command import Command, build, detect_device
-from serve.engine.passed_on import PassedOn, sort_out
+from serve.engine.passed_on import PassedOn, adapters_named, sort_out
 from serve.engine.settings import EngineSettings, from_text, load_profile, parse
 from serve.errors import SettingsError
 
@@ -77,6 +77,9 @@ def serve(
     ] = 1800.0,
     drain_s: Annotated[float, typer.Option(min=0, help="On Ctrl-C, let running requests end for this long.")] = 30.0,
     log_file: Annotated[Path | None, typer.Option(help="vLLM's log. [default: runs/serve-<time>.log]")] = None,
+    log_limit_mib: Annotated[
+        int | None, typer.Option(min=1, help="Begin the log anew when it is larger. [default: it grows]")
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="Request log: json, text or none. [default: json]")] = None,
     log_prompts: Annotated[
         bool | None, typer.Option("--log-prompts", help="Also log the prompts' text, which may be private.")
@@ -129,7 +132,15 @@ def serve(
         return
     log_path = log_file or Path("runs") / f"serve-{datetime.now().astimezone():%Y%m%dT%H%M%S}.log"
     try:
-        _run(settings, log_path, start_timeout_s=start_timeout_s, drain_s=drain_s, show_log=show_log, as_json=as_json)
+        _run(
+            settings,
+            log_path,
+            log_limit_bytes=None if log_limit_mib is None else log_limit_mib << 20,
+            start_timeout_s=start_timeout_s,
+            drain_s=drain_s,
+            show_log=show_log,
+            as_json=as_json,
+        )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -149,21 +160,6 @@ def _layers(text: str) -> list[int | str]:
     """Layers as typed, "-4,-2,embeddings"; what is no number is left for the settings to judge."""
     words = [word.strip() for word in text.split(",")]
     return [int(word) if word.removeprefix("-").isdecimal() else word for word in words]
-
-
-def adapters_named(words: list[str]) -> dict[str, str]:
-    """Adapters as typed, NAME=DIRECTORY each. Raises SettingsError."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not (name and equals and path):
-            raise SettingsError(
-                f"flag --lora-modules {word!r}: expected NAME=DIRECTORY, such as legal=./adapters/legal."
-            )
-        if name in found:
-            raise SettingsError(f"flag --lora-modules names {name!r} twice; each adapter needs a name of its own.")
-        found[name] = path
-    return found
 
 
 def with_adapters(settings: EngineSettings, model: Path) -> EngineSettings:
@@ -211,7 +207,14 @@ def _resolve(settings: EngineSettings) -> EngineSettings:
 
 
 def _run(
-    settings: EngineSettings, log_path: Path, *, start_timeout_s: float, drain_s: float, show_log: bool, as_json: bool
+    settings: EngineSettings,
+    log_path: Path,
+    *,
+    log_limit_bytes: int | None,
+    start_timeout_s: float,
+    drain_s: float,
+    show_log: bool,
+    as_json: bool,
 ) -> None:
     interrupt = _Interrupt()
     progress = _Progress(show_log)
@@ -224,6 +227,7 @@ def _run(
             on_line=progress.on_line,
             on_wait=progress.on_wait,
             should_stop=interrupt.is_set,
+            log_limit_bytes=log_limit_bytes,
         )
         progress.close()
         try:

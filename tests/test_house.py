@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "alignment": {"inputs", "serve"},
     "dashboards": {"inputs", "reports", "bench", "planning", "monitoring"},
     "gateway": {"inputs", "serve", "planning", "monitoring"},
+    "deploy": {"inputs", "bench", "monitoring", "gateway"},
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
@@ -41,6 +42,7 @@ MAY_USE = {
         "bench.compare",
         "bench.errors",
     },
+    ("deploy", "bench"): {"bench.run.store", "bench.errors"},
     ("alignment", "serve"): {"serve.client", "serve.errors"},
     ("gateway", "serve"): {"serve.client", "serve.errors", "serve.processes"},
     ("planning", "checkpoints"): {

@@ -20,6 +20,7 @@ esac
 [ "${1:-setup}" = test ] && program haproxy haproxy "nbridge gateway refuses, its tests are skipped"
 [ "${1:-setup}" = test ] && program nginx nginx-light "tests of the gateway's nginx configuration are skipped"
 [ "${1:-setup}" = test ] && program lua5.3 lua5.3 "the gateway's Lua is not held against its Python"
+[ "${1:-setup}" = test ] && program kubectl kubernetes-client "the Kubernetes manifests are not rendered, their tests are skipped"
 [ "${1:-setup}" = test ] && program node nodejs "the test with the guide's own TypeScript client is skipped"
 
 [ -z "$missing" ] && exit 0

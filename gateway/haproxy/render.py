@@ -121,7 +121,8 @@ def _configuration(settings: Settings, places: Places, *, keyed: bool) -> str:
     sections = [_global(settings, places), _defaults(settings, places), _front(settings, places, keyed=keyed)]
     sections += [_backend(settings, model, places) for model in settings.models]
     sections.append(
-        f"frontend metrics\n  bind 127.0.0.1:{settings.gateway.metrics_port}\n  option dontlog-normal\n"
+        f"frontend metrics\n  bind {settings.gateway.metrics_host}:{settings.gateway.metrics_port}\n"
+        "  option dontlog-normal\n"
         "  http-request use-service prometheus-exporter if { path /metrics }\n"
         f"  http-request return status 404 content-type application/json file {places.folder}/404.json\n"
     )

@@ -117,3 +117,18 @@ def _speculative(word: str, value: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise SettingsError(f"After --: {name} {value}: expected a JSON object.")
     return document
+
+
+def adapters_named(words: list[str]) -> dict[str, str]:
+    """Adapters as typed, NAME=DIRECTORY each. Raises SettingsError."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path):
+            raise SettingsError(
+                f"flag --lora-modules {word!r}: expected NAME=DIRECTORY, such as legal=./adapters/legal."
+            )
+        if name in found:
+            raise SettingsError(f"flag --lora-modules names {name!r} twice; each adapter needs a name of its own.")
+        found[name] = path
+    return found

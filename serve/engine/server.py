@@ -117,13 +117,14 @@ def start(
     on_wait: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     term_grace_s: float = START_GRACE_S,
+    log_limit_bytes: int | None = None,
 ) -> Server:
     """Start vLLM (or `command` in its place) and return when it is ready, which is proved, not assumed.
 
     Ready means: a process of our tree listens on the port, /v1/models names our model and its root, /health is 200.
     `on_line` gets each log line, `on_wait` the seconds since the start some four times a second, and `should_stop`
-    is asked as often. A port of 0 in the settings becomes a free one (see `Server.settings`).
-    Raises StartFailed subclasses; then nothing is left running.
+    is asked as often. The log begins anew when it has grown past `log_limit_bytes`. A port of 0 in the settings becomes
+    a free one (see `Server.settings`). Raises StartFailed subclasses; then nothing is left running.
     """
     gpu_before_bytes = None
     if command is None:
@@ -139,7 +140,7 @@ def start(
         process = OwnedProcess(command.argv, environment=environment, log_path=log_path)
     except OSError as error:
         raise errors.StartFailed(f"The server cannot be started: {error.filename}: {error.strerror}.") from None
-    log = _Log(log_path, on_line)
+    log = _Log(log_path, on_line, log_limit_bytes)
     api_key = environment.get("VLLM_API_KEY") or None
     try:
         while not _is_ready(process, settings, api_key):
@@ -162,8 +163,9 @@ def start(
 class _Log:
     """The log so far: facts gathered and whether the engine was said to be dead."""
 
-    def __init__(self, path: Path, on_line: Callable[[str], None] | None) -> None:
+    def __init__(self, path: Path, on_line: Callable[[str], None] | None, limit_bytes: int | None) -> None:
         self.path = path
+        self._limit_bytes = limit_bytes
         self.facts: dict[str, Fact] = {}
         self.engine_is_dead = False
         self._on_line = on_line
@@ -175,6 +177,8 @@ class _Log:
             self.engine_is_dead = self.engine_is_dead or says_engine_is_dead(line)
             if self._on_line:
                 self._on_line(line)
+        if self._limit_bytes is not None:
+            self._reader.shorten(self._limit_bytes)
 
     def close(self) -> None:
         self._reader.close()

@@ -2,7 +2,7 @@
 
 Opt in with `VLLM_PLUGINS=nbridge`; the states themselves come from `--worker-cls serve.hidden_states.worker.Worker`.
 Adds `POST /v1/hidden_states`, lets `POST /v1/completions` answer with states, gives `GET /health` a body, adds
-`GET /health/detail`, and logs every request.
+`GET /health/detail` and `GET /health/live`, and logs every request.
 
 vLLM swallows an error while it imports a plugin, but not one raised by its methods. So vLLM is imported only there,
 after the contract has been checked.
@@ -52,7 +52,12 @@ class Plugin:
         self._app = app
         app.add_api_route(routes.ROUTE, routes.hidden_states, methods=["POST"], response_class=Response)
         if vllm_health := _route(app, "/health", "GET"):
-            for path, answer in (("/health", routes.health), ("/health/detail", routes.health_detail)):
+            answers = {
+                "/health": routes.health,
+                "/health/detail": routes.health_detail,
+                "/health/live": routes.health_live,
+            }
+            for path, answer in answers.items():
                 endpoint = _health(vllm_health.endpoint, answer)
                 app.add_api_route(path, endpoint, methods=["GET"], response_class=Response)
         if vllm_completions := _route(app, completions.ROUTE, "POST"):

@@ -17,7 +17,7 @@ from serve.errors import SettingsError
 
 KEY_VARIABLE = "VLLM_API_KEY"
 # What probes and monitoring ask. They compute nothing, change nothing and tell no prompt.
-OPEN_ROUTES = frozenset({"/health", "/health/detail", "/metrics", "/metrics/", "/ping", "/version"})
+OPEN_ROUTES = frozenset({"/health", "/health/detail", "/health/live", "/metrics", "/metrics/", "/ping", "/version"})
 READING = frozenset({"GET", "HEAD"})
 _POLICY_VIOLATION = 1008
 _REFUSAL = json.dumps(

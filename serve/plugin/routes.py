@@ -93,6 +93,17 @@ async def health_detail(raw_request: Request, vllm_health: Callable[[Request], A
     return JSONResponse(verdict.document(), status_code=503 if verdict.status == "unhealthy" else 200)
 
 
+async def health_live(raw_request: Request, vllm_health: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Whether a restart is called for: HTTP 503 when the engine has failed or hangs, 200 however busy it is."""
+    http_status = await _verdict(raw_request, vllm_health)
+    vitals: Vitals | None = getattr(raw_request.app.state, VITALS, None)
+    hang = vitals.hang if vitals is not None else None
+    reason = "vLLM says that its engine has failed." if http_status != 200 else hang
+    if reason is None:
+        return JSONResponse({"status": "alive"})
+    return JSONResponse({"status": "unhealthy", "reasons": [reason]}, status_code=503)
+
+
 async def _verdict(raw_request: Request, vllm_health: Callable[[Request], Awaitable[Response]]) -> int:
     try:
         return (await vllm_health(raw_request)).status_code

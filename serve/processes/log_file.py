@@ -24,6 +24,12 @@ class LogReader:
                 if line.strip():
                     yield line.decode("utf-8", "replace").rstrip()
 
+    def shorten(self, limit_bytes: int) -> None:
+        """Empty the file when more than `limit_bytes` of it have been read; lines that come just then may be lost."""
+        if self._file.tell() > limit_bytes:
+            os.truncate(self._file.name, 0)
+            self._file.seek(0)
+
     def close(self) -> None:
         self._file.close()
 

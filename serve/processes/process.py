@@ -30,7 +30,9 @@ class OwnedProcess:
         """Execute `argv`; its output goes to `log_path`, replaced. Raises OSError when it cannot be executed."""
         self._owner = uuid.uuid4().hex
         self.memory_kills = MemoryKills()
-        with log_path.open("wb") as log:
+        # Appended to, so that whoever shortens the file meanwhile leaves no hole in it.
+        log_path.write_bytes(b"")
+        with log_path.open("ab") as log:
             control_r, self._control_w = os.pipe()
             status_r, status_w = os.pipe()
             # By path and isolated: the warden starts in some 40 ms, whatever the folder or PYTHONPATH.

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -266,3 +267,18 @@ def test_health_has_vllms_status_and_the_guides_body():
     response = health(lambda: Response(status_code=200), off)
     assert (response.status_code, json.loads(response.body)["status"]) == (200, "degraded")
     assert json.loads(response.body)["hidden_states"] == {"mode": "off", "layers": [], "reason": "because"}
+
+
+def test_liveness_is_503_only_for_what_a_restart_mends():
+    def live(status: int, hang: str | None) -> Response:
+        app = app_of(FakeEngine())
+        setattr(app.state, routes.VITALS, SimpleNamespace(hang=hang))
+
+        async def vllm(raw_request: Request) -> Response:
+            return Response(status_code=status)
+
+        return asyncio.run(routes.health_live(Request({"type": "http", "headers": [], "app": app}), vllm))
+
+    assert live(200, None).status_code == 200
+    assert json.loads(live(200, "no step in 14 s").body) == {"status": "unhealthy", "reasons": ["no step in 14 s"]}
+    assert (live(200, "no step in 14 s").status_code, live(503, None).status_code) == (503, 503)

@@ -123,10 +123,11 @@ def test_a_hanging_engine_is_unhealthy_though_vllm_says_200(
             waiting = pool.submit(client.post, "/v1/completions", json=ASK)
             outside = pool.submit(nbridge, "health", server.base_url, "--json")
             inside = wait_for(unhealthy)
-            short = client.get("/health")
+            short, live = client.get("/health"), client.get("/health/live")
             answer = outside.result()
         finally:
             engine.send_signal(signal.SIGCONT)
+        assert live.status_code == 503
         assert waiting.result().status_code == 200
         assert inside.status_code == 503
         assert "hangs: no sign of life" in inside.json()["reasons"][0]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints.errors import BadAdapter, WrongBase
-from serve.cli import adapters_named, with_adapters
+from serve.cli import with_adapters
 from serve.engine.command import build
+from serve.engine.passed_on import adapters_named
 from serve.engine.settings import EngineSettings
 from serve.errors import SettingsError
 

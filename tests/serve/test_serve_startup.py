@@ -98,3 +98,20 @@ def test_lines_arrive_whole_once_and_split_at_carriage_returns(tmp_path):
         assert sum(map(len, reader.new_lines())) > 100_000  # a line without an end does not pile up
     reader.close()
     assert tail(path, 3) == "xxx"
+
+
+def test_a_log_that_grew_too_large_begins_anew_under_its_writer(tmp_path):
+    path = tmp_path / "log"
+    with path.open("ab") as writer:
+        reader = LogReader(path)
+        writer.write(b"one\n" * 300)
+        writer.flush()
+        assert len(list(reader.new_lines())) == 300
+        reader.shorten(1200)  # exactly as large: stays
+        assert path.stat().st_size == 1200
+        reader.shorten(1199)
+        assert path.stat().st_size == 0
+        writer.write(b"two\n")
+        writer.flush()
+        assert (list(reader.new_lines()), path.read_bytes()) == (["two"], b"two\n")
+    reader.close()

@@ -1,0 +1,1 @@
+"""Deployment files from measured figures: what a run says, and where it stands in compose and Kubernetes."""

@@ -1,0 +1,1 @@
+"""Autoscaling as Kubernetes does it, played over a day of demand with measured replicas."""
