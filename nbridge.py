@@ -43,6 +43,7 @@ COMMANDS = {
     ),
     "gateway": ("gateway.cli:gateway", "One door in front of many servers: failover, routing, drain."),
     "swap": ("gateway.swap.cli:swap", "Exchange a server of a gateway for another under load, without a gap."),
+    "scale": ("deploy.scaling.cli:scale", "Autoscaling played through: a day of demand on measured replicas."),
     "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
     "cost": ("planning.cost.cli:cost", "API or own hardware: cost with ranges, break-even, and what drives it."),
     "audit": ("planning.claims.cli:audit", "Check claims about cost and speed; corrected figures for what is wrong."),
@@ -60,7 +61,7 @@ GROUPS = {
     "Measure": ("bench", "capacity", "prompts", "report", "compare", "history", "export", "worker"),
     "Serve": ("serve", "gateway", "swap", "models", "quantize", "fetch", "finetune"),
     "Watch": ("health", "doctor", "stack", "exporter"),
-    "Decide": ("vram", "cost", "select", "audit", "prices", "dashboard"),
+    "Decide": ("vram", "cost", "select", "audit", "prices", "scale", "dashboard"),
     "Align": ("hidden", "align"),
 }
 # What stands for a value in help, in place of a Python type's name.

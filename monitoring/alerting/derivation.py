@@ -55,7 +55,11 @@ def derive(document: Mapping[str, Any], settings: Thresholds, *, engine: str | N
     ambiguous engine, several kinds of requests, fewer than two valid loads.
     """
     run = str(document.get("run_id", "run"))
-    engine, loads = _loads(document, run, engine)
+    engine, loads = measured_loads(document, engine)
+    if len(loads) < 2:
+        raise SettingsError(
+            f"Run {run} measured {len(loads)} valid load of engine {engine}; a knee needs at least two, better four."
+        )
     knee, baseline = max(loads, key=lambda load: load.power), loads[0]
     source = f"From run {run}, engine {engine}"
     reached = "" if knee is not loads[-1] else " (the highest load measured: the true knee may lie beyond)"
@@ -92,8 +96,9 @@ def derive(document: Mapping[str, Any], settings: Thresholds, *, engine: str | N
     return values
 
 
-def _loads(document: Mapping[str, Any], run: str, engine: str | None) -> tuple[str, list[Load]]:
-    """The engine's name and its valid loads, lightest first."""
+def measured_loads(document: Mapping[str, Any], engine: str | None) -> tuple[str, list[Load]]:
+    """The engine's name and its valid loads, lightest first. Raises SettingsError when the run cannot tell."""
+    run = str(document.get("run_id", "run"))
     measured = [cell for cell in document["cells"] if not cell.get("point")]  # a search goes beyond what is kept
     cells = [cell for cell in measured if cell.get("outcome") == "ok" and cell.get("metrics")]
     engines = sorted({str(cell["engine"].get("name")) for cell in cells})
@@ -115,10 +120,6 @@ def _loads(document: Mapping[str, Any], run: str, engine: str | None) -> tuple[s
     for cell in mine:
         by_load.setdefault(str(cell["load"]["name"]), []).append(cell["metrics"])
     loads = [load for label, repeats in by_load.items() if (load := _load(label, repeats))]
-    if len(loads) < 2:
-        raise SettingsError(
-            f"Run {run} measured {len(loads)} valid load of engine {name}; a knee needs at least two, better four."
-        )
     return name, sorted(loads, key=lambda load: load.in_flight)
 
 
