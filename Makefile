@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -92,6 +92,9 @@ stack: setup           ## GPU exporter, Prometheus and Alertmanager (ARGS="--ser
 
 boards: setup          ## write the Grafana boards' JSON from their definitions
 	$(BIN)/python -m dashboards.grafana
+
+containers: setup      ## build the images of deploy/containers with podman or docker (ARGS="cuda", "gateway --base IMAGE")
+	$(BIN)/python -m tools.containers $(ARGS)
 
 doctor: setup          ## check this machine and installation
 	$(BIN)/nbridge doctor $(ARGS)
