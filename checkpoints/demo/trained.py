@@ -52,7 +52,8 @@ def _is_shipped(name: str) -> bool:
         return False
     config = json.loads((SHIPPED / name / "config.json").read_text(encoding="utf-8"))
     is_same_tokenizer = manifest["files"]["tokenizer.json"]["sha256"] == file_sha256(tokenizer.TOKENIZER_PATH)
-    return is_same_tokenizer and config.items() >= dict(models()[name].config).items()
+    is_same_config: bool = config.items() >= dict(models()[name].config).items()
+    return bool(is_same_tokenizer) and is_same_config
 
 
 def _copy(name: str, directory: Path, _progress: Progress) -> dict[str, Any]:
