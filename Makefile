@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy doctor clean
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -95,6 +95,11 @@ boards: setup          ## write the Grafana boards' JSON from their definitions
 
 containers: setup      ## build the images of deploy/containers with podman or docker (ARGS="cuda", "gateway --base IMAGE")
 	$(BIN)/python -m tools.containers $(ARGS)
+
+test-deploy: setup     ## the compose file for real with podman: up, request, scrape, drain, alert, down; after make containers
+	@sh tools/packages.sh containers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check podman-compose
+	NBRIDGE_CONTAINERS=1 $(BIN)/python -m pytest -s tests/deploy $(ARGS)
 
 doctor: setup          ## check this machine and installation
 	$(BIN)/nbridge doctor $(ARGS)

@@ -78,7 +78,9 @@ def environment(folder: Path) -> dict[str, str]:
     if "CONTAINERS_CONF" in os.environ:
         return dict(os.environ)
     path = folder / "containers.conf"
-    path.write_text('[containers]\ndefault_ulimits = []\n[network]\nnetwork_backend = "netavark"\n', encoding="utf-8")
+    engine = 'runtime = "runc"\ncgroup_manager = "cgroupfs"\n' if os.geteuid() == 0 and shutil.which("runc") else ""
+    network = '[network]\nnetwork_backend = "netavark"\n'
+    path.write_text(f"[containers]\ndefault_ulimits = []\n{network}[engine]\n{engine}", encoding="utf-8")
     return {**os.environ, "CONTAINERS_CONF": str(path)}
 
 

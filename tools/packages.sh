@@ -1,6 +1,6 @@
 #!/bin/sh
 # Debian packages that Python cannot bring: installs what is missing when it may, else says what is affected.
-# packages.sh setup | stack | test
+# packages.sh setup | stack | test | containers
 missing=""
 lacks() { # Debian package, what does not work without it
     missing="$missing $1"
@@ -22,6 +22,12 @@ esac
 [ "${1:-setup}" = test ] && program lua5.3 lua5.3 "the gateway's Lua is not held against its Python"
 [ "${1:-setup}" = test ] && program kubectl kubernetes-client "the Kubernetes manifests are not rendered, their tests are skipped"
 [ "${1:-setup}" = test ] && program node nodejs "the test with the guide's own TypeScript client is skipped"
+
+case "${1:-setup}" in
+containers)
+    program podman "podman buildah runc netavark aardvark-dns iptables" "no image is built and no container runs"
+    ;;
+esac
 
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
