@@ -82,6 +82,11 @@ def podman(tmp_path_factory) -> Podman:
     return podman
 
 
+def tell(text: str) -> None:
+    """A figure for whoever runs it (pytest -s)."""
+    sys.stderr.write(f"\n{text}\n")
+
+
 def path() -> str:
     return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -135,10 +140,10 @@ def stack(podman, tmp_path_factory) -> Iterator[Stack]:
     try:
         running.compose("up", "-d")
         wait_for(lambda: answered(running), timeout_s=600)
-        print(f"compose up to the first answer: {time.monotonic() - started_s:.1f} s")
+        tell(f"compose up to the first answer: {time.monotonic() - started_s:.1f} s")
         yield running
     finally:
-        print(running.compose("logs", check=False)[-3000:])
+        tell(running.compose("logs", check=False)[-3000:])
         running.compose("down", "-v", check=False)
 
 
@@ -152,7 +157,7 @@ def answered(stack: Stack) -> bool:
 def test_images_are_closed(podman):
     for target in ("cpu", "gateway"):
         facts = json.loads(podman("podman", "image", "inspect", containers.image(target)))[0]
-        print(f"{containers.image(target)}: {facts['Size'] / 1e9:.2f} GB")
+        tell(f"{containers.image(target)}: {facts['Size'] / 1e9:.2f} GB")
         assert facts["User"] == "10001:10001"
         assert facts["Labels"]["org.opencontainers.image.version"] == containers.version()
         assert not [one for one in facts["Config"]["Env"] if "KEY" in one or "PASSWORD" in one]
@@ -162,8 +167,9 @@ def test_images_are_closed(podman):
         )  # fmt: skip
         assert '"neural_bridge"' in listed or '"neural-bridge"' in listed
         assert "No module named pip" in listed and "cannot access '/src'" in listed
-    small = podman("podman", "run", "--rm", "--network", "none", "--entrypoint", "python3", containers.image("gateway"),
-                   "-c", "import importlib.util as u; print([n for n in ('torch', 'vllm') if u.find_spec(n)])")  # fmt: skip
+    program = "import importlib.util as u; print([n for n in ('torch', 'vllm') if u.find_spec(n)])"
+    run = ("podman", "run", "--rm", "--network", "none", "--entrypoint", "python3", containers.image("gateway"))
+    small = podman(*run, "-c", program)
     assert small.strip() == "[]"
 
 
