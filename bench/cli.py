@@ -20,7 +20,7 @@ from bench.order import Asked, machines, order
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
 from bench.quality import passes
-from bench.run.outcome import NOTHING, exit_code
+from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, spoilt
 from bench.run.slo import EXAMPLE
 from inputs.durations import seconds_of
 from inputs.quantities import plural
@@ -249,14 +249,16 @@ def _work(
 
 
 def _ended(parts: list[sweeps.Sweep], found: "Said | None") -> tuple[int, list[str]]:
-    """(exit code, why it is not 0). Of two sides the new one's counts, and the old one's where it measured nothing."""
+    """(exit code, why it is not 0). Of two sides the new one's counts, and of the old one whether it was measured."""
     code, reasons = exit_code(parts[-1].document)
     if found is None or code == NOTHING:
         return code, reasons
     of_old, why = exit_code(parts[0].document)
     if of_old == NOTHING:
         return NOTHING, [f"baseline: {one}" for one in why]
-    return (found.exit_code, [*reasons, found.verdict]) if found.exit_code else (code, reasons)
+    reasons += [f"baseline: {one}" for one in spoilt(parts[0].document)]
+    reasons += [found.verdict] if found.exit_code else []
+    return (NEGATIVE if reasons else WELL), reasons
 
 
 def _document(parts: list[sweeps.Sweep], found: "Said | None", code: int, reasons: list[str]) -> dict[str, Any]:

@@ -93,8 +93,8 @@ DEFINITIONS = (
     ),
     (
         "Invalid",
-        "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms or > 5 % of the mean gap "
-        "between requests, or reads p99 > 20 ms and > the median chunk gap "
+        "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms, or of an open load > 5 ms "
+        "and > 5 % of the mean gap between requests, or reads p99 > 20 ms and > the median chunk gap "
         "after their bytes had come), when > 1 % of its reads held several "
         "chunks that came one by one while it was late (where the kernel does not say: several chunks), when its clock "
         "was set by more than 0.1 ms or ran more than 0.1 % off, when the delivered load missed the configured one "

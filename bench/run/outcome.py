@@ -24,10 +24,7 @@ def exit_code(document: dict[str, Any]) -> tuple[int, list[str]]:
     """
     cells = document["cells"]
     slo = (document.get("plan") or {}).get("slo") or {}
-    tried = [cell for cell in cells if not cell.get("known_beforehand") and not cell.get("point")]
-    reasons = []
-    for outcome in dict.fromkeys(cell["outcome"] for cell in tried if cell["outcome"] != "ok"):
-        reasons.append(_named(outcome, [cell["id"] for cell in tried if cell["outcome"] == outcome]))
+    reasons, tried = spoilt(document), _tried(document)
     if missed := [cell["id"] for cell in tried if cell["outcome"] == "ok" and _misses(cell, slo)]:
         reasons.append(_named("SLO missed", missed))
     searches = document.get("capacity") or []
@@ -38,6 +35,17 @@ def exit_code(document: dict[str, Any]) -> tuple[int, list[str]]:
     if not any(cell["outcome"] in ("ok", "invalid") for cell in cells):
         return NOTHING, reasons or ["no cell could be measured on this machine"]
     return (NEGATIVE, reasons) if reasons else (WELL, [])
+
+
+def spoilt(document: dict[str, Any]) -> list[str]:
+    """The outcomes other than ok of a run's cells, each with their names; points of a search do not count."""
+    tried = _tried(document)
+    outcomes = dict.fromkeys(cell["outcome"] for cell in tried if cell["outcome"] != "ok")
+    return [_named(outcome, [cell["id"] for cell in tried if cell["outcome"] == outcome]) for outcome in outcomes]
+
+
+def _tried(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in document["cells"] if not cell.get("known_beforehand") and not cell.get("point")]
 
 
 def _quality(document: dict[str, Any]) -> list[str]:

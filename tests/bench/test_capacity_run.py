@@ -26,7 +26,7 @@ requests = 2
 prompt_tokens = 4
 output_tokens = 1
 """
-ASKED = ["--slo", "ttft_p50<0.3", "--arrival", "constant", "--precision", "0.2", "--max-time", "45s"]
+ASKED = ["--slo", "ttft_p50<0.3", "--arrival", "constant", "--precision", "0.2", "--max-time", "60s"]
 # What a busy machine does to the client's clock: then the point says nothing, whatever the server did.
 OF_TIME = ("late", "stood still", "TTFT", "E2E", "held several chunks", "of the gaps between requests", "Not known")
 
@@ -60,7 +60,7 @@ def test_the_limit_of_a_golden_server_is_found_by_a_search_that_was_interrupted(
         first = subprocess.Popen(
             [*argv, "--out", str(tmp_path / "runs")], stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        until(first, "requests/s: ", 2)  # of two points; the third is under way
+        until(first, "requests/s: ", 1)  # of a point; the second is under way
         os.kill(first.pid, signal.SIGINT)
         assert first.wait(60) == 130
         (folder,) = (tmp_path / "runs").iterdir()

@@ -1,9 +1,9 @@
 """Put on PYTHONPATH by the tests: vLLM's engine and worker are forked from its API server instead of spawned.
 
 On the CPU vLLM spawns both, and each imports for some ten seconds what its parent has imported already. And a worker
-that waits for work sleeps at once: by itself vLLM's looks for a second without a pause, which with a canary every few
-seconds is half a core of an idle server. What the tests check does not depend on either; what a benchmark measures
-might (vLLM preloads an OpenMP library into spawned workers), so nothing outside the tests does this.
+that waits for work sleeps after a tenth of a second: by itself vLLM's looks for a whole one without a pause, which with
+a canary every two seconds is half a core of an idle server. What the tests check does not depend on either; what a
+benchmark measures might (vLLM preloads an OpenMP library into spawned workers), so nothing outside the tests does this.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ def get_context(method: str | None = None) -> BaseContext:
     if method != "spawn" or "vllm" not in sys.modules:
         return _get_context(method)
     if queue := sys.modules.get("vllm.distributed.device_communicators.shm_broadcast"):
-        queue.SpinCondition.__init__.__defaults__ = (0.0,)  # of busy_loop_s
+        queue.SpinCondition.__init__.__defaults__ = (0.1,)  # busy_loop_s; with less some wake-ups are lost
     return _get_context("fork")
 
 

@@ -82,7 +82,9 @@ class Gateway:
     ) -> httpx.Response:
         sent = {"model": "m", "prompt": "1", **body}
         keyed = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.post(self.url + path, json=sent, headers={**keyed, **(headers or {})}, timeout=60, trust_env=False)
+        return httpx.post(
+            self.url + path, json=sent, headers={**keyed, **(headers or {})}, timeout=60, trust_env=False, verify=False
+        )
 
     def status(self) -> dict[str, Any]:
         """What the agent says; waits for its first words."""
