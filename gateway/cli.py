@@ -64,6 +64,7 @@ def run(
                 "pid": os.getpid(),
                 "haproxy_pid": running.pid("haproxy"),
                 "agent_pid": running.pid("agent"),
+                "cloud_pid": running.pid("cloud") if running.settings.cloud else None,
                 "models": list(running.settings.models),
             }
             if as_json:
@@ -121,6 +122,32 @@ def render(
 
 
 @gateway.command()
+def cloud(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file with [[cloud]].")],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where `render --out` wrote its files.")],
+) -> None:
+    """Run the door to clouds alone, for a HAProxy of your own. `nbridge gateway FILE` starts it by itself."""
+    import asyncio
+
+    from gateway.cloud import process
+    from gateway.keys import upstream_keys
+
+    settings, place = load(file), folder.absolute()
+    if not settings.cloud:
+        raise SettingsError(f"{file}: there is no [[cloud]].")
+    upstream_keys(settings)
+    process.rules(settings)  # a price that is missing is said here
+    given = process.document(settings, place, place / "haproxy.sock")
+    print(f"The door to clouds listens at {place / 'cloud.sock'}; Ctrl-C ends it.", file=sys.stderr)
+    try:
+        asyncio.run(process.serve(place, given))
+    except KeyboardInterrupt:
+        return
+    except OSError as error:
+        raise SettingsError(f"--out {folder}: {error.strerror}.") from None
+
+
+@gateway.command()
 def status(data: Annotated[Path, _DATA] = DATA, as_json: Annotated[bool, _JSON] = False) -> None:
     """Every server, whether it is in, and why not. Exit code 1 when a model has no server."""
     from rich.console import Console
@@ -139,6 +166,8 @@ def status(data: Annotated[Path, _DATA] = DATA, as_json: Annotated[bool, _JSON] 
             words = (one["state"], f"{one['percent']} %", one["haproxy"], one["requests"], one["reason"])
             shown.add_row(name, one["model"], *("–" if word is None else str(word) for word in words))
         Console().print(shown)
+        for line in operations.money(document["clouds"]):
+            print(line)
         if document["retries"] == "off":
             print("The retry budget is spent: failed requests are not repeated for now.", file=sys.stderr)
     if document["without_server"]:

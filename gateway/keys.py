@@ -43,11 +43,11 @@ def _keys_of(path: Path) -> list[str]:
 
 
 def upstream_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-    """Check that the servers' keys are there. Raises SettingsError."""
-    for one in settings.server:
-        if one.api_key_env and not environ.get(one.api_key_env):
-            raise SettingsError(
-                f"server {one.name}: api_key_env = {one.api_key_env!r}: the environment variable is not set."
-            )
-        if one.api_key_env and re.search(r"[\s\"\\]", environ[one.api_key_env]):
-            raise SettingsError(f"server {one.name}: the key in {one.api_key_env} holds blanks, quotes or backslashes.")
+    """Check that the servers' and the clouds' keys are there. Raises SettingsError."""
+    wanted = [(f"server {one.name}", one.api_key_env) for one in settings.server]
+    wanted += [(f"cloud {one.name}", one.api_key_env) for one in settings.cloud]
+    for who, name in wanted:
+        if name and not environ.get(name):
+            raise SettingsError(f"{who}: api_key_env = {name!r}: the environment variable is not set.")
+        if name and (re.search(r"[\s\"\\]", environ[name]) or not environ[name].isascii()):
+            raise SettingsError(f"{who}: the key in {name} holds blanks, quotes, backslashes or is not ASCII.")

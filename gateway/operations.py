@@ -4,13 +4,15 @@ Each change is written to the overlay first, so that it outlives HAProxy and the
 """
 
 import json
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway import fleet
 from gateway.agent.process import INPUT, STATUS
+from gateway.cloud.ledger import FILE, NANO, spent, utc_now
 from gateway.errors import GatewayError, NotRunning, SettingsError
 from gateway.haproxy.render import backend_name, server_words, weights
 from gateway.haproxy.runtime import Row, Runtime
@@ -49,6 +51,7 @@ def status(data: Path) -> dict[str, Any]:
     for name, one in document["servers"].items():
         one["haproxy"] = row.status if (row := _row(settings, rows, name)) else None
         one.pop("standing", None)
+    document["clouds"] = _clouds(data, settings)
     age_s = time.time() - document["at"]
     document["agent_is_silent_for_s"] = round(age_s, 1) if age_s > STALE_S else None
     document["without_server"] = [
@@ -61,6 +64,35 @@ def status(data: Path) -> dict[str, Any]:
         )
     ]
     return document
+
+
+def _clouds(data: Path, settings: Settings) -> dict[str, dict[str, float | None]]:
+    """What each cloud has spent this day and this month (UTC) and may spend, in dollars."""
+    try:
+        known = spent(data / FILE, utc_now()) if settings.cloud else {}
+    except sqlite3.Error as error:
+        raise NotRunning(f"What clouds have spent cannot be read: {error}.") from None
+    found: dict[str, dict[str, float | None]] = {}
+    for one in settings.cloud:
+        day, month, reserved = (nano_usd / NANO for nano_usd in known.get(one.name, (0, 0, 0)))
+        found[one.name] = {
+            "day_usd": day,
+            "month_usd": month,
+            "reserved_usd": reserved,
+            "usd_per_day": one.usd_per_day,
+            "usd_per_month": one.usd_per_month,
+        }
+    return found
+
+
+def money(clouds: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """A line for each cloud: what it has spent of what it may."""
+    lines = []
+    for name, one in clouds.items():
+        periods = (("day", one["day_usd"], one["usd_per_day"]), ("month", one["month_usd"], one["usd_per_month"]))
+        parts = [f"{spent_usd:.4f} of {limit:g} USD this {word}" for word, spent_usd, limit in periods if limit]
+        lines.append(f"cloud {name}: {', '.join(parts)} (UTC)")
+    return lines
 
 
 def _row(settings: Settings, rows: dict[tuple[str, str], Row], name: str) -> Row | None:

@@ -1,10 +1,11 @@
-"""The gateway as it runs: HAProxy and the agent as owned processes, started, watched, reloaded and stopped together.
+"""The gateway as it runs: HAProxy, the agent and the door to clouds, started, watched, reloaded and stopped together.
 
 <data>/haproxy.cfg       what HAProxy reads; the files beside it in <data>/config-<n>/
 <data>/haproxy.sock      its runtime interface, for the owner only
 <data>/agent.json        what the agent reads; status.json is what it says
+<data>/cloud.json        what the door to clouds reads; it listens at cloud.sock and writes spent.sqlite
 <data>/changes.json      what was changed while running (gateway.fleet)
-<data>/haproxy.log  agent.log
+<data>/haproxy.log  agent.log  cloud.log
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from gateway import fleet
 from gateway.agent.process import INPUT
 from gateway.errors import GatewayError, NotRunning, PortTaken, SettingsError
 from gateway.haproxy import program
-from gateway.haproxy.render import CONFIG, Places, rendered
+from gateway.haproxy.render import CLOUD_SOCKET, CONFIG, Places, rendered
 from gateway.haproxy.runtime import Runtime
 from gateway.keys import upstream_keys, user_keys
 from gateway.settings import Settings, load
@@ -30,7 +32,8 @@ from serve.processes import port
 from serve.processes.process import OwnedProcess
 
 SOCKET = "haproxy.sock"
-READY_S = 15.0
+CLOUD_INPUT = "cloud.json"
+READY_S = 30.0
 STOP_S = 5.0
 POLL_S = 0.1
 _LOCK = "nbridge-gateway.lock"
@@ -98,9 +101,10 @@ class Running:
         _free(wanted.metrics_host, wanted.metrics_port, "metrics_port")
         try:
             self._prepare(self.settings)
-            for name in ("agent", "haproxy"):
+            for name in ("agent", *self._cloud_door(), "haproxy"):
                 self._spawn(name)
-            self._wait_ready()
+            for name in (*self._cloud_door(), "haproxy"):
+                self._wait_ready(name)
         except BaseException:
             self.stop()
             raise
@@ -108,6 +112,10 @@ class Running:
     def _prepare(self, settings: Settings) -> None:
         """Write the configuration of these settings and have it checked; the old one stays when it is refused."""
         upstream_keys(settings)
+        if settings.cloud:
+            from gateway.cloud.prices import priced  # the prices of all the world, for those who have a cloud
+
+            priced(settings.cloud)
         now = fleet.effective(settings, fleet.read(self.data))
         folder = self.data / f"config-{self._number + 1}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,13 +132,19 @@ class Running:
             "folder": str(folder),
             "socket": str(self.data / SOCKET),
         }
-        fleet.replace_text(self.data / INPUT, json.dumps(document, indent=1) + "\n")
+        text = json.dumps(document, indent=1) + "\n"
+        for name in (INPUT, CLOUD_INPUT):
+            fleet.replace_text(self.data / name, text)
         shutil.rmtree(self.data / f"config-{self._number - 2}", ignore_errors=True)
+
+    def _cloud_door(self) -> tuple[str, ...]:
+        return ("cloud",) if self.settings.cloud else ()
 
     def _spawn(self, name: str) -> None:
         argv = {
             "haproxy": [self.haproxy_path, "-W", "-f", str(self.data / CONFIG)],
             "agent": [sys.executable, "-m", "gateway.agent.process", str(self.data)],
+            "cloud": [sys.executable, "-m", "gateway.cloud.process", str(self.data)],
         }[name]
         log = self.data / f"{name}.log"
         if log.exists():
@@ -141,16 +155,27 @@ class Running:
             raise GatewayError(f"{argv[0]} cannot be started: {error.strerror}.") from None
         self._started_s[name] = time.monotonic()
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, name: str) -> None:
+        """Until HAProxy says how its servers stand, or the door to clouds listens. Raises GatewayError."""
+        is_ready = self._haproxy_speaks if name == "haproxy" else self._cloud_listens
         deadline_s = time.monotonic() + READY_S
         while time.monotonic() < deadline_s:
-            if self._processes["haproxy"].exit_status() is not None:
+            if self._processes[name].exit_status() is not None:
                 break
-            with contextlib.suppress(NotRunning):
-                if self.runtime.rows():
-                    return
+            if is_ready():
+                return
             time.sleep(POLL_S)
-        raise GatewayError(f"HAProxy did not come up; its log: {self.data / 'haproxy.log'}")
+        who = {"haproxy": "HAProxy", "cloud": "The door to clouds"}[name]
+        raise GatewayError(f"{who} did not come up; its log: {self.data / f'{name}.log'}")
+
+    def _haproxy_speaks(self) -> bool:
+        with contextlib.suppress(NotRunning):
+            return bool(self.runtime.rows())
+        return False
+
+    def _cloud_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as asked:
+            return asked.connect_ex(str(self.data / CLOUD_SOCKET)) == 0
 
     def watch(self, is_over: Callable[[], bool], reloads: Callable[[], bool]) -> None:
         """Until `is_over`: start anew what has ended, and reload where `reloads` says so."""
@@ -184,6 +209,11 @@ class Running:
             self.say(f"Not reloaded, the old settings stay: {error}")
             return
         self.settings = new
+        for name in self._cloud_door():
+            if name not in self._processes:
+                self._spawn(name)
+                with contextlib.suppress(GatewayError):  # it is watched like the others, and HAProxy checks it
+                    self._wait_ready(name)
         os.kill(self.pid("haproxy"), signal.SIGUSR2)
         self.say("Reloaded.")
 
@@ -198,7 +228,7 @@ class Running:
 
     def stop(self) -> None:
         """End both; requests in work are cut off."""
-        for name in ("haproxy", "agent"):
+        for name in ("haproxy", "cloud", "agent"):
             if process := self._processes.get(name):
                 process.stop(STOP_S)
 

@@ -1,37 +1,23 @@
 """What one gateway shall be: servers, clouds, policy and limits, read from one TOML file into frozen objects."""
 
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from gateway.clouds import Cloud
 from gateway.errors import SettingsError
 from gateway.policies.routing import AUTO, Policy
+from gateway.tables import Count, ModelName, Name, Port, Seconds, Share, Table, variable_name
 from inputs import files
 from monitoring.scrape.address import is_loopback, normalised
 
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # stands in HAProxy's configuration and on its command line
-_MODEL = r"^[^\s\"'\\%{}$#\x00-\x1f\x7f]{1,200}$"  # a model's name as in requests: org/name, name:tag
 
-Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(pattern=_NAME)]
-ModelName = Annotated[str, Field(pattern=_MODEL)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Gateway(_Table):
+class Gateway(Table):
     """Where users come in, and with which keys."""
 
     host: str = "127.0.0.1"
@@ -41,6 +27,7 @@ class Gateway(_Table):
     api_keys_env: str | None = None
     api_keys_file: str | None = None
     allow_no_api_key: bool = False
+    compared_with: str | None = None
 
     @field_validator("api_keys_env")
     @classmethod
@@ -58,7 +45,7 @@ class Gateway(_Table):
         return self
 
 
-class Limits(_Table):
+class Limits(Table):
     """What one request and all of them together may take."""
 
     body_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
@@ -83,7 +70,7 @@ class Limits(_Table):
         return (self.deadline_s - self.queue_s) / (self.retries + 1)
 
 
-class Health(_Table):
+class Health(Table):
     """How servers are looked after. A server is out after two canaries in a row failed and nothing else moved."""
 
     look_s: Annotated[float, Field(ge=0.1, le=60)] = 0.5
@@ -101,7 +88,7 @@ class Health(_Table):
         return self
 
 
-class Server(_Table):
+class Server(Table):
     """One server of one model. `capacity` is relative to the model's other servers.
 
     `process` is the one that nbridge swap started for it, and that is ended with it.
@@ -136,28 +123,7 @@ class Server(_Table):
         return tuple(value) if isinstance(value, list) else value
 
 
-class Cloud(_Table):
-    """One model that is answered through the cloud door, which listens at `address`: host:port, or a socket's path."""
-
-    name: Name
-    model: ModelName
-    address: str
-    places: Annotated[int, Field(ge=1, le=100_000)] = 256
-
-    @field_validator("address")
-    @classmethod
-    def _is_local(cls, value: str) -> str:
-        if value.startswith("/"):
-            if not re.fullmatch(r"[\w./+-]{1,100}", value):
-                raise ValueError("a socket's path has letters, digits and ._+-/ only, at most 100 of them")
-            return value
-        address = normalised(value)
-        if not is_loopback(address):
-            raise ValueError("the cloud door listens on this machine: host 127.0.0.1 and a port, or a socket's path")
-        return urlsplit(address).netloc
-
-
-class Routing(_Table):
+class Routing(Table):
     """What `model: "auto"` means, and what ties requests to a server."""
 
     affinity: Literal["none", "session", "prefix"] = "none"
@@ -183,7 +149,7 @@ class Routing(_Table):
         return Policy(**self.model_dump(exclude={"affinity"}))
 
 
-class Settings(_Table):
+class Settings(Table):
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
     health: Health = Health()
@@ -203,9 +169,6 @@ class Settings(_Table):
         names = [one.name for one in self.server] + [one.name for one in self.cloud]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the name {twice[0]!r} is given twice; each server needs its own")
-        for one in self.cloud:
-            if one.model in {server.model for server in self.server}:
-                raise ValueError(f"the model {one.model!r} has servers and a cloud; give the cloud's its own name")
         for model in self.models:
             keys = {one.api_key_env for one in self.servers_of(model)}
             schemes = {urlsplit(one.url).scheme for one in self.servers_of(model)}
@@ -235,25 +198,34 @@ class Settings(_Table):
         spoken = {f"languages.{name}": model for name, model in self.policy.languages.items()}
         return {key: model for key, model in {**own, **spoken}.items() if model}
 
+    @model_validator(mode="after")
+    def _clouds_have_models_of_their_own(self) -> Self:
+        in_clouds = [model for one in self.cloud for model in one.models]
+        for model in in_clouds:
+            if model in {server.model for server in self.server}:
+                raise ValueError(f"the model {model!r} has servers and a cloud; give the cloud's its own name")
+            if in_clouds.count(model) > 1:
+                raise ValueError(f"the model {model!r} is named twice under [[cloud]]; give each its own name")
+        return self
+
     @property
     def models(self) -> tuple[str, ...]:
         """The models in the order in which they are first named."""
-        return tuple(dict.fromkeys([one.model for one in self.server] + [one.model for one in self.cloud]))
+        return tuple(
+            dict.fromkeys([one.model for one in self.server] + [model for one in self.cloud for model in one.models])
+        )
 
     @property
     def aliases(self) -> dict[str, str]:
         """Other name → model."""
         return {other: one.model for one in self.server for other in one.also}
 
+    def cloud_of(self, model: str) -> Cloud | None:
+        """The cloud that a model is asked of; None for one of our own servers'."""
+        return next((one for one in self.cloud if model in one.models), None)
+
     def servers_of(self, model: str) -> tuple[Server, ...]:
         return tuple(one for one in self.server if one.model == model)
-
-
-def variable_name(value: str | None) -> str | None:
-    """The NAME of an environment variable; raises ValueError, which does not repeat what may be the key itself."""
-    if value is not None and not _VARIABLE_NAME.fullmatch(value):
-        raise ValueError("must be the NAME of an environment variable that holds the key, not the key itself")
-    return value
 
 
 def load(path: Path) -> Settings:

@@ -13,7 +13,9 @@ from gateway.policies.routing import AUTO
 from gateway.settings import Server, Settings
 from monitoring.scrape.address import resolved
 
-CONFIG, LUA, USERS, TEXTS = "haproxy.cfg", "route.lua", "users.map", "texts.map"
+CONFIG, LUA, USERS, TEXTS, CLOSED = "haproxy.cfg", "route.lua", "users.map", "texts.map", "closed.map"
+CLOUD_SOCKET = "cloud.sock"
+OPEN = "open"  # in CLOSED, of a backend whose cloud takes requests; else why it does not
 AGENT_INTER_MS = 500
 CHECK = "check inter 1s fall 2 rise 1"
 _ROUTE = Path(__file__).with_name("route.lua")
@@ -28,6 +30,11 @@ class Places:
     socket: Path
     agent_port: int | None
 
+    @property
+    def cloud(self) -> Path:
+        """The socket of the door to clouds."""
+        return self.socket.with_name(CLOUD_SOCKET)
+
 
 def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> dict[str, str]:
     """Every file of the configuration by its name. `keys`: the users'; only their digests are written."""
@@ -36,6 +43,8 @@ def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> di
         LUA: f"local P = {_lua(_parameters(settings))}\n{_ROUTE.read_text(encoding='utf-8')}",
         TEXTS: f"models {models_document(listed(settings))}\nretries on\n",
     }
+    in_clouds = [model for one in settings.cloud for model in one.models]
+    files[CLOSED] = "".join(f"{backend_name(settings, model)} {OPEN}\n" for model in in_clouds)
     limits = {name: getattr(settings.limits, name) for name in ("body_bytes", "queue_s", "deadline_s")}
     files |= {f"{status}.http": error_file(status, **limits) for status in STATUSES}
     files |= {f"{status}.json": error_body(status, **limits) for status in STATUSES}
@@ -221,6 +230,8 @@ def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
         f"{not_found} unless {{ path_beg /v1/ /v2/ /inference/v1/ }} || "
         "{ path /tokenize /detokenize /pooling /classify /score /rerank /invocations /ping /version }",
         "http-request lua.route",
+        # A cloud whose limit is spent is down, and says why.
+        *_closed(settings, folder),
         *(
             f"http-request return status {status} content-type application/json {more}lf-string "
             f'"%[var(txn.nb_error)]" if {{ var(txn.nb_status) -m int {status} }}'
@@ -229,6 +240,16 @@ def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
         "use_backend %[var(txn.nb_backend)]",
     ]
     return "frontend users\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _closed(settings: Settings, folder: Path) -> list[str]:
+    if not settings.cloud:
+        return []
+    said = f"var(txn.nb_wanted),map({folder}/{CLOSED},{OPEN})"
+    return [
+        "http-request return status 429 content-type application/json hdr x-should-retry false "
+        f'lf-string "%[{said}]" if {{ var(txn.nb_status) -m int 503 }} !{{ {said} -m str {OPEN} }}'
+    ]
 
 
 def _retry_after() -> str:
@@ -242,7 +263,12 @@ def _backend(settings: Settings, model: str, places: Places) -> str:
     lines = lines or ["balance leastconn"]
     if settings.policy.default and AUTO not in settings.models:
         lines.append("filter lua.rename")
-    servers = settings.servers_of(model)
+    lines += _to_cloud(settings, model, places) or _to_servers(settings, model, places)
+    return f"backend {name}\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _to_servers(settings: Settings, model: str, places: Places) -> list[str]:
+    name, servers, lines = backend_name(settings, model), settings.servers_of(model), []
     if servers and servers[0].api_key_env:
         lines.append(f'http-request set-header Authorization "Bearer ${{{servers[0].api_key_env}}}"')
     # A hooked server then sends its head with the first token, and a hung one can be left for another until then.
@@ -251,13 +277,22 @@ def _backend(settings: Settings, model: str, places: Places) -> str:
     off = f"{{ str(retries),map({places.folder}/{TEXTS}) -m str off }}"
     lines.append(f"http-request disable-l7-retry if {off}")
     weight = weights(servers)
-    lines += [f"server {one.name} {server_words(one, name, weight[one.name], places.agent_port)}" for one in servers]
-    for cloud in (one for one in settings.cloud if one.model == model):
-        where = f"unix@{cloud.address}" if cloud.address.startswith("/") else cloud.address
+    return lines + [
+        f"server {one.name} {server_words(one, name, weight[one.name], places.agent_port)}" for one in servers
+    ]
+
+
+def _to_cloud(settings: Settings, model: str, places: Places) -> list[str]:
+    cloud = settings.cloud_of(model)
+    if cloud is None:
+        return []
+    return [
         # Asked again elsewhere it would cost again: only where no connection came about.
-        lines.insert(0, "retry-on conn-failure")
-        lines.append(f"server {cloud.name} {where} maxconn {cloud.places} {CHECK}")
-    return f"backend {name}\n" + "".join(f"  {line}\n" for line in lines)
+        "retry-on conn-failure",
+        f"http-request set-header x-nbridge-model {model}",
+        f"option httpchk GET /health/{cloud.name}",
+        f"server {cloud.name} unix@{places.cloud} maxconn {cloud.places} check inter 1s fall 1 rise 1",
+    ]
 
 
 def _seconds(value: float) -> str:

@@ -289,6 +289,7 @@ core.register_action("route", { "http-req" }, function(txn)
   txn:set_var("txn.nb_reason", header_safe(said.reason))
   if said.model then txn:set_var("txn.nb_model", header_safe(said.model)) end
   if said.status ~= 200 then
+    txn:set_var("txn.nb_wanted", P.models[said.model] or "")
     txn:set_var("txn.nb_status", said.status)
     txn:set_var("txn.nb_error", '{"error": {"message": ' .. quoted(said.reason) .. ', "type": ' ..
       quoted(TYPES[said.status]) .. ', "param": "model", "code": ' .. quoted(CODES[said.status]) .. "}}")

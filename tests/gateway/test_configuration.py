@@ -47,8 +47,6 @@ A = {"name": "a", "url": "http://127.0.0.1:8001", "model": "m"}
         ({"server": [A], "limits": {"deadline_s": 10.0}}, "deadline_s = 10 must be above queue_s = 30"),
         ({"server": [A], "limits": {"retry_share": 1.5}}, "limits.retry_share = 1.5"),
         ({"server": [A], "health": {"backoff_s": float("nan")}}, "health.backoff_s = nan"),
-        ({"cloud": [{"name": "c", "model": "g", "address": "http://api.example.com"}]}, "listens on this machine"),
-        ({"server": [A], "cloud": [{"name": "c", "model": "m", "address": ":1"}]}, "has servers and a cloud"),
     ],
 )
 def test_bad_settings_are_refused_with_place_and_remedy(values: dict[str, object], words: str) -> None:
@@ -167,7 +165,8 @@ def everything() -> dict[str, object]:
             {**A, "name": "b", "api_key_env": "BEHIND", "capacity": 1.0},
             {**A, "name": "q", "model": "org/q", "url": "http://[::1]:9", "also": ["q:latest"]},
         ],
-        "cloud": [{"name": "cloud", "model": "gpt", "address": "/run/nbridge/cloud.sock"}],
+        "cloud": [{"name": "cloud", "url": "https://api.example.com/v1", "models": {"gpt": "gpt-4o", "g:2": "x"},
+                   "api_key_env": "CLOUD", "usd_per_day": 1.0}],
     }  # fmt: skip
 
 
