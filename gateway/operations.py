@@ -58,7 +58,7 @@ def status(data: Path) -> dict[str, Any]:
         model
         for model in settings.models
         if not any(
-            row.status.startswith(("UP", "no check"))
+            row.is_up
             for (backend, name), row in rows.items()
             if backend == backend_name(settings, model) and name != "BACKEND"
         )

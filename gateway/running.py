@@ -112,10 +112,12 @@ class Running:
     def _prepare(self, settings: Settings) -> None:
         """Write the configuration of these settings and have it checked; the old one stays when it is refused."""
         upstream_keys(settings)
-        if settings.cloud:
-            from gateway.cloud.prices import priced  # the prices of all the world, for those who have a cloud
+        if settings.cloud or settings.gateway.compared_with:
+            from gateway.cloud.prices import api_price, priced  # the prices of all the world, for those who want them
 
             priced(settings.cloud)
+            if settings.gateway.compared_with:
+                api_price(settings.gateway.compared_with)
         now = fleet.effective(settings, fleet.read(self.data))
         folder = self.data / f"config-{self._number + 1}"
         shutil.rmtree(folder, ignore_errors=True)

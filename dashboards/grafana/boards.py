@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from dashboards.grafana import cost, engine, gpu, hidden_states, overview, service_level
+from dashboards.grafana import cost, engine, gateway, gpu, hidden_states, overview, service_level
 from dashboards.grafana.panels import Board
 
 BOARDS: tuple[Board, ...] = tuple(
-    module.BOARD for module in (overview, service_level, engine, gpu, hidden_states, cost)
+    module.BOARD for module in (overview, service_level, engine, gpu, hidden_states, cost, gateway)
 )
 
 

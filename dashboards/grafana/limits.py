@@ -10,3 +10,4 @@ GPU_TEMPERATURE = high_is_bad(SETTINGS.gpu.temperature_max_c - 10, SETTINGS.gpu.
 GPU_THROTTLED = high_is_bad(round(SETTINGS.gpu.throttle_share_max / 2, 6), SETTINGS.gpu.throttle_share_max)
 GPU_STALE_S = high_is_bad(SETTINGS.gpu.stale_s / 2, SETTINGS.gpu.stale_s)
 WAITING = high_is_bad(1, SETTINGS.engine.waiting_max)
+BUDGET = high_is_bad(SETTINGS.gateway.budget_warn_share, 1)

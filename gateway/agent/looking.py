@@ -21,6 +21,16 @@ from monitoring.scrape import http_exchange
 from monitoring.scrape.canary import Canary
 from monitoring.scrape.metrics import fetch, parse, total
 
+TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What an engine has counted since its start: steps, prompt and output tokens; None what it does not count."""
+
+    steps: float | None
+    tokens: tuple[float, float] | None
+
 
 @dataclass
 class Watched:
@@ -35,12 +45,15 @@ class Watched:
     row: Row | None = None
     listed: dict[str, Any] | None = None
     busy: bool = False
+    ejections: int = 0
+    tokens: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self._canary: Canary | None = None
         self._probes: deque[Probe] = deque(maxlen=2)
         self._asking: Future[Probe] | None = None
-        self._reading: Future[float | None] | None = None
+        self._reading: Future[Counted | None] | None = None
+        self._counted: tuple[float, float] | None = None
         self._iterations: float | None = None
         self._stepped_s: float | None = None
         self._sent_s: float | None = None
@@ -82,11 +95,9 @@ class Watched:
             if probe.failed is None:
                 self._stepped_s = max(self._stepped_s or 0.0, probe.ended_s)
         if self._reading is not None and self._reading.done():
-            count, self._reading = self._reading.result(), None
-            if count is not None:
-                if self._iterations is not None and count != self._iterations:
-                    self._stepped_s = now_s
-                self._iterations = count
+            read, self._reading = self._reading.result(), None
+            if read is not None:
+                self._count(read, now_s)
         if row is None:
             return
         if self.row is not None and row.bytes_out > self.row.bytes_out:
@@ -97,6 +108,18 @@ class Watched:
         self._rows.append((now_s, row))
         while len(self._rows) > 1 and self._rows[1][0] <= now_s - WINDOW_S:
             self._rows.popleft()
+
+    def _count(self, read: "Counted", now_s: float) -> None:
+        if read.steps is not None:
+            if self._iterations is not None and read.steps != self._iterations:
+                self._stepped_s = now_s
+            self._iterations = read.steps
+        if read.tokens is not None:
+            before = self._counted or read.tokens
+            # A counter that begins anew has counted all that it shows.
+            more = [new - old if new >= old else new for new, old in zip(read.tokens, before, strict=True)]
+            known = self.tokens or (0.0, 0.0)
+            self.tokens, self._counted = (known[0] + more[0], known[1] + more[1]), read.tokens
 
     def forget_attempts(self) -> None:
         """Count attempts from now on: those before an ejection do not speak against a server that returns."""
@@ -151,16 +174,18 @@ class Watched:
         self.listed = entries
         return None
 
-    def _steps(self) -> float | None:
-        """The engine's count of steps; None where it has none or its page does not come."""
+    def _steps(self) -> "Counted | None":
+        """The engine's counts of steps and tokens; None when its page does not come."""
         try:
             page = fetch(
                 self.server.url,
                 timeout_s=self.rules.canary_deadline_s,
                 headers=http_exchange.key_headers(self.server.api_key_env),
             )
-            # Of a page of thousands of lines two are needed, and parsing is what costs.
-            lines = [line for line in page.splitlines() if line.startswith(ITERATIONS)]
-            return total(parse("\n".join(lines) + "\n"), ITERATIONS) if lines else None
+            # Of a page of thousands of lines a few are needed, and parsing is what costs.
+            lines = [line for line in page.splitlines() if line.startswith((ITERATIONS, *TOKENS))]
+            samples = parse("\n".join(lines) + "\n")
         except MonitoringError:
             return None
+        steps, prompt, output = (total(samples, name) for name in (ITERATIONS, *TOKENS))
+        return Counted(steps, None if prompt is None or output is None else (prompt, output))

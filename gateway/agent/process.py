@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections import deque
@@ -12,12 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
+
 from gateway import fleet
 from gateway.agent.looking import Watched
+from gateway.agent.metrics import Against, Own, Seen, page
 from gateway.agent.verdict import Standing, answer, budget_is_spent, is_busy, percent, step
+from gateway.cloud.ledger import FILE, Total, spent, totals, utc_now
 from gateway.errors import GatewayError
 from gateway.haproxy.answers import models_document
-from gateway.haproxy.render import TEXTS, backend_name, listed
+from gateway.haproxy.render import METRICS_SOCKET, TEXTS, backend_name, listed
 from gateway.haproxy.runtime import Row, Runtime
 from gateway.settings import Settings, parse
 
@@ -39,6 +44,9 @@ class Agent:
         self._totals: deque[tuple[float, int, int]] = deque()
         self._told: dict[str, str] = {}
         self._problem: str | None = None
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._looked_at = 0.0
+        self._against: Against | None = None
         self.follow()
         self._resume()
 
@@ -53,6 +61,7 @@ class Agent:
         self.runtime = Runtime(Path(document["socket"]))
         self.overlay = fleet.read(self.data)
         self.settings = fleet.effective(parse(document["settings"], INPUT), self.overlay)
+        self._against = _against(self.settings)
         self._told = {}
         kept = self.watched
         self.watched = {}
@@ -72,7 +81,10 @@ class Agent:
                 return  # the machine has been started anew since
             for name, one in document["servers"].items():
                 if name in self.watched:
-                    self.watched[name].standing = Standing(**one["standing"])
+                    watched = self.watched[name]
+                    watched.standing = Standing(**one["standing"])
+                    watched.ejections = int(one["ejections"])
+                    watched.tokens = tuple(one["tokens"]) if one["tokens"] else None
 
     def look(self) -> None:
         """One round: what HAProxy counted, what each server shows, where each stands."""
@@ -94,8 +106,10 @@ class Agent:
             one.standing = step(before, signs, now_s, rules, is_last=is_last, is_alone=not others)
             if one.standing.out != before.out:
                 one.forget_attempts()
+                one.ejections += one.standing.out
                 _say(f"{name} is {'out: ' + str(one.standing.reason) if one.standing.out else 'in again'}")
             one.busy = is_busy(signs)
+        self._rows, self._looked_at = rows, time.time()
         if rows:
             self._tell_haproxy(rows)
         fleet.replace_text(self.data / STATUS, json.dumps(self.document(), indent=1) + "\n")
@@ -147,6 +161,17 @@ class Agent:
         drained = name in self.overlay.drained
         return answer(one.standing, time.monotonic(), self.settings.health, drained=drained, share=share)
 
+    def page(self) -> bytes:
+        """The metrics page. What the ledger does not say is not on it."""
+        known: dict[str, tuple[int, int, int]] = {}
+        sums: list[Total] = []
+        if self.settings.cloud:
+            with contextlib.suppress(sqlite3.Error):
+                known, sums = spent(self.data / FILE, utc_now()), totals(self.data / FILE)
+        own = [Own(one.server.model, name, one.ejections, one.tokens) for name, one in self.watched.items()]
+        retries = self._told.get("retries", "on") == "on"
+        return page(Seen(self.settings, self._rows, own, retries, self._looked_at, known, sums, self._against))
+
     def document(self) -> dict[str, Any]:
         """What the status file says."""
         now_s = time.monotonic()
@@ -166,6 +191,8 @@ class Agent:
                 "failures": one.row.failures if one.row else None,
                 "canary_latency_s": last.latency_s if last else None,
                 "canary": (last.reason or last.failed) if last and last.failed else None,
+                "ejections": one.ejections,
+                "tokens": one.tokens,
                 "standing": asdict(one.standing),
             }
         retries = self._told.get("retries", "on")
@@ -189,12 +216,38 @@ async def serve(agent: Agent) -> None:
             await writer.drain()
         writer.close()
 
+    async def shown(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The metrics page, to HAProxy; it asks for nothing else."""
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), READ_S)
+            body = await asyncio.to_thread(agent.page)
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE_LATEST}\r\nContent-Length: {len(body)}"
+            writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+            await writer.drain()
+        writer.close()
+
     server = await asyncio.start_server(checked, "127.0.0.1", agent.port)
-    async with server:
+    async with server, await asyncio.start_unix_server(shown, agent.data / METRICS_SOCKET):
         while True:
             next_s = time.monotonic() + agent.settings.health.look_s
             await asyncio.to_thread(agent.look)
             await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+
+
+def _against(settings: Settings) -> Against | None:
+    """The API whose prices tell what was saved: the one that is named, else the cloud that the policy uses."""
+    chosen = [one for one in (settings.policy.overflow, settings.policy.hard) if one and settings.cloud_of(one)]
+    if settings.gateway.compared_with is None and not chosen:
+        return None
+    from gateway.cloud.prices import Priced, api_price  # the prices of all the world, for those who want them
+
+    if settings.gateway.compared_with is not None:
+        found = api_price(settings.gateway.compared_with)
+        return Against(found.name, found.standard.input.base, found.standard.output.base)
+    cloud = settings.cloud_of(chosen[0])
+    if cloud is None:
+        return None
+    return Against(chosen[0], *Priced(cloud, chosen[0]).usd_per_mtok)
 
 
 def _state(one: Watched, *, drained: bool) -> str:

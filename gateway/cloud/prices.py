@@ -20,7 +20,10 @@ from planning.errors import UnknownName
 
 
 class Priced:
-    """One model of a cloud with its price. `writes`: whether it has a price for output."""
+    """One model of a cloud with its price. `writes`: whether it has a price for output.
+
+    `usd_per_mtok`: of input and output, before tiers and caches.
+    """
 
     def __init__(self, cloud: Cloud, model: str) -> None:
         """Raises SettingsError when the price is missing or absurd."""
@@ -28,10 +31,12 @@ class Priced:
         given = cloud.prices.get(model)
         if given is not None:
             self.writes = given.output is not None
+            self.usd_per_mtok = (given.input, given.output or 0.0)
             self.source, self._total = "the settings", _by_settings(given)
         else:
             found = _found(cloud, model)
             self.writes = _is_sold(cloud, model, found)
+            self.usd_per_mtok = (found.standard.input.base, found.standard.output.base)
             self.source, self._total = found.package, _by_package(found)
 
     def nano_usd(self, used: Used) -> int:

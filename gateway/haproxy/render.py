@@ -14,7 +14,7 @@ from gateway.settings import Server, Settings
 from monitoring.scrape.address import resolved
 
 CONFIG, LUA, USERS, TEXTS, CLOSED = "haproxy.cfg", "route.lua", "users.map", "texts.map", "closed.map"
-CLOUD_SOCKET = "cloud.sock"
+CLOUD_SOCKET, METRICS_SOCKET = "cloud.sock", "metrics.sock"
 OPEN = "open"  # in CLOSED, of a backend whose cloud takes requests; else why it does not
 AGENT_INTER_MS = 500
 CHECK = "check inter 1s fall 2 rise 1"
@@ -129,13 +129,24 @@ def _lua(value: object) -> str:
 def _configuration(settings: Settings, places: Places, *, keyed: bool) -> str:
     sections = [_global(settings, places), _defaults(settings, places), _front(settings, places, keyed=keyed)]
     sections += [_backend(settings, model, places) for model in settings.models]
-    sections.append(
+    sections.append(_metrics(settings, places))
+    return "# Rendered by `nbridge gateway`; edit the settings it was made from.\n" + "\n".join(sections)
+
+
+def _metrics(settings: Settings, places: Places) -> str:
+    ours, backend = "", ""
+    if places.agent_port is not None:
+        ours = "  use_backend metrics-of-the-agent if { path /nbridge/metrics }\n"
+        where = places.socket.with_name(METRICS_SOCKET)
+        backend = f"backend metrics-of-the-agent\n  server agent unix@{where}\n"
+    known = "{ path /metrics } || { path /nbridge/metrics }" if ours else "{ path /metrics }"
+    return (
         f"frontend metrics\n  bind {settings.gateway.metrics_host}:{settings.gateway.metrics_port}\n"
         "  option dontlog-normal\n"
         "  http-request use-service prometheus-exporter if { path /metrics }\n"
-        f"  http-request return status 404 content-type application/json file {places.folder}/404.json\n"
+        f"  http-request return status 404 content-type application/json file {places.folder}/404.json unless {known}\n"
+        f"{ours}{backend}"
     )
-    return "# Rendered by `nbridge gateway`; edit the settings it was made from.\n" + "\n".join(sections)
 
 
 def _global(settings: Settings, places: Places) -> str:

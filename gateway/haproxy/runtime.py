@@ -4,12 +4,13 @@ import csv
 import io
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import NotRunning, RuntimeRefused
 
 TIMEOUT_S = 5.0
+CODES = ("2xx", "3xx", "4xx", "5xx")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Row:
     retries: int
     bytes_out: int
     agent_words: str
+    waiting: int = 0
+    answers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it takes requests."""
+        return self.status.startswith(("UP", "no check"))
 
 
 class Runtime:
@@ -105,4 +113,6 @@ def _row(line: Mapping[str, str]) -> Row:
         retries=number("wretr"),
         bytes_out=number("bout"),
         agent_words=line.get("last_agt") or "",
+        waiting=number("qcur"),
+        answers={code: count for code in CODES if (count := number(f"hrsp_{code}"))},
     )

@@ -31,6 +31,8 @@ INHIBITIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("GpuXidFatal", ("GpuXid", "GpuEccUncorrected", "GpuRowRemapFailed"), ("instance", "uuid")),
     ("GpuXidFatal", ("GpuMissing",), ("instance",)),
     ("GpuThrottled", ("GpuHot",), ("instance", "uuid")),
+    ("GatewayServersDown", ("GatewayEjections",), ("instance", "model")),
+    ("GatewayBudgetSpent", ("GatewayBudgetNearlySpent",), ("instance", "cloud")),
     ("GpuMissing", ("GpuExporterStale",), ("instance",)),  # a driver that hangs loses its GPUs, too
 )
 

@@ -23,6 +23,9 @@ def stack(
         list[str] | None,
         typer.Option(metavar="URL", help="GPU exporter of another node to scrape, too; repeatable."),
     ] = None,
+    gateway: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Gateway's metrics address to scrape, too; repeatable.")
+    ] = None,
     *,
     settings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file with thresholds and receivers.")
@@ -63,7 +66,8 @@ def stack(
     servers = tuple(reachable(server_address(url)) for url in server or ())
     files = tuple(targets or ())
     listed = [url for path in files for url in read_targets(path)]
-    if not servers and not files:
+    gateways = tuple(reachable(server_address(url)) for url in gateway or ())
+    if not servers and not files and not gateways:
         raise typer.BadParameter("nothing to watch: name a server with --server URL, or a file with --targets FILE.")
     http_exchange.key_headers(api_key_env)  # says now, and not in the exporter's log, that there is no key
     thresholds = _thresholds(settings, from_run, run_engine)
@@ -73,7 +77,7 @@ def stack(
         taken = _free_ports({name: port for name, port in ports.items() if own_exporter or name != "exporter"})
         plan = parts.Plan(
             settings=thresholds,
-            targets=Targets(servers, files, tuple(server_address(url) for url in exporter or ())),
+            targets=Targets(servers, files, tuple(server_address(url) for url in exporter or ()), gateways),
             data=data,
             ports=parts.Ports(taken["prometheus"], taken["alertmanager"], taken.get("exporter")),
             rules=tuple(rules or ()),

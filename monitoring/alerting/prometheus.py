@@ -25,11 +25,15 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 @dataclass(frozen=True)
 class Targets:
-    """Who is watched: servers and exporters by URL, and files with targets as Prometheus reads them (file_sd)."""
+    """Who is watched: servers, exporters and gateways by URL, and files with targets as Prometheus reads them.
+
+    A gateway's URL is that of its metrics, where HAProxy's page and the agent's are.
+    """
 
     servers: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     exporters: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
 
 
 def configuration(
@@ -60,10 +64,21 @@ def configuration(
                 **({"file_sd_configs": files} if targets.files else {}),
             },
             {"job_name": settings.jobs.gpus, **limits, "static_configs": [static(url) for url in targets.exporters]},
+            *_gateways(settings, targets, limits),
             {"job_name": "prometheus", "static_configs": [{"targets": [prometheus]}]},
             {"job_name": "alertmanager", "static_configs": [{"targets": [alertmanager]}]},
         ],
     }
+
+
+def _gateways(settings: Thresholds, targets: Targets, limits: dict[str, Any]) -> list[dict[str, Any]]:
+    if not targets.gateways:
+        return []
+    urls = [server_address(url) for url in targets.gateways]
+    pages = ((settings.jobs.gateways, "/nbridge"), (f"{settings.jobs.gateways}-haproxy", ""))
+    return [
+        {"job_name": job, **limits, "static_configs": [static(f"{url}{path}") for url in urls]} for job, path in pages
+    ]
 
 
 def static(url: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from monitoring.alerting import alerts, gpu_alerts, recording
+from monitoring.alerting import alerts, gateway_alerts, gpu_alerts, recording
 from monitoring.alerting.thresholds import Thresholds, load
 
 FOLDER = Path(__file__).parents[1] / "rules"
@@ -41,6 +41,10 @@ def groups(settings: Thresholds) -> dict[str, tuple[str, list[recording.Rule]]]:
             gpu_alerts.gpu_alerts(settings)
             + gpu_alerts.gpu_fault_alerts(settings)
             + gpu_alerts.gpu_exporter_alerts(settings),
+        ),
+        "gateway.yml": (
+            "The gateway: its servers, and its clouds' limits.",
+            gateway_alerts.gateway_alerts(settings),
         ),
         "self.yml": ("The monitoring itself.", alerts.self_alerts(settings)),
     }

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -193,7 +193,7 @@ def prepare(plan: Plan, programs: Mapping[str, str]) -> list[Part]:
     exporters = (f"http://{HOST}:{plan.ports.exporter}",) if plan.ports.exporter else ()
     scraped = prometheus.configuration(
         plan.settings,
-        Targets(plan.targets.servers, plan.targets.files, (*exporters, *plan.targets.exporters)),
+        replace(plan.targets, exporters=(*exporters, *plan.targets.exporters)),
         rule_files=[*rulefiles.write(linked(plan), config / "rules"), *plan.rules],
         prometheus=f"{HOST}:{plan.ports.prometheus}",
         alertmanager=f"{HOST}:{plan.ports.alertmanager}",

@@ -54,6 +54,7 @@ class Timing(_Table):
 class Jobs(_Table):
     servers: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     gpus: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    gateways: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
 class Server(_Table):
@@ -147,6 +148,14 @@ class Gpu(_Table):
     stale_s: Seconds
 
 
+class Gateway(_Table):
+    down_for_s: HoldS
+    servers_down_for_s: HoldS
+    budget_warn_share: Share
+    ejections_max: Count
+    ejections_window_s: Seconds
+
+
 class Load(_Table):
     """What only a measured run can say: the requests in flight at the knee."""
 
@@ -182,6 +191,7 @@ class Thresholds(_Table):
     latency: LatencyAlert
     burn: Burn
     gpu: Gpu
+    gateway: Gateway
     load: Load | None = None
     buckets: Buckets
     runbooks: Runbooks

@@ -90,7 +90,7 @@ def filled(value: Any) -> Any:
 
 
 def test_boards_have_addresses_of_their_own() -> None:
-    assert len({board.slug for board in BOARDS}) == len({board.title for board in BOARDS}) == len(BOARDS) == 6
+    assert len({board.slug for board in BOARDS}) == len({board.title for board in BOARDS}) == len(BOARDS) == 7
 
 
 def test_panels_wrap_at_the_grids_width() -> None:

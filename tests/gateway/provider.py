@@ -96,7 +96,7 @@ class Provider:
         yield event(last)
         if model == "anthropic":
             yield event({"usage": {"output_tokens": 100}})
-        if wants and model in ("openai", "azure"):
+        if wants and model not in ("openrouter", "anthropic", "groq", "silent", "no-done", "endless"):
             yield event({"choices": [], "usage": CACHED})
         if model != "no-done":
             yield f"data: [DONE]{gap}".encode()

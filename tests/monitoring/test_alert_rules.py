@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from alert_case import Case
+from gateway_alert_cases import GATEWAY_CASES
 from gpu_alert_cases import GPU_CASES
 from server_alert_cases import SERVER_CASES
 
@@ -45,7 +46,7 @@ OWN_CASES = [
         summary="Alertmanager could not deliver 2 notifications by webhook in 5m: alerts do not reach anybody there",
     ),
 ]
-CASES = [*SERVER_CASES, *GPU_CASES, *OWN_CASES]
+CASES = [*SERVER_CASES, *GPU_CASES, *GATEWAY_CASES, *OWN_CASES]
 
 
 @pytest.fixture(scope="module")

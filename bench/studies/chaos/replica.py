@@ -26,7 +26,7 @@ TTFT_S, GAP_S, TOKENS = 0.05, 0.01, 20
 class Replica:
     def __init__(self, port: int, folder: Path, model: str, *, holds: bool) -> None:
         self.port, self.folder, self.model, self.holds = port, folder, model, holds
-        self.steps = self.running = 0
+        self.steps = self.running = self.read = self.written = 0
         self.log = (folder / "log.jsonl").open("a", encoding="utf-8", buffering=1)
 
     @property
@@ -83,7 +83,13 @@ class Replica:
         elif path == "/metrics":
             if fault == "busy":
                 self.steps += 1
-            page = f"vllm:iteration_tokens_total_count {self.steps}\nvllm:num_requests_running {self.running}\n"
+            counts = {
+                "iteration_tokens_total_count": self.steps,
+                "num_requests_running": self.running,
+                "prompt_tokens_total": self.read,
+                "generation_tokens_total": self.written,
+            }
+            page = "".join(f"vllm:{name} {count}\n" for name, count in counts.items())
             await plain(writer, 200, page, "text/plain; version=0.0.4")
         else:
             await plain(writer, 200, {"path": path, "port": self.port})
@@ -99,6 +105,7 @@ class Replica:
 
     async def complete(self, writer: asyncio.StreamWriter, asked: dict[str, Any], entry: dict[str, Any]) -> bool:
         tokens = min(int(asked.get("max_tokens") or TOKENS), 1000)
+        self.read, self.written = self.read + 1, self.written + tokens
         if not asked.get("stream"):
             await self.tick(TTFT_S + GAP_S * (tokens - 1))
             self.log.write(json.dumps({**entry, "status": 200}) + "\n")
