@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dashboards.grafana import cost, engine, gateway, gpu, hidden_states, overview, service_level
+from dashboards.grafana.definitions import cost, engine, gateway, gpu, hidden_states, overview, service_level
 from dashboards.grafana.panels import Board
 
 BOARDS: tuple[Board, ...] = tuple(

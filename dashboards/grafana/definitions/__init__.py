@@ -1,0 +1,1 @@
+"""What each board shows: one module a board, of panels."""
