@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy doctor clean
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos soak test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy doctor clean gateway-overhead
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,6 +53,14 @@ bench-monitoring: setup  ## the GPU exporter's scrape time and share of a core (
 chaos: setup           ## faults under load behind the gateway, HAProxy alone and nginx: what users got (ARGS="--faults hang")
 	@sh tools/packages.sh test
 	$(BIN)/python -m bench.studies.chaos.study $(ARGS)
+
+soak: setup            ## ten minutes of 1,200 requests a minute over two real servers behind the gateway: errors, memory (ARGS="--minutes 1")
+	@sh tools/packages.sh test
+	$(BIN)/python -m bench.studies.gateway.soak $(ARGS)
+
+gateway-overhead: setup  ## what the gateway adds to the first token and takes from the chunks (ARGS="--peers litellm,vllm-router")
+	@sh tools/packages.sh test
+	$(BIN)/python -m bench.studies.gateway.overhead $(ARGS)
 
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test

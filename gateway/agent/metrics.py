@@ -41,14 +41,14 @@ class Own:
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything on the page. `spent`: cloud → nano-dollars of this day, of this month, reserved."""
+    """Everything on the page. `spent`: cloud → nano-dollars of this day, of this month, reserved; None: not known."""
 
     settings: Settings
     rows: Mapping[tuple[str, str], Row]
     own: Sequence[Own]
     retries: bool
     looked_at: float
-    spent: Mapping[str, tuple[int, int, int]]
+    spent: Mapping[str, tuple[int, int, int]] | None
     totals: Sequence[Total]
     against: Against | None
 
@@ -133,12 +133,14 @@ def _money(seen: Seen) -> Iterable[Metric]:
     spent = _gauge("spent_usd", "What a cloud has spent this day and this month of UTC", "cloud", "period")
     reserved = _gauge("reserved_usd", "What requests in work at a cloud may still cost", "cloud")
     for each in seen.settings.cloud:
-        day, month, held = (nano_usd / NANO for nano_usd in seen.spent.get(each.name, (0, 0, 0)))
-        for period, used, most in (("day", day, each.usd_per_day), ("month", month, each.usd_per_month)):
-            spent.add_metric([each.name, period], used)
+        for period, most in (("day", each.usd_per_day), ("month", each.usd_per_month)):
             if most is not None:
                 limit.add_metric([each.name, period], most)
-        reserved.add_metric([each.name], held)
+        if seen.spent is not None:
+            day, month, held = (nano_usd / NANO for nano_usd in seen.spent.get(each.name, (0, 0, 0)))
+            spent.add_metric([each.name, "day"], day)
+            spent.add_metric([each.name, "month"], month)
+            reserved.add_metric([each.name], held)
     yield from (limit, spent, reserved)
 
 

@@ -163,7 +163,7 @@ class Agent:
 
     def page(self) -> bytes:
         """The metrics page. What the ledger does not say is not on it."""
-        known: dict[str, tuple[int, int, int]] = {}
+        known: dict[str, tuple[int, int, int]] | None = None
         sums: list[Total] = []
         if self.settings.cloud:
             with contextlib.suppress(sqlite3.Error):

@@ -25,6 +25,7 @@ from waiting import wait_for
 from gateway.cloud import process
 from gateway.cloud.ledger import FILE, spent, totals
 from gateway.cloud.usage import Used
+from monitoring.scrape.metrics import parse
 
 # 2.5, 1.25 and 10 dollars per million: 600, 400 and 100 tokens of them.
 COST = 600 * 2_500 + 400 * 1_250 + 100 * 10_000
@@ -327,6 +328,16 @@ def test_a_hybrid_until_its_budget_is_spent_and_after(hybrid: tuple[Any, Provide
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "CLOUD_KEY": KEY},
     )  # fmt: skip
     assert (second.returncode, "Another door to clouds runs in" in second.stderr) == (2, True)
+    shown = httpx.get(front.document["metrics_url"].replace("/metrics", "/nbridge/metrics"), trust_env=False)
+    page = {(one.name, *sorted(one.labels.values())): one.value for one in parse(shown.text)}
+    assert page["nbridge_gateway_spent_usd", "c", "day"] == page["nbridge_gateway_spent_usd", "c", "month"] > 0.006
+    assert page["nbridge_gateway_budget_usd", "c", "day"] == 0.01
+    assert ("nbridge_gateway_budget_usd", "c", "month") not in page
+    assert page["nbridge_gateway_cloud_requests_total", "answered", "c", "openai"] == 2
+    assert page["nbridge_gateway_cloud_requests_total", "c", "cut", "cut"] == 1
+    assert page["nbridge_gateway_servers_up", "local", "m"] == 1
+    assert page["nbridge_gateway_saved_usd_total", "a", "m", "openai"] > 0  # compared with the policy's cloud
+    assert httpx.get(front.document["metrics_url"].replace("/metrics", "/x"), trust_env=False).status_code == 404
     # 3.5 cents of a thousandth each: the third one spends the cent.
     assert front.ask("/v1/chat/completions", **ask).status_code == 200
     wait_for(lambda: front.haproxy("c", "model.openai").startswith("DOWN"), 20)

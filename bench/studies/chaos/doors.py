@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.studies.chaos import peers
 from serve.processes import port
 from serve.processes.process import OwnedProcess
 
 HOST = "127.0.0.1"
-READY_S = 30.0
+READY_S = 60.0
 # The deployment guide's §4.3, its names and ports replaced, and streams let through.
 GUIDE_NGINX = """pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -83,13 +84,16 @@ class Replica:
 
 @dataclass
 class Door:
-    """What users are sent to. `gateway` is our process, `socket` HAProxy's runtime interface, where there are such."""
+    """What users are sent to, where there are such: `gateway` our process, `process` that of whatever door it is,
+    `socket` HAProxy's runtime interface.
+    """
 
     kind: str
     url: str
     folder: Path
     socket: Path | None = None
     gateway: OwnedProcess | None = None
+    process: OwnedProcess | None = None
     restart: Callable[[], None] | None = None
     document: dict[str, Any] = field(default_factory=dict)
 
@@ -118,13 +122,16 @@ class Door:
 
 
 @contextmanager
-def opened(kind: str, folder: Path, replicas: list[Replica]) -> Iterator[Door]:
+def opened(kind: str, folder: Path, replicas: list[Replica], model: str = "m") -> Iterator[Door]:
     """A door of this kind that listens. Raises BenchError when its program is missing."""
     number = port.pick(HOST)
-    servers = "".join(f'[[server]]\nname = "{r.name}"\nurl = "http://{HOST}:{r.port}"\nmodel = "m"\n' for r in replicas)
+    servers = "".join(
+        f'[[server]]\nname = "{r.name}"\nurl = "http://{HOST}:{r.port}"\nmodel = "{model}"\n' for r in replicas
+    )
     file = folder / "gateway.toml"
     file.write_text(f"[gateway]\nport = {number}\nmetrics_port = {port.pick(HOST)}\n{servers}", encoding="utf-8")
-    if shutil.which(kind.partition(" ")[0].replace("gateway", "haproxy")) is None:
+    peer = peers.program(kind) if kind in peers.PEERS else None
+    if peer is None and shutil.which(kind.partition(" ")[0].replace("gateway", "haproxy")) is None:
         raise BenchError(f"{kind}: its program is not installed.")
     door = Door(kind, f"http://{HOST}:{number}", folder)
     processes: list[OwnedProcess] = []
@@ -132,6 +139,7 @@ def opened(kind: str, folder: Path, replicas: list[Replica]) -> Iterator[Door]:
     def run(argv: list[str], log: str) -> OwnedProcess:
         process = OwnedProcess(argv, environment=dict(os.environ), log_path=folder / log)
         processes.append(process)
+        door.process = process
         wait(lambda: listens(number), kind)
         return process
 
@@ -153,6 +161,9 @@ def opened(kind: str, folder: Path, replicas: list[Replica]) -> Iterator[Door]:
         subprocess.run([*nbridge, "render", str(file), "--out", str(out)], check=True, capture_output=True)
         door.socket = out / "haproxy.sock"
         run(["haproxy", "-W", "-f", str(out / "haproxy.cfg")], "haproxy.log")
+    elif peer is not None:
+        run(peers.command(kind, peer, number, [f"http://{HOST}:{r.port}" for r in replicas], model, folder), "peer.log")
+        wait(lambda: peers.answers(door.url), kind)
     else:
         lines = "\n".join(f"    server {HOST}:{r.port};" for r in replicas)
         config = GUIDE_NGINX.format(folder=folder, servers=lines, host=HOST, port=number)

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -48,31 +49,32 @@ class Users:
             for turn in itertools.count():
                 if self._over.is_set():
                     return
-                one = await self._one(client, stream=bool((number + turn) % 2))
+                one = await ask(client, uuid.uuid4().hex, {**BODY, "stream": bool((number + turn) % 2)})
                 self.asked.append(one)
                 if one.outcome == "failed":
                     await asyncio.sleep(PAUSE_S)
 
-    async def _one(self, client: httpx.AsyncClient, *, stream: bool) -> Asked:
-        request_id, sent_s, first_s, read = uuid.uuid4().hex, time.monotonic(), None, b""
-        outcome, why = "answered", None
-        try:
-            asked = client.stream(
-                "POST", "/v1/completions", json={**BODY, "stream": stream}, headers={"x-request-id": request_id}
-            )
-            async with asyncio.timeout(GIVE_UP_S), asked as answer:
-                async for piece in answer.aiter_raw():
-                    first_s = first_s or time.monotonic()
-                    read += piece
-                if answer.status_code != 200:
-                    outcome, why = "failed", f"HTTP {answer.status_code}"
-                elif (b"[DONE]" if stream else b'"choices"') not in read:
-                    outcome, why = "failed", "no answer in it"
-        except (httpx.HTTPError, TimeoutError) as error:
-            # A whole answer in one piece, and a stream without a token, are of no use.
-            cut = stream and b"data:" in read
-            outcome, why = ("cut" if cut else "failed"), type(error).__name__
-        return Asked(request_id, stream, sent_s, time.monotonic(), outcome, why, first_s)
+
+async def ask(client: httpx.AsyncClient, request_id: str, body: dict[str, Any]) -> Asked:
+    """One completion, and what it came to."""
+    stream = bool(body.get("stream"))
+    sent_s, first_s, read = time.monotonic(), None, b""
+    outcome, why = "answered", None
+    try:
+        asked = client.stream("POST", "/v1/completions", json=body, headers={"x-request-id": request_id})
+        async with asyncio.timeout(GIVE_UP_S), asked as answer:
+            async for piece in answer.aiter_raw():
+                first_s = first_s or time.monotonic()
+                read += piece
+            if answer.status_code != 200:
+                outcome, why = "failed", f"HTTP {answer.status_code}"
+            elif (b"[DONE]" if stream else b'"choices"') not in read:
+                outcome, why = "failed", "no answer in it"
+    except (httpx.HTTPError, TimeoutError) as error:
+        # A whole answer in one piece, and a stream without a token, are of no use.
+        cut = stream and b"data:" in read
+        outcome, why = ("cut" if cut else "failed"), type(error).__name__
+    return Asked(request_id, stream, sent_s, time.monotonic(), outcome, why, first_s)
 
 
 def summary(asked: Sequence[Asked]) -> dict[str, object]:

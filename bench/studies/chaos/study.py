@@ -25,6 +25,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.studies.chaos.doors import HOST, Door, Replica, opened, signalled
 from bench.studies.chaos.load import Users, summary
+from bench.studies.chaos.peers import PEERS
 from serve.processes import port
 
 USERS, BEFORE_S, FAULT_S, AFTER_S = 16, 3.0, 8.0, 12.0
@@ -157,7 +158,7 @@ def main() -> None:
     """Run the cases and write them down."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--out", type=Path, default=Path("runs/chaos"), help="folder for chaos.json and chaos.md")
-    asked.add_argument("--doors", nargs="*", default=DOORS, choices=DOORS)
+    asked.add_argument("--doors", nargs="*", default=DOORS, choices=[*DOORS, *PEERS])
     asked.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = asked.parse_args()
     document: dict[str, Any] = {

@@ -23,6 +23,7 @@ from bench.studies.clients.seen import Answer, asked, read_stream
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[Answer]]
 LONG_S = 3600.0
+_LAST = b"\r\n0\r\n\r\n"
 
 
 @dataclass
@@ -57,10 +58,12 @@ class _Reader(asyncio.Protocol):
     def __init__(self) -> None:
         self.reads: list[tuple[float, bytes]] = []
         self.ended: asyncio.Future[bool] | None = None
+        self._tail = b""  # the end of a body may come in a read of its own
 
     def data_received(self, data: bytes) -> None:
         self.reads.append((now(), data))
-        if data.endswith(b"\r\n0\r\n\r\n") and self.ended is not None:
+        self._tail = (self._tail + data[-len(_LAST) :])[-len(_LAST) :]
+        if self._tail == _LAST and self.ended is not None and not self.ended.done():
             self.ended.set_result(True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)

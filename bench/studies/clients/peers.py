@@ -47,6 +47,11 @@ def program(name: str, say: Callable[[str], None]) -> str:
         if find_spec(name) is None:
             raise PeerError(f"{name} is not in this environment: make setup installs it.")
         return sys.executable
+    return installed(package, name, say)
+
+
+def installed(package: str, name: str, say: Callable[[str], None]) -> str:
+    """A package's program, in a scratch environment that is made where it is not there yet. Raises PeerError."""
     folder = cache_dir() / "peers" / package
     found = folder / "bin" / name
     if not found.exists():

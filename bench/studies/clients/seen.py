@@ -68,12 +68,13 @@ def read_stream(request_id: str, answer: Answer) -> dict[str, Any]:
     before = -1
     for found in _EVENT.finditer(data):
         event = json.loads(found[1])
-        if not event["choices"]:
+        if not event.get("choices") or not _has_text(event["choices"][0]):
             continue
         index = bisect.bisect_left(ends, found.end())
         coalesced += index == before
         before, last_s = index, reads[index][0]
-        tokens = event["usage"]["completion_tokens"]
+        told = (event.get("usage") or {}).get("completion_tokens")  # a proxy may leave it out
+        tokens = tokens + 1 if told is None else told
         if not first_tokens:
             first_s, first_tokens = last_s, tokens
     ok = answer.complete and b"data: [DONE]" in data and tokens > 0
@@ -82,6 +83,11 @@ def read_stream(request_id: str, answer: Answer) -> dict[str, Any]:
         if ok
         else Request(request_id, False)
     )
+
+
+def _has_text(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice carries a token: proxies add empty ones at both ends."""
+    return bool(choice.get("text") or (choice.get("delta") or {}).get("content"))
 
 
 def from_lines(lines: Sequence[str]) -> Seen:

@@ -49,7 +49,7 @@ NOW = Row(
             absent="no gateway",
         ),
         number(
-            "Requests per second",
+            "Requests/s",
             "Answers over five minutes, of every status, by one's own servers and by clouds.",
             "reqps",
             rate(REQUESTS, OF, window="5m"),
@@ -96,7 +96,7 @@ NOW = Row(
             absent="no cloud",
         ),
         number(
-            "Own tokens, at the API",
+            "Own, at the API",
             "What the tokens of one's own servers would have cost at the API that is compared with, within the time "
             "shown. One's own machines cost, too: see the cost board.",
             "currencyUSD",
@@ -127,7 +127,7 @@ TRAFFIC = Row(
             "At servers, and waiting",
             "Requests that are answered now, by server, and those that wait for a place, by model.",
             "short",
-            Query(f"nbridge_gateway_requests_running{{{OF}}}", "{{server}}"),
+            Query(f"nbridge_gateway_requests_running{{{OF}}}", "{{server}} ({{model}})"),
             Query(f"nbridge_gateway_requests_waiting{{{OF}}}", "waiting: {{model}}", limit=True),
         ),
     ),
