@@ -94,10 +94,11 @@ def render(
     """Write the configuration alone, for a HAProxy or nginx of your own."""
     from gateway import nginx
     from gateway.fleet import replace_text
+    from gateway.following import expanded
     from gateway.haproxy.render import CONFIG, Places, rendered
     from gateway.keys import user_keys
 
-    settings = _with_run(load(file), from_run)
+    settings = _with_run(expanded(load(file)), from_run)
     if 0 in (settings.gateway.port, settings.gateway.metrics_port):
         raise SettingsError(f"{file}: port = 0 is for a gateway that is started; to render it, name a port.")
     folder = (out or Path()).absolute()

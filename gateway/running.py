@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gateway import fleet
+from gateway import fleet, following
 from gateway.agent.process import INPUT
 from gateway.errors import GatewayError, NotRunning, PortTaken, SettingsError
 from gateway.haproxy import program
@@ -74,12 +74,19 @@ class Running:
         """`complete` adds to the settings of the file what does not stand in it (the capacities of a run)."""
         self.file, self.data, self.say, self.complete = file, data.absolute(), say, complete
         self.haproxy_path = program.find()
-        self.settings = with_free_ports(complete(load(file)))
+        self._look_at_s = 0.0
+        self.settings = with_free_ports(complete(self._told(None)))
         self.runtime = Runtime(self.data / SOCKET)
         self._agent_port = port.pick("127.0.0.1")
         self._number = 0
         self._processes: dict[str, OwnedProcess] = {}
         self._started_s: dict[str, float] = {}
+
+    def _told(self, before: Settings | None) -> Settings:
+        """The file's settings, with a server for each address of a name that stands for several."""
+        told = load(self.file)
+        self._follows = following.follows(told)
+        return following.expanded(told, before=before)
 
     @property
     def url(self) -> str:
@@ -190,9 +197,20 @@ class Running:
                 self.say(f"{name} ended ({_ending(status)}); it is started anew.")
                 time.sleep(max(0.0, 1.0 - (time.monotonic() - self._started_s[name])))
                 self._prepare_again(name)
-            if reloads():
+            if reloads() or self._moved():
                 self.reload()
             time.sleep(POLL_S)
+
+    def _moved(self) -> bool:
+        """Whether a followed name has other addresses than it had."""
+        if not self._follows or time.monotonic() < self._look_at_s:
+            return False
+        self._look_at_s = time.monotonic() + following.LOOK_S
+        try:
+            now = self.complete(following.expanded(load(self.file), before=self.settings))
+        except GatewayError:
+            return False
+        return {(one.model, one.url) for one in now.server} != {(one.model, one.url) for one in self.settings.server}
 
     def _prepare_again(self, name: str) -> None:
         if name == "haproxy":
@@ -202,7 +220,7 @@ class Running:
     def reload(self) -> None:
         """Take the settings file anew, without losing a request; with an error in it the old settings stay."""
         try:
-            new = with_free_ports(self.complete(load(self.file)), self.settings)
+            new = with_free_ports(self.complete(self._told(self.settings)), self.settings)
             for key in ("host", "port", "metrics_host", "metrics_port"):
                 if getattr(new.gateway, key) != getattr(self.settings.gateway, key):
                     raise SettingsError(f"{self.file}: gateway.{key} cannot change while the gateway runs.")

@@ -91,7 +91,8 @@ class Health(Table):
 class Server(Table):
     """One server of one model. `capacity` is relative to the model's other servers.
 
-    `process` is the one that nbridge swap started for it, and that is ended with it.
+    With `each`, every address that the host has is a server of its own. `process` is the one that nbridge swap started
+    for it, and that is ended with it.
     """
 
     name: Name
@@ -102,6 +103,7 @@ class Server(Table):
     capacity: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     places: Annotated[int, Field(ge=1, le=100_000)] = 256
     engine: str | None = None
+    each: bool = False
     process: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("url")
@@ -121,6 +123,12 @@ class Server(Table):
     @classmethod
     def _is_a_list(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _can_be_several(self) -> Self:
+        if self.each and (urlsplit(self.url).scheme != "http" or self.process is not None):
+            raise ValueError("each = true is for http: a certificate is for the name, not for its addresses")
+        return self
 
 
 class Routing(Table):
