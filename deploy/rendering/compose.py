@@ -126,7 +126,11 @@ default = "{names[0]}"
 
 
 def _prometheus(settings: Thresholds) -> dict[str, Any]:
-    targets = Targets(servers=tuple(f"http://{name}:8000" for name in SERVERS), exporters=("http://gpu-exporter:9400",))
+    targets = Targets(
+        servers=tuple(f"http://{name}:8000" for name in SERVERS),
+        exporters=("http://gpu-exporter:9400",),
+        gateways=("http://gateway:8405",),
+    )
     document = configuration(
         settings, targets, rule_files=[], prometheus="localhost:9090", alertmanager="alertmanager:9093"
     )
@@ -137,7 +141,6 @@ def _prometheus(settings: Thresholds) -> dict[str, Any]:
             job.pop("static_configs")
             job["dns_sd_configs"] = [{"names": ["gpu-exporter"], "type": "A", "port": 9400}]
     document["scrape_configs"] += [
-        {"job_name": "gateway", "static_configs": [{"targets": ["gateway:8405"]}]},
         {"job_name": "node", "static_configs": [{"targets": ["node-exporter:9100"]}]},
     ]
     return document

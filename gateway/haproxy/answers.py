@@ -35,6 +35,16 @@ _ERRORS = {
     504: ("Gateway Timeout", "server_error", "no_first_token", "No server answered within {deadline_s:g} s."),
 }
 STATUSES = tuple(_ERRORS)
+KEY_REFUSED_BODY = json.dumps(
+    {
+        "error": {
+            "message": "A server refused the gateway's key; that is for the gateway's owner to mend.",
+            "type": "server_error",
+            "param": None,
+            "code": "server_key_refused",
+        }
+    }
+)
 
 
 def error_body(status: int, **values: float) -> str:

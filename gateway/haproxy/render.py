@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.haproxy.answers import RETRY_AFTER_S, STATUSES, error_body, error_file, models_document
+from gateway.haproxy.answers import KEY_REFUSED_BODY, RETRY_AFTER_S, STATUSES, error_body, error_file, models_document
 from gateway.policies.routing import AUTO
 from gateway.settings import Server, Settings
 from monitoring.scrape.address import resolved
 
 CONFIG, LUA, USERS, TEXTS, CLOSED = "haproxy.cfg", "route.lua", "users.map", "texts.map", "closed.map"
 CLOUD_SOCKET, METRICS_SOCKET = "cloud.sock", "metrics.sock"
+KEY_REFUSED = "key-refused.json"
 OPEN = "open"  # in CLOSED, of a backend whose cloud takes requests; else why it does not
 AGENT_INTER_MS = 500
 CHECK = "check inter 1s fall 2 rise 1"
@@ -48,6 +49,7 @@ def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> di
     limits = {name: getattr(settings.limits, name) for name in ("body_bytes", "queue_s", "deadline_s")}
     files |= {f"{status}.http": error_file(status, **limits) for status in STATUSES}
     files |= {f"{status}.json": error_body(status, **limits) for status in STATUSES}
+    files[KEY_REFUSED] = KEY_REFUSED_BODY
     if keys:
         # HAProxy's hex is upper-case. Keys are long and random, so a plain digest tells nobody what they are.
         digests = [hashlib.sha256(key.encode()).hexdigest().upper() for key in keys]
@@ -168,7 +170,7 @@ def _global(settings: Settings, places: Places) -> str:
 def _defaults(settings: Settings, places: Places) -> str:
     limits = settings.limits
     errors = "\n".join(f"  errorfile {status} {places.folder}/{status}.http" for status in STATUSES)
-    retry = "conn-failure empty-response junk-response 500 502 503 504"
+    retry = "conn-failure empty-response junk-response 401 500 502 503 504"
     if places.agent_port is None:
         # Nobody else would see that an engine hangs. With an agent a long answer is not taken for a hang.
         retry += " response-timeout"
@@ -287,6 +289,11 @@ def _to_servers(settings: Settings, model: str, places: Places) -> list[str]:
     # A failure of many servers must not double the load: the agent turns this when the budget is spent.
     off = f"{{ str(retries),map({places.folder}/{TEXTS}) -m str off }}"
     lines.append(f"http-request disable-l7-retry if {off}")
+    # Users' keys are asked for in front: a server that wants another key has ours wrong, and not theirs.
+    lines.append(
+        "http-response return status 502 content-type application/json "
+        f"file {places.folder}/{KEY_REFUSED} if {{ status 401 }}"
+    )
     weight = weights(servers)
     return lines + [
         f"server {one.name} {server_words(one, name, weight[one.name], places.agent_port)}" for one in servers

@@ -10,6 +10,7 @@ line for each answer that has begun. It generates nothing: tokens are words, the
     lame        500 to whatever asks for more than one token, which no canary does
     busy        makes steps, and has no place for another request
     other       lists and serves another model
+    locked      401 to everybody: it wants another key
 """
 
 import asyncio
@@ -54,12 +55,7 @@ class Replica:
             return True
         asked = json.loads(body or b"{}")
         entry = {"id": headers.get("x-request-id"), "path": path, "key": headers.get("authorization"), "asked": asked}
-        if fault == "error" or (fault == "lame" and asked.get("max_tokens") != 1):
-            self.log.write(json.dumps({**entry, "status": 500}) + "\n")
-            await plain(writer, 500, {"error": {"message": "the engine fell over", "type": "server_error"}})
-            return True
-        if fault == "garbage":
-            await plain(writer, 200, "<<no JSON>>")
+        if await self.fails(writer, fault, asked, entry):
             return True
         if asked.get("model") != self.served(fault) and path.startswith("/v1/"):
             await plain(writer, 404, {"error": {"message": f"The model {asked.get('model')} does not exist."}})
@@ -72,6 +68,21 @@ class Replica:
             return await self.complete(writer, asked, entry)
         finally:
             self.running -= 1
+
+    async def fails(
+        self, writer: asyncio.StreamWriter, fault: str, asked: dict[str, Any], entry: dict[str, Any]
+    ) -> bool:
+        """Answer as a fault has it that answers at once; whether there is one."""
+        if fault == "error" or (fault == "lame" and asked.get("max_tokens") != 1):
+            self.log.write(json.dumps({**entry, "status": 500}) + "\n")
+            await plain(writer, 500, {"error": {"message": "the engine fell over", "type": "server_error"}})
+        elif fault == "locked":
+            await plain(writer, 401, {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}})
+        elif fault == "garbage":
+            await plain(writer, 200, "<<no JSON>>")
+        else:
+            return False
+        return True
 
     def served(self, fault: str) -> str:
         return "another" if fault == "other" else self.model

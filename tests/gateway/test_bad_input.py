@@ -1,0 +1,103 @@
+"""What comes in wrong, from users, from servers and from files: refused, and nobody else disturbed."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doors import ROOT, Gateway, gateway, needs_haproxy, replicas, settings_file
+from waiting import wait_for
+
+pytestmark = [needs_haproxy, pytest.mark.slow]
+
+
+def nbridge(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "nbridge", "gateway", *map(str, words)]
+    return subprocess.run(
+        argv, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def said(door: Gateway, data: bytes) -> bytes:
+    """What a connection is told that sends these bytes and waits."""
+    with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(data)
+        found = b""
+        while part := connection.recv(4096):
+            found += part
+            if b"\r\n\r\n" in found and found.endswith(b"}"):
+                break
+    return found
+
+
+def test_users_who_send_nonsense_or_nothing(tmp_path: Path) -> None:
+    with replicas(tmp_path, "a") as made, ExitStack() as stack:
+        door = stack.enter_context(gateway(settings_file(tmp_path, made, "[limits]\nupload_s = 1\n")))
+        wait_for(lambda: door.state("a") == "in", 20)
+        for data, status in (
+            (b"what is this\r\n\r\n", b"400"),
+            (b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: -4\r\n\r\n", b"400"),
+            (b"GET /v1/models HTTP/1.1\r\nX: " + b"x" * (2 << 20) + b"\r\n\r\n", b"400"),
+            (b"POST /v1/x HTTP/1.1\r\nHost: x\r\nX: a", b"408"),  # a head that never ends
+        ):
+            # HAProxy's own words: what is no request has met no rule yet.
+            assert status in said(door, data).split(b"\r\n")[0], data[:40]
+        # Connections that send a byte and wait take nothing from others.
+        for _ in range(60):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))))
+            slow.sendall(b"P")
+        assert door.ask().status_code == 200
+        for body in ({"model": 5}, {"model": ""}, {"model": None}):
+            assert door.ask(**body).status_code in (200, 404)  # names no model, and there is only one
+        # A second one, beside: the folder is free, the port is not.
+        text = door.file.read_text().replace("port = 0\nmetrics", f"port = {door.url.rpartition(':')[2]}\nmetrics")
+        (tmp_path / "second.toml").write_text(text)
+        second = nbridge(tmp_path / "second.toml", "--data", tmp_path / "other")
+        assert second.returncode == 2
+        assert "gateway.port = " in second.stderr
+        assert "is in use by process" in second.stderr
+        assert door.ask().status_code == 200
+
+
+def test_a_server_that_wants_another_key_is_not_the_users_fault(tmp_path: Path) -> None:
+    with replicas(tmp_path, "a", "b") as made:
+        a, b = made
+        a.be("locked")
+        with gateway(settings_file(tmp_path, made)) as door:
+            wait_for(lambda: door.state("a") == "out", 30)
+            assert "401" in door.status()["servers"]["a"]["reason"]
+            assert {door.ask().status_code for _ in range(6)} == {200}
+            b.be("locked")
+            wait_for(lambda: door.state("b") == "kept", 30)
+            answer = door.ask()
+            assert answer.status_code == 502
+            assert answer.json()["error"]["code"] == "server_key_refused"
+            b.be("")
+            wait_for(lambda: door.ask().status_code == 200, 30)
+
+
+CLOUD = '[[cloud]]\nname = "c"\nurl = "https://cloud.example.com/v1"\napi_key_env = "CLOUD_KEY"\n{}\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "environment", "words"),
+    [
+        ('models = { x = "gpt-4o" }\nusd_per_day = 1.0', {}, "'CLOUD_KEY': the environment variable is not set"),
+        ('models = { x = "gpt-4o" }\nusd_per_day = 1.0', {"CLOUD_KEY": "a b"}, "holds blanks"),
+        ('models = { x = "gpt-4oo" }\nusd_per_day = 1.0', {"CLOUD_KEY": "k"}, "no price of 'x' is known"),
+        ('models = { x = "gpt-4o" }', {"CLOUD_KEY": "k"}, "may spend without end"),
+    ],
+)
+def test_a_cloud_that_cannot_be_kept_in_bounds_does_not_start(
+    tmp_path: Path, more: str, environment: dict[str, Any], words: str
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("[gateway]\nport = 0\nmetrics_port = 0\n" + CLOUD.format(more))
+    refused = nbridge(file, "--data", tmp_path / "data", **environment)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
