@@ -191,7 +191,8 @@ def up(stack: Stack) -> dict[str, str]:
 
 
 def test_prometheus_scrapes_all_of_it(stack):
-    wanted = {"vllm server-a:8000", "vllm server-b:8000", "gateway gateway:8405", "node node-exporter:9100"}
+    wanted = {"vllm server-a:8000", "vllm server-b:8000", "node node-exporter:9100"}
+    wanted |= {"gateway gateway:8405", "gateway-haproxy gateway:8405"}
     wait_for(lambda: wanted <= {name for name, value in up(stack).items() if value == "1"}, timeout_s=120)
 
 
