@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from bench import sweep as sweeps
 from bench.capacity.size import Over
@@ -20,7 +20,7 @@ from bench.order import Asked, machines, order
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
 from bench.quality import passes
-from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, spoilt
+from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, short_loads, spoilt
 from bench.run.slo import EXAMPLE
 from inputs.durations import seconds_of
 from inputs.quantities import plural
@@ -188,23 +188,28 @@ def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, a
         judged = f", quality of {plural(len(part.unjudged), 'engine')}" if part.unjudged else ""
         cells = f": {pending} of {total} cells to measure{judged}" if total else ""
         display.say(f"run {part.run_dir}{cells}")
+        if few := short_loads(part.document):
+            display.say(few)
     interrupted = False
     try:
         with display:
             sweeps.run(work) if isinstance(work, sweeps.Sweep) else work.run(display)
     except KeyboardInterrupt:
         interrupted = True
-    written = [_write_report(part.run_dir) for part in parts] if report else []
+    shown = [_reported(part.run_dir, write_files=report) for part in parts]
     found = None if interrupted or isinstance(work, sweeps.Sweep) else work.compared()
     code, reasons = (130, ["interrupted"]) if interrupted else _ended(parts, found)
     if as_json:
         print(json.dumps(_document(parts, found, code, reasons), ensure_ascii=False))
     elif found is not None:
         print(found.text)
-    elif answers := parts[0].document.get("capacity"):
-        print("\n".join(f"{one['engine']}: {one['said']}" for one in answers))
-    for page in written:
-        display.say(f"report: {page}")
+    else:
+        Console(highlight=False).print(shown[0][0])
+        if answers := parts[0].document.get("capacity"):
+            print("\n".join(f"{one['engine']}: {one['said']}" for one in answers))
+    for _, page in shown:
+        if page is not None:
+            display.say(f"report: {page}")
     for line in _last_lines(parts, reasons, interrupted=interrupted):
         display.say(line)
     if code:
@@ -286,10 +291,14 @@ def _last_lines(parts: list[sweeps.Sweep], reasons: list[str], *, interrupted: b
         yield f"Measure failed cells again with: {resume_with} --retry-failed"
 
 
-def _write_report(run_dir: Path) -> Path:
-    from reports.report import write_report  # a door may call any room; nothing but nbridge.py imports a door
+def _reported(run_dir: Path, *, write_files: bool) -> tuple[RenderableType, Path | None]:
+    """The run's table and verdict for the terminal, and its page, if it was to be written."""
+    from reports.content import content  # a door may call any room; nothing but nbridge.py imports a door
+    from reports.report import read_report, write
+    from reports.terminal import summary
 
-    return write_report(run_dir).html
+    found = read_report(run_dir)
+    return summary(found), write(run_dir, content(found)).html if write_files else None
 
 
 def export(

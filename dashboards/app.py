@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboards import links
 from dashboards.app_pages import PAGES
 
 # The emoji is drawn by the browser; an icon by name would be fetched from elsewhere.
@@ -19,6 +20,13 @@ page = st.navigation(
     ],
     position="top",
 )
+links.tab(page.title)
+links.arrive(page.url_path)
+asked, above = links.asked_for(), st.container()
 page.run()
+with above:
+    for key, shown in links.refused(asked).items():
+        links.complain(key, asked[key], shown)
+links.arrived(page.url_path)
 # Whoever waits for a page to be whole (tests, the measuring) looks for its end.
 st.html(f'<span class="nb-end" data-page="{page.url_path}"></span>')

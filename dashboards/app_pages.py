@@ -5,6 +5,7 @@ PAGES = (
     ("live", "Live"),
     ("benchmarks", "Benchmarks"),
     ("compare", "Compare"),
+    ("choose", "Choose"),
     ("capacity", "Capacity and VRAM"),
     ("cost", "Cost"),
     ("claims", "Claims"),

@@ -25,6 +25,10 @@ def dashboard(
     prometheus: Annotated[
         str | None, typer.Option(help="Read live figures from this Prometheus instead.", show_default=False)
     ] = None,
+    alertmanager: Annotated[
+        str | None,
+        typer.Option(help="Show what fires at this Alertmanager (default: on port 9093, if any).", show_default=False),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the page (default: 8501).", show_default=False)] = None,
     settings: Annotated[
         Path | None, typer.Option(help="A TOML file with these settings and the refresh.", show_default=False)
@@ -36,7 +40,8 @@ def dashboard(
     from dashboards.errors import PortTakenError
     from dashboards.settings import VARIABLE, load
 
-    flags = {"runs": runs, "servers": server, "exporters": exporter, "prometheus": prometheus, "port": port}
+    watched = {"servers": server, "exporters": exporter, "prometheus": prometheus, "alertmanager": alertmanager}
+    flags = {"runs": runs, "port": port, **watched}
     chosen = load(settings, flags)
     chosen = chosen.model_copy(update={"runs": chosen.runs.resolve()})
     if not _free(chosen.port):

@@ -1,10 +1,8 @@
 """What the pages are put together from: heads, verdicts, tables, figures with their data, the choice of a run."""
 
-import csv
 import html
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,18 @@ from altair.utils import schemapi
 from bench.errors import BenchError
 from bench.run.store import open_run
 from dashboards import library
-from dashboards.library import Broken, Entry, Known, Shelf
+from dashboards.library import Broken, Entry, Known, Shelf, Stamp
+from dashboards.links import pick
 from dashboards.settings import DashboardSettings, from_environment
+from dashboards.tabular import Rows, csv_button
 from dashboards.theme import DARK, LIGHT, Palette, style
+from dashboards.tiles import Tile
 from inputs.quantities import plural
 from planning.errors import PlanningError
 from reports.errors import ReportError
 from reports.measured.cells import Report, stored
 from reports.measured.curves import Curve
-from reports.tables import Table
 
-Rows = list[dict[str, Any]]
 # Half of the time of a page went into checking every figure against Vega's schema; the tests do that.
 schemapi.DEBUG_MODE = False
 
@@ -80,84 +79,19 @@ def facts(entries: Sequence[tuple[str, str, str]]) -> None:
     st.html(f'<dl class="nb-facts">{parts}</dl>')
 
 
-def table(rows: Rows, caption: str, *, numeric: Sequence[str] = (), words: Sequence[str] = ()) -> None:
-    """Rows as a table that a screen reader can read; the first column names the row."""
-    if not rows:
-        return
-    names = list(rows[0])
-    kinds = {name: "number" if name in numeric else "words" if name in words else "" for name in names}
-    head = "".join(f'<th scope="col" class="{kinds[name]}">{html.escape(name)}</th>' for name in names)
-    body = "".join(
-        "<tr>"
-        + f'<th scope="row">{html.escape(_text(row[names[0]]))}</th>'
-        + "".join(f'<td class="{kinds[name]}">{html.escape(_text(row[name]))}</td>' for name in names[1:])
-        + "</tr>"
-        for row in rows
-    )
-    _scrolled(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption)
+def readable(colours: Palette) -> dict[str, Any]:
+    """What a figure's words look like: Streamlit's own grey is too faint to read (3.7 to 1 on white)."""
+    words = {"labelColor": colours.muted, "titleColor": colours.muted}
+    return {"axis": words | {"gridColor": colours.grid}, "legend": words | {"labelColor": colours.ink}, "header": words}
 
 
-def report_table(found: Table) -> None:
-    """A table of a report, as the report lays it out."""
-    groups = "".join(
-        f'<th scope="colgroup" class="group" colspan="{count}">{html.escape(name)}</th>'
-        if name
-        else f'<td colspan="{count}"></td>'
-        for name, count in found.groups
-    )
-    above = f"<tr>{groups}</tr>" if any(name for name, _ in found.groups) else ""
-    head = "".join(
-        f'<th scope="col" class="{"number" if column.numeric else ""}">{html.escape(column.name)}</th>'
-        for column in found.columns
-    )
-    body = ""
-    for row in found.rows:
-        cells = f'<th scope="row">{html.escape(row[0].text)}</th>'
-        for column, entry in zip(found.columns[1:], row[1:], strict=True):
-            kind = f"{'number' if column.numeric else ''} {entry.tone}".strip()
-            cells += f'<td class="{kind}">{html.escape(entry.text)}</td>'
-        body += f"<tr>{cells}</tr>"
-    _scrolled(f"<thead>{above}<tr>{head}</tr></thead><tbody>{body}</tbody>", found.caption)
-    for remark in found.notes:
-        note(remark)
-
-
-def _scrolled(inner: str, caption: str) -> None:
-    said = html.escape(caption)
-    st.html(
-        f'<div class="nb-scroll" tabindex="0" role="region" aria-label="{said}"><table class="nb-table">'
-        f"<caption>{said}</caption>{inner}</table></div>"
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)
-
-
-def csv_text(rows: Rows) -> str:
-    """Rows as CSV with a header; what is missing stays empty."""
-    out = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: value if value is not None else "" for name, value in row.items()} for row in rows)
-    return out.getvalue()
-
-
-def csv_button(rows: Rows, name: str, label: str = "Data as CSV") -> None:
-    """A download of `rows`."""
-    st.download_button(
-        label,
-        csv_text(rows),
-        f"neural-bridge-{name}.csv",
-        "text/csv",
-        key=f"csv-{name}",
-        on_click="ignore",
-        type="tertiary",
-        icon=":material/download:",
-    )
+def tiles(found: Sequence[Tile]) -> None:
+    """Large figures side by side, each with a link to the page that shows where it comes from."""
+    with st.container(key="tiles"):
+        for column, tile in zip(st.columns(len(found)), found, strict=True):
+            with column:
+                facts([(tile.what, tile.value, tile.remark)])
+                st.page_link(f"screens/{tile.page}/page.py", label=tile.link, query_params=tile.query)
 
 
 def figure(chart: Any, rows: Rows, *, name: str, title: str, caption: str, words: str, heading: bool = True) -> None:
@@ -165,7 +99,9 @@ def figure(chart: Any, rows: Rows, *, name: str, title: str, caption: str, words
     if heading:
         st.subheader(title, anchor=False)
     with st.container(key=f"figure-{name}"):  # the buttons below find the drawing by this name
-        st.vega_lite_chart(chart.to_dict(validate=False), alt=title)
+        spec = chart.to_dict(validate=False)
+        spec["config"] = readable(palette()) | spec.get("config", {})
+        st.vega_lite_chart(spec, alt=title)
     said = html.escape(title, quote=True)
     st.html(f'<p class="nb-hidden">{html.escape(words)}</p><p class="nb-note">{html.escape(caption)}</p>')
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
@@ -202,6 +138,11 @@ def runs() -> Shelf:
 @st.cache_resource(max_entries=24)
 def _report(path: str, stamp: tuple[int, int]) -> Report:  # noqa: ARG001 (a changed run.json is another report)
     return stored(open_run(Path(path)))
+
+
+def report_at(path: str, stamp: Stamp) -> Report:
+    """The report of the run at `path` from its run.json, kept until that changes."""
+    return _report(path, stamp)
 
 
 def report(entry: Entry) -> Report:
@@ -244,19 +185,6 @@ def choose(shelf: Shelf, key: str, label: str, *, index: int = 0) -> Entry:
     filled = [entry.id for entry in known.values() if entry.requests]  # the sample run is one
     first = ids.index(filled[min(index, len(filled) - 1)])
     return known[pick(ids, key, label, {one: entry_label(known[one]) for one in ids}, index=first)]
-
-
-def pick(ids: Sequence[str], key: str, label: str, labels: Mapping[str, str], *, index: int = 0) -> str:
-    """One of `ids`, shown by its label. The id, not the label, stands in the URL, and is kept from page to page."""
-    kept = f"kept_{key}"
-    if st.session_state.get(key) not in ids:
-        wanted = [st.query_params.get(key), st.session_state.get(kept), ids[index]]
-        st.session_state[key] = next(one for one in wanted if one in ids)
-    chosen = st.selectbox(label, ids, format_func=lambda one: labels.get(one, one), key=key) or ids[index]
-    st.session_state[kept] = chosen
-    if st.query_params.get(key, "") != chosen:
-        st.query_params[key] = chosen
-    return chosen
 
 
 def named_broken(broken: Sequence[Broken]) -> None:

@@ -20,7 +20,7 @@ from dashboards.settings import SAMPLE
 from reports.errors import ReportError
 from reports.measured.cells import Report, stored
 from reports.measured.curves import Curve, ecdf
-from reports.verdict import THROUGHPUT
+from reports.statements.ranking import THROUGHPUT
 
 SAMPLE_ID = "sample"
 Stamp = tuple[int, int]

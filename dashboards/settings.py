@@ -29,6 +29,7 @@ class DashboardSettings(BaseModel):
     servers: tuple[Address, ...] = ("http://127.0.0.1:8000",)
     exporters: tuple[Address, ...] = ()
     prometheus: Address | None = None
+    alertmanager: Address | None = None
     refresh_s: float = Field(default=2.0, ge=1.0, le=300.0)
     window_s: float = Field(default=60.0, ge=10.0, le=3600.0)
     history_s: float = Field(default=900.0, ge=60.0, le=86_400.0)

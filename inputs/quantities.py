@@ -57,7 +57,9 @@ def count(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A ratio as a percentage: 0.051 → “5.1 %”."""
+    """A ratio as a percentage: 0.051 → “5.1 %”; what is next to nothing without its row of zeros."""
+    if value is not None and 0 < abs(value) < 1e-5:
+        return "< 0.001 %" if value > 0 else "> −0.001 %"
     return MISSING if value is None else f"{number(value * 100, 2)} %"
 
 

@@ -31,16 +31,18 @@ def report(
     from bench.run.store import newest_run
     from reports.content import content
     from reports.report import read_report, write
+    from reports.terminal import summary
 
     errors = Console(stderr=True)
     if run is None and (run := newest_run(Path("runs"))) is None:
         raise RunFolderError("runs/ holds no run that measured anything: name a run folder, or run `nbridge bench`.")
     with errors.status("Reading the records and drawing the figures …"):
-        made = content(read_report(run))
+        found = read_report(run)
+        made = content(found)
         paths = write(run.parent if run.name == "run.json" else run, made)
     if as_json:
         files = {"html": str(paths.html), "markdown": str(paths.markdown), "figures": [str(p) for p in paths.figures]}
         typer.echo(json.dumps({**made.numbers, "files": files}, ensure_ascii=False))
         return
-    typer.echo(made.verdict)
+    Console(highlight=False).print(summary(found))
     typer.echo(f"\n{paths.html}\n{paths.markdown}")

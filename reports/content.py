@@ -17,8 +17,9 @@ from reports.sections.problems import Problem, problems
 from reports.sections.quality import judged
 from reports.sections.section import Section
 from reports.sections.turns import turns
+from reports.statements.headline import headline
+from reports.statements.verdict import unfinished, verdict
 from reports.tables import Table
-from reports.verdict import unfinished, verdict
 
 NOTHING_TO_DRAW = "No cell gave a valid measurement of output tokens, so there is nothing to draw."
 
@@ -27,6 +28,7 @@ NOTHING_TO_DRAW = "No cell gave a valid measurement of output tokens, so there i
 class Content:
     """Everything that a report shows, as text, tables and SVG.
 
+    `verdict` is at most three sentences, `statements` all that is established.
     `loads`: loads of the plan were measured. A search for the capacity by itself has nothing else to show.
     """
 
@@ -34,6 +36,7 @@ class Content:
     subtitle: str
     run_id: str
     verdict: str
+    statements: tuple[str, ...]
     loads: bool
     capacity: Section | None
     key_figures: Table
@@ -66,7 +69,8 @@ def content(report: Report) -> Content:
         title=f"Benchmark report: {name}" if name else "Benchmark report",
         subtitle=subtitle,
         run_id=run_id,
-        verdict=" ".join(verdict(report)),
+        verdict=" ".join(headline(report)),
+        statements=tuple(verdict(report)),
         loads=bool(report.cells) or not report.points,
         capacity=capacity(report),
         key_figures=tables.key_figures(report),
@@ -119,7 +123,8 @@ def numbers(report: Report) -> Json:
     return {
         "format": 1,
         "run_id": report.document.get("run_id") or report.folder,
-        "verdict": verdict(report),
+        "verdict": headline(report),
+        "statements": verdict(report),
         "cells": [
             {
                 "id": cell.id,

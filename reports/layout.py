@@ -65,6 +65,7 @@ def markdown(content: Content) -> str:
         lines += ["## Key figures", "", *_md_table(content.key_figures)]
     if content.repeats:
         lines += _md_table(content.repeats)
+    lines += ["## In words", "", *(f"- {_md(statement)}" for statement in content.statements), ""]
     if content.capacity:
         lines += _md_section(content.capacity)
     if content.loads:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inputs.quantities import MISSING, byte_size, count, number, ratio, seconds, share
-from reports import answers
 from reports.definitions import PERCENTILES_NEED
 from reports.measured.cells import Cell, Report
 from reports.measured.repeats import (
@@ -16,7 +15,9 @@ from reports.measured.repeats import (
     metric_spread,
     planned_repeats,
 )
-from reports.verdict import THROUGHPUT, outcome_of, slo_words
+from reports.statements import answers
+from reports.statements.ranking import THROUGHPUT, slo_words
+from reports.statements.verdict import outcome_of
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def latencies(report: Report) -> Table:
         for name, label in _LATENCIES
         if name in names
         for statistic in ("mean", "p50", "p95", "p99")
-        if statistic != "p99" or any(cell.value(f"{name}.p99") is not None for cell in shown)
+        if statistic == "mean" or any(cell.value(f"{name}.{statistic}") is not None for cell in shown)
     ]
     columns = [Column("Cell", numeric=False)]
     columns += [Column(statistic, label) for _, label, statistic in used]
@@ -249,8 +250,8 @@ def latencies(report: Report) -> Table:
         for cell in shown
     ]
     notes = [
-        f"“{MISSING}”: too few values for that percentile, which needs {PERCENTILES_NEED}. TTFT, TPOT and E2E have one "
-        "value per request, ITL one per token."
+        f"“{MISSING}”, or no column: too few values for that percentile, which needs {PERCENTILES_NEED}. TTFT, TPOT "
+        "and E2E have one value per request, ITL one per token."
     ]
     if any(cell.load.scenario == "hidden_states" for cell in shown):
         notes.append("Hidden states are answered in one piece: those cells have an E2E only.")

@@ -6,6 +6,7 @@ Format history (`run.json` → `format`):
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -31,6 +32,18 @@ SET_ASIDE = ".interrupted-"  # between a cell's id and a number: the folder of a
 _RUN_BYTES = 256 << 20  # of a run.json; a cell takes some 5 kB in it
 _DEPTH = 64  # of tables in a run.json; ours have eight
 _CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def is_at_work(run_dir: Path) -> bool:
+    """Whether a `nbridge bench` is at work in the run folder now: it holds the folder's lock."""
+    try:
+        with (run_dir / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # no lock, or none that can be asked
+    return False
 
 
 def slug(text: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from reports.measured.cells import Load, Report
 from reports.measured.repeats import measured_pairs, metric_spread
-from reports.verdict import THROUGHPUT
+from reports.statements.ranking import THROUGHPUT
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _pareto(report: Report, metric: str) -> Picture | None:
     handles: list[Artist] = [line_of(names[engine], **style_of(report, engine)) for engine in engines]
     handles.append(line_of("best trade-off", linestyle="none", markersize=9, **RING))
     figure, _ = figure_of(5.2, 3.55, handles)
-    axes = axes_of(figure, 0.6, 0.48, 4.5, 2.95)
+    axes = axes_of(figure, 0.6, 0.48, 4.32, 2.95)
     everything = [pair for point in found for pair in (*point.repeats, (point.latency_s, point.tok_s))]
     low, high = min(x for x, _ in everything), max(x for x, _ in everything)
     time_axis(axes, max(low / 1.45, 0), high * 1.4)

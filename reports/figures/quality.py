@@ -23,7 +23,7 @@ from reports.figures.drawing import (
 from reports.figures.labels import Box, along, place
 from reports.measured.cells import Json, Report
 from reports.names import listing, short_names
-from reports.quality import NOT_APPLIED, baseline, delta, quality_models, scored, speed_models, standing
+from reports.statements.quality import NOT_APPLIED, baseline, delta, quality_models, scored, speed_models, standing
 from reports.tables import best
 
 NAME = "quality"

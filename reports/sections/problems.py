@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from inputs.quantities import plural
 from reports.measured.cells import Cell, Report
 from reports.names import listing
-from reports.verdict import outcome_of
+from reports.statements.verdict import outcome_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from inputs.quantities import MISSING, byte_size, count, number, share
 from reports.figures.quality import quality_picture
 from reports.measured.cells import Json, Report
 from reports.names import listing
-from reports.quality import (
+from reports.sections.section import Section
+from reports.statements.quality import (
     NOT_APPLIED,
     WORSE,
     baseline,
@@ -21,7 +22,6 @@ from reports.quality import (
     speed_models,
     standing,
 )
-from reports.sections.section import Section
 from reports.tables import Column, Entry, Table, best, startup_value, table
 
 # The deployment guide's §1.4: scheme → its row, how much less memory it promises, how much quality it says is lost. Of

@@ -9,8 +9,8 @@ from planning.speed.roofline import above, cell_bound
 from reports.measured.cells import Json, Report
 from reports.sections.memory import engines, shape_of
 from reports.sections.section import Section
+from reports.statements.ranking import slo_words
 from reports.tables import Column, Entry, Table, table
-from reports.verdict import slo_words
 
 PEAKS_RPS = (1.0, 10.0, 100.0)
 SPARES = 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.run.outcome import exit_code
+from bench.run.outcome import exit_code, short_loads
 
 
 def cell(outcome: str, **more: Any) -> dict[str, Any]:
@@ -37,3 +37,14 @@ def test_exit_code(cells: list[dict[str, Any]], code: int, reasons: list[str]) -
 
 def test_a_run_of_an_earlier_version_has_no_share_to_miss() -> None:
     assert exit_code({"plan": {"slo": {"ttft_s": 1.0}}, "cells": [cell("ok", metrics={"slo_share": 0.1})]}) == (0, [])
+
+
+def test_loads_too_short_for_a_p95_are_named() -> None:
+    def of(**load: Any) -> dict[str, Any]:
+        return {"load": {"kind": "closed", "requests": None, **load}}
+
+    loads = [of(name="c1", requests=20), of(name="c16", requests=208), of(name="talk", scenario="conversation")]
+    loads += [of(name="r8", kind="open", rate_rps=8.0, seconds=10.0)]
+    said = short_loads({"cells": loads})
+    assert said == "No p95 of c1 (20), r8 (80): it takes 200 answers, so medians are what these loads tell."
+    assert short_loads({"cells": loads[1:3]}) == ""

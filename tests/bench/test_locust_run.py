@@ -447,6 +447,33 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
     assert (body["model"], body["max_tokens"], len(body["messages"])) == ("golden", 5, 1)
 
 
+def test_a_request_counts_once_in_the_totals_of_locust() -> None:
+    """Importing the Locust file patches a process, so another one does it."""
+    script = """
+import json, types
+from locust import events
+from locust.env import Environment
+from bench.load.locustfile import publish
+environment = Environment(events=events)
+environment.create_local_runner()
+record = dict(sent=1.0, first_token=1.5, last_token=3.5, ended=4.0, output_tokens=21, tokens_after_first=20,
+              outcome="ok", error_kind=None, error=None, scenario="chat")
+for _ in range(3):
+    publish(environment, record)
+stats = environment.runner.stats
+rows = {kind: (stats.get("chat", kind).num_requests, stats.get("chat", kind).avg_response_time)
+        for kind in ("E2E", "TTFT", "TPOT")}
+print(json.dumps([stats.total.num_requests, stats.total.avg_response_time, stats.total.total_content_length, rows]))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NBRIDGE_")}
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    requests, mean_ms, size, rows = json.loads(done.stdout)
+    assert (requests, mean_ms, size) == (3, 3000, 0)  # neither TTFT and TPOT as requests nor tokens as bytes
+    assert rows == {"E2E": [3, 3000], "TTFT": [3, 500], "TPOT": [3, 100]}
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_thousand_poisson_arrivals_are_poisson(tmp_path: Path, server: Golden, workers: int) -> None:
     """By the instants at which they fell due, which no busy machine moves; that the delivered gaps are looked at."""

@@ -10,11 +10,15 @@ import pytest
 from made_shelf import gpu_page, page
 
 from dashboards.errors import SourceError
-from dashboards.screens.live import sources
+from dashboards.screens.live import alerts, charts, sources
 from dashboards.screens.live import view as live
 from dashboards.screens.live.sources import Seen, Watch
+from dashboards.theme import LIGHT
+from monitoring.alerting.thresholds import load as load_thresholds
 from monitoring.scrape.metrics import MetricsError, parse
 from monitoring.scrape.window import scrape
+
+LIMITS = load_thresholds()
 
 
 class Clock:
@@ -37,10 +41,10 @@ def test_rates_are_taken_over_the_window() -> None:
     watch.look()
     clock.now += 10
     state |= {"tokens": 500.0, "requests": 30.0, "ttft_sum_s": 6.0}
-    found = live.server(watch.look()[0], 60)
+    found = live.server(watch.look()[0], 60, LIMITS)
     facts = {name: (value, remark) for name, value, remark in found.facts}
     assert found.up
-    assert found.says == "serves demo-1m"
+    assert found.says == "healthy; serves demo-1m"
     assert facts["Output"] == ("50.0", "tokens/s")
     assert facts["Prompt"] == ("100", "tokens/s")
     assert facts["Requests"] == ("3.00", "ended/s")
@@ -55,7 +59,7 @@ def test_a_server_that_is_down_says_so_and_since_when_nothing_is_known() -> None
         raise MetricsError(f"{address}/metrics: no connection")
 
     watch, _ = watching(down)
-    found = live.server(watch.look()[0], 60)
+    found = live.server(watch.look()[0], 60, LIMITS)
     assert not found.up
     assert found.says == "does not answer: http://a/metrics: no connection."
     assert found.facts == ()
@@ -75,7 +79,7 @@ def test_a_server_that_went_down_keeps_its_history() -> None:
         seen = watch.look()
         clock.now += 2
     assert len(seen[0].scrapes) == 2
-    assert "It last answered at" in live.server(seen[0], 60).says
+    assert "It last answered at" in live.server(seen[0], 60, LIMITS).says
     assert live.gpus(seen) == []
 
 
@@ -102,11 +106,11 @@ def test_a_restart_and_other_pages_are_told() -> None:
     watch, clock = watching(lambda _: next(pages))
     watch.look()
     clock.now += 4
-    found = live.server(watch.look()[0], 60)
+    found = live.server(watch.look()[0], 60, LIMITS)
     assert {name: value for name, value, _ in found.facts}["Output"] == "10.0"  # 40 tokens since the new start
     assert "started anew" in found.remark
     other, _ = watching(lambda _: "# TYPE up gauge\nup 1.0\n")
-    assert "no vLLM metrics" in live.server(other.look()[0], 60).says
+    assert "no vLLM metrics" in live.server(other.look()[0], 60, LIMITS).says
 
 
 def test_a_line_over_time_has_no_rate_across_a_gap() -> None:
@@ -118,6 +122,61 @@ def test_a_line_over_time_has_no_rate_across_a_gap() -> None:
     assert [row["part"] for row in rows] == ["http://a 0", "http://a 0", "http://a 1"]
     assert [row["value"] for row in live.course([Seen("http://a", scrapes)], "running")] == [3] * 5
     assert [row["value"] for row in live.course([Seen("http://a", scrapes)], "kv")] == [0.25] * 5
+
+
+def test_the_axis_goes_on_where_a_server_stopped_answering() -> None:
+    gone = Seen("http://a", tuple(scrape(at, parse(page(tokens=10.0 * at)), at) for at in (0, 2, 4)), "no connection")
+    (down,) = live.outages([gone], 304.0)
+    assert (down["from"], down["to"]) == (live.instant(4), live.instant(304))
+    rows = live.course([gone], "output")
+    drawn = charts.over_time(
+        rows, LIGHT, title="tokens/s", series=["http://a"], until=live.instant(304), down=[down], limit=5.0
+    ).to_dict()
+    band, lines = drawn["layer"][:2]
+    assert band["mark"]["type"] == "rect"
+    assert lines["encoding"]["x"]["scale"]["domain"][1] == live.instant(304)
+    assert "limit 5" in json.dumps(drawn)
+
+
+def test_a_server_that_stands_still_with_work_is_unhealthy() -> None:
+    still = page(tokens=100) + 'vllm:iteration_tokens_total_count{engine="0",model_name="demo-1m"} 7\n'
+    scrapes = tuple(scrape(at, parse(still), at) for at in range(0, 61, 5))
+    found = live.server(Seen("http://a", scrapes), 20, LIMITS)
+    assert found.health == "unhealthy" and found.says.startswith("unhealthy; serves")
+    assert "hangs" in found.reasons[0]
+
+
+def test_servers_typed_in_are_checked_one_by_one() -> None:
+    found, problems = live.addresses("127.0.0.1:8000, http://127.0.0.1:8000/; http://u:p@h  http://b/v1")
+    assert found == ("http://127.0.0.1:8000", "http://b")
+    assert len(problems) == 1 and "user or password" in problems[0] and "u:p" not in problems[0]
+
+
+FIRING = [
+    {"labels": {"alertname": "GpuHot", "severity": "warning", "gpu": "0"}, "startsAt": "2026-11-26T10:00:00.000Z",
+     "annotations": {"summary": "93 °C", "runbook_url": "http://127.0.0.1:9400/runbooks#gpu-hot"}},
+    {"labels": {"alertname": "ServerDown", "severity": "critical", "instance": "a:8000"}, "startsAt": "2026-11-26",
+     "annotations": {"summary": "down", "runbook_url": "docs/runbooks.md#server-down"}},
+    "torn",
+]  # fmt: skip
+
+
+def test_firing_alerts_come_with_a_runbook_that_opens() -> None:
+    with answering(200, json.dumps(FIRING)) as address:
+        found = alerts.ask(address)
+    assert [(one.name, one.about) for one in found] == [("ServerDown", "a:8000"), ("GpuHot", "0")]
+    assert [row["What to do"] for row in live.alert_rows(found)] == [None, "http://127.0.0.1:9400/runbooks#gpu-hot"]
+    of_prometheus = {"data": {"alerts": [{**FIRING[0], "state": "firing"}, {**FIRING[1], "state": "pending"}]}}  # type: ignore[dict-item]
+    with answering(200, json.dumps(of_prometheus)) as address:
+        assert [one.name for one in alerts.ask_prometheus(address)] == ["GpuHot"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"), [(200, "<html>", "not with JSON"), (200, "{}", "not as an Al"), (503, "", "HTTP 503")]
+)
+def test_what_is_no_alertmanager_is_said(status: int, body: str, said: str) -> None:
+    with answering(status, body) as address, pytest.raises(SourceError, match=said):
+        alerts.ask(address)
 
 
 def test_long_histories_are_thinned_and_keep_their_end() -> None:
@@ -144,15 +203,17 @@ def test_percentiles_of_buckets_are_told_as_bounds() -> None:
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """A server that gives every POST the same answer."""
+    """A server that gives every request the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body.encode())))
             self.end_headers()
             self.wfile.write(body.encode())
+
+        do_GET = do_POST
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -186,10 +247,10 @@ def matrix() -> str:
 def test_prometheus_gives_the_same_figures_from_what_it_stored() -> None:
     with answering(200, matrix()) as address:
         first, second = sources.ask_prometheus(address, history_s=60, now_s=20)
-    facts = {name: value for name, value, _ in live.server(first, 60).facts}
+    facts = {name: value for name, value, _ in live.server(first, 60, LIMITS).facts}
     assert first.address == "a:8000"
     assert (facts["Output"], facts["Running"]) == ("30.0", "4")  # 300 tokens in 10 s
-    assert live.server(second, 60).says.startswith("does not answer: Prometheus cannot scrape it")
+    assert live.server(second, 60, LIMITS).says.startswith("does not answer: Prometheus cannot scrape it")
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,24 @@ def test_every_page_opens_on_an_empty_machine(visit: Open, tmp_path: Path, name:
 
 def test_the_overview_has_the_newest_verdict_all_runs_and_what_is_broken(visit: Open, shelf: Path) -> None:
     said = text(visit("overview", shelf))
-    assert "int8 delivered the most: 609 output tokens/s" in said
+    assert "For throughput, take int8: 609 output tokens/s" in said
     assert all(run in said for run in ("a-0001", "b-0002", "c-0003"))
-    assert said.index("b-0002") < said.index("a-0001") < said.index("c-0003")
+    listed = said[said.index("Newest first") :]
+    assert listed.index("b-0002") < listed.index("a-0001") < listed.index("c-0003")
     assert "1 folder left out" in said
-    assert "not finished" in said
+    assert "c-0003. Go on with `nbridge bench --resume" in said.replace("<code>", "`").replace("</code>", "`")
+
+
+def test_the_overview_has_tiles_and_both_figures(visit: Open, shelf: Path) -> None:
+    page = visit("overview", shelf)
+    said = text(page)
+    assert "Best throughput" in said and "609 tok/s" in said
+    assert "Cost per million tokens" in said and "no Alertmanager answers" in said
+    assert figures(page) == 2
+    assert "Since 20260101T000000Z-a-0001 nothing is decided" in said
+    links = [link.proto.query_string for link in page.get("page_link")]
+    assert sum("run=20260201T000000Z-b-0002" in link for link in links) == 3
+    assert any("speed_from=20260201T000000Z-b-0002&engine=int8" in link for link in links)
 
 
 def test_an_empty_machine_is_told_what_to_do_and_offered_the_sample(visit: Open, tmp_path: Path) -> None:
@@ -104,6 +117,40 @@ def test_benchmarks_shows_the_sample_with_its_distributions(visit: Open, tmp_pat
     page.selectbox(key="of").set_value("itl_s").run()
     assert specs(page) != before
     assert not page.exception
+
+
+def warnings(page: AppTest) -> str:
+    return " ".join(warning.value for warning in page.warning)
+
+
+def test_a_link_to_a_run_that_is_not_there_says_so(visit: Open, shelf: Path) -> None:
+    page = visit("benchmarks", shelf, run="unknown")
+    assert "asks for run = “unknown”" in warnings(page)
+    assert page.selectbox(key="run").value == "20260201T000000Z-b-0002"
+    page.selectbox(key="of").set_value("e2e_s").run()
+    assert "“unknown”" in warnings(page)  # until another run is chosen
+    page.selectbox(key="run").set_value("20260101T000000Z-a-0001").run()
+    assert warnings(page) == ""
+    assert page.query_params["run"] in ("20260101T000000Z-a-0001", ["20260101T000000Z-a-0001"])
+    assert warnings(visit("benchmarks", shelf, run="sample")) == ""
+
+
+def test_back_to_an_address_shows_what_it_showed(visit: Open, shelf: Path) -> None:
+    page = visit("benchmarks", shelf)
+    assert "run" not in page.query_params  # a step of the history that Back could not leave
+    page.selectbox(key="run").set_value("20260101T000000Z-a-0001").run()
+    page.selectbox(key="run").set_value("sample").run()
+    page.query_params["run"] = "20260101T000000Z-a-0001"  # what Back does
+    assert page.run().selectbox(key="run").value == "20260101T000000Z-a-0001"
+    del page.query_params["run"]
+    assert page.run().selectbox(key="run").value == "20260201T000000Z-b-0002"
+
+
+def test_an_assumption_that_is_none_is_said(visit: Open, shelf: Path) -> None:
+    page = visit("cost", shelf, tokens_per_month="abc")
+    assert "asks for tokens_per_month = “abc”" in warnings(page)
+    assert "Shown is: " in warnings(page)
+    assert warnings(visit("cost", shelf, hosting="buy", exact="true")) == ""
 
 
 def test_benchmarks_says_when_records_are_missing(visit: Open, shelf: Path) -> None:
@@ -209,6 +256,55 @@ def test_cost_takes_the_speed_of_a_run(visit: Open, shelf: Path) -> None:
     assert page.selectbox(key="engine").value == "bf16"
     assert not page.exception
     assert figures(page) == 3
+
+
+def test_choose_says_why_not_the_others(visit: Open, shelf: Path) -> None:
+    page = visit("choose", shelf)
+    page.number_input(key="max_tpot_ms").set_value(20)
+    page.multiselect(key="languages").set_value(["zh"]).run()
+    said = text(page)
+    assert not page.exception
+    assert "Take qwen2.5-7b w4a16 on 1 × rtx-4090: it meets the requirements, by bounds only: measure it" in said
+    assert "does not claim the language zh" in said and "above the limit of 20" in said
+    assert "the same model by API" in said and "What would change it" in said.replace("**", "")
+    assert figures(page) == 2
+    page.multiselect(key="languages").set_value([])
+    page.number_input(key="max_tpot_ms").set_value(1)
+    page.number_input(key="max_usd_per_hour").set_value(0.25).run()
+    assert "None meets the requirements" in text(page)
+    assert not page.exception
+
+
+def test_choose_takes_runs_as_measured_and_any_model(visit: Open, shelf: Path) -> None:
+    page = visit("choose", shelf, measured="20260201T000000Z-b-0002")
+    assert "measured" in text(page)
+    page.multiselect(key="models").set_value(["no-such-model"]).run()
+    assert any("no-such-model" in error.value for error in page.error)
+    assert not page.exception
+
+
+def test_claims_may_be_written_and_taken_along_as_markdown(visit: Open, shelf: Path) -> None:
+    page = visit("claims", shelf, of="a blog's break-even")
+    assert "of 4 claims, 1 is wrong" in text(page)
+    mine = """title = "Mine"
+[[claims]]
+id = "a"
+where = "here"
+text = "10 M tokens cost $400"
+claimed = 400
+unit = "USD/month"
+formula = "tokens / 1e6 * price"
+inputs.tokens = { value = 10e6, unit = "tokens/month" }
+inputs.price = { value = 2.5, unit = "USD/M tokens" }
+"""
+    page.text_area(key="claims_text").set_value(mine).run()
+    assert "Mine: of 1 claim, 1 is wrong or inconsistent" in text(page)
+    (reply,) = [code.value for code in page.code]
+    assert "- here: “10 M tokens cost $400”" in reply and "holds: **$25/month**" in reply
+    page.text_area(key="claims_text").set_value(mine.replace("1e6 * price", "1e6 *")).run()
+    assert any("claim 'a': The formula" in error.value for error in page.error)
+    assert not any("/tmp" in error.value for error in page.error)
+    assert not page.exception
 
 
 def test_claims_lists_what_is_wrong_and_why(visit: Open, shelf: Path) -> None:

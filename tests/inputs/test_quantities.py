@@ -87,3 +87,13 @@ def test_zeros_at_the_end_of_a_fraction_are_left_out(value: float | None, digits
 )
 def test_a_scale_is_chosen_by_what_is_read(value: float, scales: quantities.Scales, text: str) -> None:
     assert quantities.scaled(value, scales, quantities.trimmed) == text
+
+
+def test_shares_next_to_nothing_have_no_row_of_zeros() -> None:
+    assert [quantities.share(value) for value in (0.051, 0.0, 5e-9, -5e-9, None)] == [
+        "5.1 %",
+        "0 %",
+        "< 0.001 %",
+        "> −0.001 %",
+        "–",
+    ]

@@ -155,7 +155,7 @@ def test_a_stored_verdict_that_the_records_do_not_give_is_recomputed_and_said(ru
     report = read_report(folder)
     assert searches(report)[0].answer["value"] == pytest.approx(20, rel=0.05)
     assert any(d.name == "point.verdict" for cell in report.points for d in cell.differences)
-    assert "differ from what the records give" in content(report).verdict
+    assert "are not those of the records" in content(report).verdict
 
 
 def test_stored_answers_are_enough_where_no_record_is_read(run: Path) -> None:

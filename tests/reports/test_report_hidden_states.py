@@ -9,7 +9,7 @@ from bench.run import stats
 from bench.run.records import SCHEMA
 from inputs.quantities import number
 from reports.report import read_report, write_report
-from reports.verdict import verdict
+from reports.statements.verdict import verdict
 
 
 def in_one_piece(requests: pa.Table) -> pa.Table:

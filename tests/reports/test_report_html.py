@@ -54,6 +54,7 @@ def test_headings_and_landmarks(page: Page) -> None:
 def test_the_sections_come_in_reading_order(page: Page) -> None:
     assert page.texts["h2"] == [
         "Key figures",
+        "In words",
         "Throughput against latency",
         "Distributions of latency",
         "Memory",
@@ -76,6 +77,18 @@ def test_figures_are_images_with_a_title_and_a_description(page: Page) -> None:
     assert len(drawings) == 5
     assert all(attrs["role"] == "img" and attrs["aria-labelledby"] for attrs in drawings)
     assert all(text.strip() for text in page.texts["desc"])
+
+
+def test_a_report_stays_small_and_tables_no_repeat_twice_in_sight(nine, repeated) -> None:
+    whole = {name: html(content(report)) for name, report in (("nine", nine), ("repeated", repeated))}
+    assert all(len(text.encode()) < 600_000 for text in whole.values())
+    assert "<details" not in whole["nine"]
+    folded = whole["repeated"].partition("<details>")[2].partition("</details>")[0]
+    assert "All cells: latency" in folded  # medians and ranges of the same cells stand above
+    assert (
+        ">p95<"
+        not in whole["nine"].partition("All cells: latency")[2].partition("ITL one per token")[0].partition("ITL")[0]
+    )  # a column in which every percentile is absent says nothing
 
 
 def test_the_embedded_numbers_are_the_recomputed_ones(nine) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from reports.content import content
 from reports.layout import html, markdown
-from reports.quality import standing, statement
 from reports.report import read_report, write_report
+from reports.statements.quality import standing, statement
 
 
 def judged(path: Path) -> made_runs.RunFolder:
@@ -123,7 +123,7 @@ def test_what_run_json_stores_of_quality_is_held_against_the_rows(tmp_path: Path
     (folder / "run.json").write_text(json.dumps(document))
     report = read_report(folder)
     assert report.quality[2]["against"]["delta_nll"] == pytest.approx(0.006, abs=1e-6)
-    assert "differ from what the records give in the quality of int4" in content(report).verdict
+    assert "differ from what the records give in the quality of int4" in " ".join(content(report).statements)
 
 
 def test_rows_that_cannot_be_read_leave_the_engine_without_quality(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
+import io
+import re
 from pathlib import Path
 
 from made_runs import RunFolder, add_measured, closed_load, closed_requests, valid
+from rich.console import Console
 
 from reports.report import read_report
-from reports.verdict import not_measured, outcome_of, verdict
+from reports.statements.headline import headline
+from reports.statements.verdict import not_measured, outcome_of, verdict
+from reports.terminal import summary
 
 
 def said(path: Path) -> str:
@@ -79,6 +84,75 @@ def test_throughput_is_not_crowned_past_an_invalid_rival(tmp_path: Path) -> None
     text = said(run.write())
     assert "Which engine delivers the most is not established, because int8's measurement is invalid" in text
     assert "delivered the most" not in text
+
+
+def test_nobody_is_crowned_by_a_heavier_load_where_the_lightest_is_invalid(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for users in (1, 4):
+        invalid = {"outcome": "invalid", "validity": valid(0.05), "reason": "saturated"} if users == 1 else {}
+        add_measured(run, "bf16", users)
+        for name in ("int8", "int4"):
+            add_measured(run, name, users, **invalid)
+    text = said(run.write())
+    assert "1 concurrent request, which engine shows its first token soonest is not established" in text
+    assert "the shortest" not in text  # at four users, where all are valid, it would be int8's
+    only_invalid = RunFolder(tmp_path / "none")
+    for name in ("bf16", "int8"):
+        add_measured(only_invalid, name, 1, outcome="invalid", validity=valid(0.05), reason="saturated")
+        add_measured(only_invalid, name, 4)
+    assert "bf16 and int8's measurements are invalid; there is no valid one beside." in said(only_invalid.write())
+
+
+def test_the_highest_rate_is_not_ranked_past(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for rate in (2.0, 8.0):
+        load = {**closed_load(4), "kind": "open", "concurrency": None, "rate_rps": rate, "name": f"q{rate:g}"}
+        for name in ("bf16", "int8"):
+            requests = closed_requests(users=4, count=24, ttft_s=0.1, token_s=0.02)
+            spoilt = {"outcome": "invalid", "validity": valid(0.05), "reason": "late"} if rate > 2 else {}
+            run.add(name, load, requests, **spoilt)
+    text = said(run.write())
+    assert "the highest rate offered, which engine answers soonest is not established" in text
+    assert "answered soonest" not in text
+
+
+def sentences(text: str) -> int:
+    return len(re.findall(r"[.!?](?= [A-Z]|$)", text))
+
+
+def test_the_headline_is_three_sentences_at_most(nine, failing, repeated, tmp_path: Path) -> None:
+    text = " ".join(headline(nine))
+    assert text.startswith("For throughput, take int8: ")
+    assert "All nine cells are valid; one repeat per cell, so differences below about 10 % are not established." in text
+    assert text.endswith(
+        "Missing: quality, because the weights are made up; a p95, for which no valid cell has 200 answers."
+    )
+    assert "Missing: 7 cells (" in " ".join(headline(failing))
+    one = read_report(with_speeds(tmp_path / "one", {"int8": [0.02]}).write())
+    nothing = RunFolder(tmp_path / "nothing")
+    nothing.add("int8", closed_load(4), None, outcome="failed", reason="died")
+    for report in (nine, failing, repeated, one, read_report(nothing.write())):
+        assert 1 <= sentences(" ".join(headline(report))) <= 3, headline(report)
+
+
+def test_what_predicts_worse_is_said_beside_what_to_take(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for name in ("bf16", "int8"):
+        add_measured(run, name, 4)
+    run.judge("bf16", 1.0)
+    run.judge("int8", 1.3)
+    assert "int8 predicts worse than bf16" in " ".join(headline(read_report(run.write())))
+
+
+def test_the_terminal_ends_with_table_and_verdict(failing) -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary(failing))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[:3] for line in lines[:3]] == [["engine", "load", "valid"], ["bf16", "c1", "yes"],
+                                                       ["bf16", "c4", "yes"]]  # fmt: skip
+    (oom,) = [line for line in lines if "out of memory " in line and line.startswith("bf16")]
+    assert oom.split()[-3:] == ["–", "–", "–"]
+    assert "For throughput, take int8: 104 output tokens/s" in " ".join(lines)
 
 
 def test_only_one_engine_worked(tmp_path: Path) -> None:

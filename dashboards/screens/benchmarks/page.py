@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboards import layout
+from dashboards import layout, links, tabular
 from dashboards.layout import note
 from dashboards.library import Entry
 from dashboards.screens.benchmarks import charts, view
@@ -13,15 +13,17 @@ from reports.measured.cells import Load, Report
 from reports.sections import setting
 from reports.sections.problems import affected, problems
 from reports.sections.trust import checks
+from reports.statements.headline import headline
+from reports.statements.verdict import verdict
 from reports.tables import key_figures, latencies, repeats
 from reports.tables import throughput as throughputs
-from reports.verdict import verdict
 
 
 def show() -> None:
     layout.heading("Benchmarks", "What each engine delivered under each load, in one run.")
     shelf = layout.runs()
     entry = layout.choose(shelf, "run", "Run")
+    links.tab(f"{entry.name} {entry.id[-4:]} · Benchmarks")
     layout.named_broken(shelf.broken)
     if not shelf.runs:
         note("There are no runs of your own yet; this is the sample run. The overview says how to get your first one.")
@@ -30,8 +32,10 @@ def show() -> None:
 
 def run(entry: Entry) -> None:
     report = layout.report(entry)
-    layout.verdict(" ".join(verdict(report)))
-    layout.report_table(key_figures(report))
+    layout.verdict(" ".join(headline(report)))
+    with st.expander("All that it establishes, and what not"):
+        layout.notes(verdict(report))
+    tabular.report_table(key_figures(report))
     throughput(report)
     if report.measured:
         distributions(report, entry)
@@ -179,15 +183,15 @@ def cells(report: Report, entry: Entry) -> None:
     with st.expander(f"Numbers of {plural(len(report.cells), 'cell')}"):
         for table in (repeats(report), throughputs(report), latencies(report), checks(report)):
             if table is not None and table.rows:
-                layout.report_table(table)
+                tabular.report_table(table)
     with st.expander("Engines, loads, machine and software"):
-        layout.report_table(setting.engines(report))
-        layout.report_table(setting.loads(report))
-        layout.table(
+        tabular.report_table(setting.engines(report))
+        tabular.report_table(setting.loads(report))
+        tabular.table(
             [{"": name, "Recorded": value} for name, value in setting.environment(report)], "Machine and software"
         )
     with st.container(horizontal=True):
-        layout.csv_button(view.cell_rows(report), "cells", "All cells as CSV")
+        tabular.csv_button(view.cell_rows(report), "cells", "All cells as CSV")
         page = entry.path / "report.html"
         if page.is_file():
             st.download_button(

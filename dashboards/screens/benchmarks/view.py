@@ -11,7 +11,7 @@ from reports.measured.cells import Cell, Load, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.repeats import CENTRAL_WORD, central
 from reports.names import shortened
-from reports.verdict import THROUGHPUT
+from reports.statements.ranking import THROUGHPUT
 
 Rows = list[dict[str, Any]]
 LATENCIES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E latency"}

@@ -5,7 +5,7 @@ import datetime
 
 import streamlit as st
 
-from dashboards import layout
+from dashboards import layout, tabular
 from dashboards.layout import note
 from dashboards.screens.capacity import charts, view
 from inputs.quantities import number
@@ -115,7 +115,7 @@ def memory(made: Estimate) -> None:
         words=view.memory_words(made),
     )
     with st.expander("Each part, its range and why"):
-        layout.table(view.memory_table(made), "Parts of one GPU's memory", numeric=("Size",), words=("Why so much",))
+        tabular.table(view.memory_table(made), "Parts of one GPU's memory", numeric=("Size",), words=("Why so much",))
 
 
 def trade(made: Estimate) -> None:
@@ -144,12 +144,12 @@ def others(made: Estimate, known: Catalog) -> None:
     if not rows:
         note("On no known GPU does this fit in eight machines.", bad=True)
         return
-    layout.table(
+    tabular.table(
         rows,
         "Cheapest rent first; prices per GPU are of the catalogue",
         numeric=("Room for the cache", "Sequences at once"),
     )
-    layout.csv_button(rows, "gpu-sets")
+    tabular.csv_button(rows, "gpu-sets")
 
 
 def speed(made: Estimate) -> None:
@@ -226,7 +226,7 @@ def goodput(known: Catalog) -> float | None:
     if not found:
         note("In no load of this run did most requests meet the SLO, so it gives no goodput to plan with.", bad=True)
         return None
-    layout.table(view.goodput_rows(found), "Measured goodput", numeric=("Goodput", "Within the SLO", "Output"))
+    tabular.table(view.goodput_rows(found), "Measured goodput", numeric=("Goodput", "Within the SLO", "Output"))
     return max(one.goodput_rps for one in found)
 
 

@@ -1,5 +1,6 @@
 """What others say about cost and speed, held against what follows from their own inputs. Pure."""
 
+import re
 from typing import Any
 
 from inputs.quantities import plural
@@ -62,3 +63,22 @@ def walk_rows(finding: Finding) -> Rows:
          "ratio": step.ratio, "what": step.label}
         for index, step in enumerate(finding.walk)
     ]  # fmt: skip
+
+
+def markdown(found: Audit) -> str:
+    """The audit as Markdown to paste into a reply: what is wrong with what holds, what cannot be checked, the count."""
+    lines = [f"**{_md(found.title)}**", "", verdict(found).removeprefix(f"{found.title}: ").capitalize(), ""]
+    for one in (*found.wrong, *found.unsupported):
+        codes = f" ({', '.join(one.codes)})" if one.codes else ""
+        lines.append(f"- {_md(one.where)}: “{_md(one.text)}”{codes}")
+        if one.corrected is not None:
+            lines.append(f"  - said: {_md(one.claimed_text)}; holds: **{_md(one.corrected_text)}**")
+        lines.append(f"  - {_md(one.reason)}")
+    if found.right:
+        lines += ["", f"Right: {_md('; '.join(one.text for one in found.right))}."]
+    return "\n".join(lines) + "\n"
+
+
+def _md(text: str) -> str:
+    """`text` as literal Markdown on one line."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))

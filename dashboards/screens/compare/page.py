@@ -5,21 +5,19 @@ from pathlib import Path
 
 import streamlit as st
 
-from bench.compare import comparison
 from bench.compare.comparison import Comparison
 from bench.compare.history import History, of_runs
-from bench.compare.inference import ALPHA, THRESHOLD
+from bench.compare.inference import THRESHOLD
 from bench.compare.likeness import Difference
 from bench.compare.printout import percent
 from bench.errors import RunFolderError
 from bench.run.store import open_run
-from dashboards import layout
+from dashboards import layout, links, tabular
 from dashboards.layout import note
-from dashboards.library import Entry, Shelf, Stamp
+from dashboards.library import Entry, Shelf
 from dashboards.screens.compare import charts, view
+from dashboards.screens.compare.pairs import Known, differences, held_together, known
 from inputs.quantities import plural
-
-Known = tuple[str, Stamp]  # where a run lies, and which state of it
 
 
 def show() -> None:
@@ -30,6 +28,7 @@ def show() -> None:
         old = layout.choose(shelf, "old", "Old run", index=1)
     with right:
         new = layout.choose(shelf, "new", "New run")
+    links.tab(f"{old.id[-4:]} → {new.id[-4:]} · Compare")
     layout.named_broken(shelf.broken)
     if not shelf.runs:
         note("There are no runs of your own yet, so there is nothing to compare the sample run with but itself.")
@@ -50,7 +49,7 @@ def compared(old: Entry, new: Entry) -> None:
             f"Not compared: the runs are unlike in {plural(len({one.name for one in refused}), 'fact')} that may not "
             "differ, so a difference between them would say nothing of its cause."
         )
-        layout.table(view.difference_rows(refused), "By what the runs are unlike", words=("Old", "New"))
+        tabular.table(view.difference_rows(refused), "By what the runs are unlike", words=("Old", "New"))
         note("If one of these is what was changed on purpose, choose it under “May differ”.")
         return
     found = held_together(known(old), known(new), tuple(sorted(allowed)))
@@ -60,7 +59,7 @@ def compared(old: Entry, new: Entry) -> None:
     if found.lines:
         figures(found)
     if unlike:
-        layout.table(view.difference_rows(unlike), "Allowed to differ", words=("Old", "New"))
+        tabular.table(view.difference_rows(unlike), "Allowed to differ", words=("Old", "New"))
     if found.left_out:
         with st.expander(f"Left out: {plural(len(found.left_out), 'case')}", expanded=not found.lines):
             layout.notes(found.left_out)
@@ -93,8 +92,8 @@ def figures(found: Comparison) -> None:
             words=view.words(rows),
         )
     numeric = ("Old", "New", "Change", "95 % interval", "p", "Repeats")
-    layout.table(view.table_rows(found), "Every figure", numeric=numeric)
-    layout.csv_button(view.csv_rows(found), "comparison", "Every figure as CSV")
+    tabular.table(view.table_rows(found), "Every figure", numeric=numeric)
+    tabular.csv_button(view.csv_rows(found), "comparison", "Every figure as CSV")
 
 
 def over_time(shelf: Shelf, new: Entry) -> None:
@@ -138,28 +137,11 @@ def over_time(shelf: Shelf, new: Entry) -> None:
         words=said,
     )
     note(said)
-    layout.table(view.change_rows(one, group), "Changes of level", numeric=("Before", "After", "Change"))
-
-
-def known(entry: Entry) -> Known:
-    return str(entry.path), entry.stamp
+    tabular.table(view.change_rows(one, group), "Changes of level", numeric=("Before", "After", "Change"))
 
 
 def run_id(entry: Entry) -> str:
     return str(open_run(entry.path).document.get("run_id") or entry.path.name)
-
-
-@st.cache_resource(max_entries=64)
-def differences(old: Known, new: Known) -> list[Difference]:
-    return comparison.differences(open_run(Path(old[0])), open_run(Path(new[0])))
-
-
-@st.cache_resource(max_entries=64)
-def held_together(old: Known, new: Known, allowed: tuple[str, ...]) -> Comparison:
-    """The comparison by the figures that the runs hold; the command line computes them from the records."""
-    return comparison.compare(
-        Path(old[0]), Path(new[0]), allowed=list(allowed), alpha=ALPHA, threshold=THRESHOLD, stored=True
-    )
 
 
 @st.cache_resource(max_entries=4)

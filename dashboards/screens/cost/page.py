@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboards import layout
+from dashboards import layout, links, tabular
 from dashboards.layout import note
 from dashboards.screens.cost import charts, view
 from planning.claims.audit import roi_table
@@ -114,7 +114,7 @@ def from_run(case: Case) -> tuple[Case, str]:
     shelf = layout.runs()
     known = {entry.id: entry for entry in layout.entries(shelf)}
     labels = {one: layout.entry_label(entry) for one, entry in known.items()} | {"": "assumed (the example's)"}
-    chosen = layout.pick(["", *known], "speed_from", "Speed of a replica", labels)
+    chosen = links.pick(["", *known], "speed_from", "Speed of a replica", labels)
     if not chosen:
         return case, ""
     report = layout.report(known[chosen])
@@ -134,6 +134,8 @@ def slider(case: Case, name: str, variant: str) -> Case:
         format_func=lambda value: view.tokens(value) if name == "tokens_per_month" else f"{value:,.6g}",
         key=f"{name}{variant}", bind="query-params", help=quantity.source,
     )  # fmt: skip
+    if name == "tokens_per_month":
+        links.shown_as(f"{name}{variant}", view.tokens(chosen))
     return case if chosen == quantity.mode else view.with_slider(case, name, float(chosen))
 
 
@@ -215,34 +217,34 @@ def tornado(found: Estimate) -> None:
 def tables(case: Case, found: Estimate) -> None:
     st.subheader("The figures", anchor=False)
     rows = view.result_rows(found)
-    layout.table(rows, f"Ranges over {found.draws:,} draws, seed {found.seed}", numeric=("P5", "Median", "P95"))
-    layout.csv_button(rows, "cost")
+    tabular.table(rows, f"Ranges over {found.draws:,} draws, seed {found.seed}", numeric=("P5", "Median", "P95"))
+    tabular.csv_button(rows, "cost")
     parts = view.parts_rows(found)
-    layout.table(
+    tabular.table(
         parts,
         "What a month on own hardware is paid for; each part's median is its own, so they need not add up",
         numeric=("P5", "Median", "P95"),
     )
     with st.expander("Every assumption, with source and date"):
         assumptions = view.assumption_rows(case)
-        layout.table(
+        tabular.table(
             [{k: v for k, v in row.items() if k != "name"} for row in assumptions], "Assumptions",
             numeric=("Low", "Most likely", "High"), words=("Source",),
         )  # fmt: skip
-        layout.csv_button(assumptions, "assumptions", "Assumptions as CSV")
+        tabular.csv_button(assumptions, "assumptions", "Assumptions as CSV")
     note(f"API prices: {found.price.package}, list prices of {found.price.on}.")
 
 
 def guide_table() -> None:
     with st.expander("The deployment guide's return on investment, recomputed"):
         rows = guide_rows()
-        layout.table(
+        tabular.table(
             rows,
             "From its own inputs",
             numeric=("Upfront", "Monthly", "12 months", "24 months"),
             words=("The guide prints",),
         )
-        layout.csv_button(rows, "roi")
+        tabular.csv_button(rows, "roi")
         note("The totals follow from the guide's inputs; the inputs do not all hold. The claims page says which.")
 
 

@@ -9,8 +9,22 @@ from dashboards.drawing import Rows, data, finished
 from dashboards.theme import DASHES, Palette
 
 
-def over_time(rows: Rows, palette: Palette, *, title: str, series: Sequence[str], unit_format: str = ",.3~r") -> Any:
-    """Lines over the last minutes: rows of at (ISO time), series, value; one colour and dash per series."""
+def over_time(
+    rows: Rows,
+    palette: Palette,
+    *,
+    title: str,
+    series: Sequence[str],
+    until: str,
+    down: Rows = (),  # type: ignore[assignment]
+    limit: float | None = None,
+    unit_format: str = ",.3~r",
+) -> Any:
+    """Lines over the last minutes: rows of at (ISO time), series, value; one colour and dash per series.
+
+    The axis ends `until` now, also for a server that answered last some minutes ago: `down` shades since when it does
+    not. `limit` is drawn as a line with its value.
+    """
     span = range(len(series))
     colours = alt.Scale(domain=list(series), range=[palette.series[i % len(palette.series)] for i in span])
     dashes = alt.Scale(domain=list(series), range=[list(DASHES[i % len(DASHES)]) for i in span])
@@ -21,14 +35,27 @@ def over_time(rows: Rows, palette: Palette, *, title: str, series: Sequence[str]
         alt.Tooltip("value:Q", format=unit_format),
     ]
     still = max(row["value"] for row in rows) == 0
+    since = min(row["at"] for row in rows)
+    when = alt.Scale(domain=[since, until if until > since else since])
     scale = alt.Scale(domain=[0, 1]) if still else alt.Scale(zero=True, nice=True)
     line = alt.Chart(data(rows)).mark_line(strokeWidth=1.8)
     lines = line.encode(
-        x=alt.X("at:T", title=None, axis=alt.Axis(format="%H:%M:%S", tickCount=5, labelOverlap=True)),
+        x=alt.X("at:T", title=None, scale=when, axis=alt.Axis(format="%H:%M:%S", tickCount=5, labelOverlap=True)),
         y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(format=unit_format, tickCount=5)),
         color=alt.Color("series:N", scale=colours, legend=legend),
         strokeDash=alt.StrokeDash("series:N", scale=dashes, legend=legend),
         detail="part:N",
         tooltip=tips,
     )
-    return finished(lines, 200)
+    layers = [lines]
+    if down:
+        gone = alt.Chart(data(list(down))).mark_rect(color=palette.bad, opacity=0.13)
+        layers.insert(0, gone.encode(x=alt.X("from:T", scale=when), x2="to:T", tooltip=["series:N", "from:T"]))
+        word = alt.Chart(data(list(down))).mark_text(text="no answer", align="left", dx=3, dy=8, color=palette.bad)
+        layers.append(word.encode(x=alt.X("from:T", scale=when), y=alt.value(0)))
+    if limit is not None:
+        edge = data([{"limit": limit, "label": f"limit {limit:g}"}])
+        layers.append(alt.Chart(edge).mark_rule(color=palette.bad, strokeDash=[4, 3]).encode(y="limit:Q"))
+        named = alt.Chart(edge).mark_text(align="left", dx=3, dy=-6, color=palette.bad)
+        layers.append(named.encode(y="limit:Q", x=alt.value(0), text="label:N"))
+    return finished(alt.layer(*layers), 200)

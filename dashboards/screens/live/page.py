@@ -4,12 +4,14 @@ import time
 
 import streamlit as st
 
-from dashboards import layout
+from dashboards import layout, tabular
 from dashboards.errors import SourceError
 from dashboards.layout import note
-from dashboards.screens.live import charts, sources, view
+from dashboards.screens.live import alerts, charts, sources, view
 from dashboards.screens.live.sources import Seen, Watch
 from inputs.quantities import plural
+from monitoring.alerting.thresholds import Thresholds
+from monitoring.alerting.thresholds import load as load_thresholds
 
 settings = layout.settings()
 FIGURES = (
@@ -20,21 +22,26 @@ FIGURES = (
 )
 
 
-@st.cache_resource
-def watch() -> Watch:
-    """The memory of the pages, shared by all visitors."""
-    addresses = list(dict.fromkeys((*settings.servers, *settings.exporters)))
+@st.cache_resource(max_entries=16)
+def watch(addresses: tuple[str, ...]) -> Watch:
+    """The memory of these addresses' pages, shared by all visitors."""
     return Watch(addresses, settings.history_s, settings.refresh_s)
 
 
-def look() -> tuple[list[Seen], str | None]:
+@st.cache_resource
+def thresholds() -> Thresholds:
+    """The limits of alerts and health."""
+    return load_thresholds()
+
+
+def look(addresses: tuple[str, ...]) -> tuple[list[Seen], str | None]:
     """What is seen, and what kept Prometheus from being asked."""
     if settings.prometheus:
         try:
             return sources.ask_prometheus(settings.prometheus, history_s=settings.history_s, now_s=time.time()), None
         except SourceError as error:
-            return watch().look(), str(error)
-    return watch().look(), None
+            return watch(addresses).look(), str(error)
+    return watch(addresses).look(), None
 
 
 def show() -> None:
@@ -42,26 +49,46 @@ def show() -> None:
     layout.heading("Live", f"What the servers do now, from {source}, refreshed every {settings.refresh_s:g} s.")
     # What is refreshed all the time need not fade each time.
     st.html("<style>.stMain [data-stale=true] { opacity: 1 !important; transition: none !important; }</style>")
-    now()
-    history()
+    addresses = watched()
+    now(addresses)
+    firing()
+    history(addresses)
+
+
+def watched() -> tuple[str, ...]:
+    """The addresses to look at: those that the app was started with, or what the visitor typed in."""
+    named = ", ".join(dict.fromkeys((*settings.servers, *settings.exporters)))
+    text = st.text_input(
+        "Servers and exporters (addresses, with commas between them)", named, key="watch", bind="query-params"
+    )
+    found, problems = view.addresses(text or named)
+    for problem in problems:
+        st.error(problem, icon=":material/error:")
+    return found
 
 
 def servers_of(seen: list[Seen]) -> list[Seen]:
-    return [one for one in seen if one.address in settings.servers or one.has_engine]
+    """What is no exporter: named as a server, with an engine's page, or typed in and not known to have GPUs."""
+    return [one for one in seen if one.address in settings.servers or one.has_engine or not exporter(one)]
+
+
+def exporter(one: Seen) -> bool:
+    return one.address in settings.exporters or one.has_gpus
 
 
 @st.fragment(run_every=settings.refresh_s)
-def now() -> None:
-    seen, problem = look()
+def now(addresses: tuple[str, ...]) -> None:
+    seen, problem = look(addresses)
     if problem:
         note(f"{problem} The servers are asked directly instead; what they did before is not known.", bad=True)
     servers = servers_of(seen)
-    found = [view.server(one, settings.window_s) for one in servers]
+    found = [view.server(one, settings.window_s, thresholds()) for one in servers]
     up = sum(one.up for one in found)
     note(f"{up} of {plural(len(found), 'server')} answering at {view.clock(time.time())}.")
     for one in found:
         layout.subheading(one.address)
-        note(one.says[0].upper() + one.says[1:], bad=not one.up)
+        note(one.says[0].upper() + one.says[1:] + ("." if one.up else ""), bad=one.health in ("degraded", "unhealthy"))
+        layout.notes(one.reasons, bad=True)
         if one.facts:
             layout.facts(one.facts)
             note(one.remark)
@@ -84,8 +111,8 @@ def graphics(seen: list[Seen], others: list[Seen]) -> None:
     if rows or down:
         st.subheader("GPUs", anchor=False)
     if rows:
-        layout.table(rows, "GPUs now", numeric=("Temperature", "Memory", "Busy", "Power"))
-        layout.csv_button(rows, "gpus")
+        tabular.table(rows, "GPUs now", numeric=("Temperature", "Memory", "Busy", "Power"))
+        tabular.csv_button(rows, "gpus")
     for one in down:
         note(f"{one.address} does not answer: {one.problem}.", bad=True)
     if not rows and not settings.exporters and not settings.prometheus:
@@ -94,10 +121,30 @@ def graphics(seen: list[Seen], others: list[Seen]) -> None:
         )
 
 
+@st.fragment(run_every=max(5.0, settings.refresh_s))
+def firing() -> None:
+    """The alerts that fire now, with what to do about them."""
+    st.subheader("Alerts", anchor=False)
+    try:
+        if settings.alertmanager or not settings.prometheus:
+            where = settings.alertmanager or alerts.LOCAL
+            found, asked = alerts.ask(where), f"Alertmanager at {where}"
+        else:
+            found, asked = alerts.ask_prometheus(settings.prometheus), f"Prometheus at {settings.prometheus}"
+    except SourceError as error:
+        said = "" if settings.alertmanager or settings.prometheus else view.NO_ALERTS
+        note(f"Whether alerts fire is not known: {error}{said}", bad=bool(settings.alertmanager or settings.prometheus))
+        return
+    if not found:
+        note(f"None fires, says {asked} at {view.clock(time.time())}.")
+    tabular.table(view.alert_rows(found), f"Firing now, from {asked}", words=("What",), links=("What to do",))
+
+
 @st.fragment(run_every=max(10.0, settings.refresh_s))
-def history() -> None:
+def history(addresses: tuple[str, ...]) -> None:
     """The lines over time, drawn anew less often: they change little from one look to the next."""
-    servers = [one for one in servers_of(look()[0]) if one.scrapes]
+    servers = [one for one in servers_of(look(addresses)[0]) if one.scrapes]
+    now_s = time.time()
     names = [one.address for one in servers]
     drawn = [(what, title, axis, form, view.course(servers, what)) for what, title, axis, form in FIGURES]
     drawn = [entry for entry in drawn if entry[4]]
@@ -107,11 +154,21 @@ def history() -> None:
     for index, (what, title, axis, form, rows) in enumerate(drawn):
         with columns[index % 2]:
             layout.figure(
-                charts.over_time(rows, layout.palette(), title=axis, series=names, unit_format=form),
+                charts.over_time(
+                    rows,
+                    layout.palette(),
+                    title=axis,
+                    series=names,
+                    until=view.instant(now_s),
+                    down=view.outages(servers, now_s),
+                    limit=view.limit(what, thresholds()),
+                    unit_format=form,
+                ),
                 rows,
                 name=f"live-{what}",
                 title=title,
-                caption=f"The last {settings.history_s / 60:g} minutes, as far as known. A gap in a line: no answer.",
+                caption=f"The last {settings.history_s / 60:g} minutes, as far as known. A gap in a line, and the "
+                "shaded part: no answer. Dashed: the limit from which an alert is raised.",
                 words=f"{title} of {', '.join(names)}.",
             )
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from dashboards.errors import SourceError
-from monitoring.health.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS
+from monitoring.health.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS, REJECTED
 from monitoring.health.progress import ITERATIONS, RUNNING, WAITING
 from monitoring.scrape.address import reachable
 from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
@@ -27,6 +27,8 @@ COUNTERS = (
     "vllm:prefix_cache_queries_total",
     "vllm:prefix_cache_hits_total",
     PREEMPTIONS,
+    REJECTED,
+    "http_requests_total",
     ITERATIONS,
 )
 KEPT = frozenset(

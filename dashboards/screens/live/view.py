@@ -1,21 +1,29 @@
 """What servers do now: figures over a window of the last seconds, and their course over minutes. Pure."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+from dashboards.screens.live.alerts import Firing
 from dashboards.screens.live.sources import Seen
 from inputs.quantities import byte_size, count, number, seconds, share
+from monitoring.alerting.thresholds import Thresholds
 from monitoring.health.figures import HISTOGRAMS, KV_USAGE, Gpu, Observation, engine, model, requests
 from monitoring.health.figures import latency as latencies
 from monitoring.health.progress import RUNNING, WAITING
 from monitoring.health.server_gpus import of_page
+from monitoring.health.verdict import Health, examine
+from monitoring.scrape.address import normalised
 from monitoring.scrape.window import Scrape, Window
 
 Rows = list[dict[str, Any]]
 Fact = tuple[str, str, str]
 POINTS = 120  # points of a line over time
+STALLED_S = 30.0  # an engine with work that did no step for so long hangs; the alert waits longer, to be sure
+NO_ALERTS = " `nbridge stack` starts one with all rules; `nbridge dashboard --alertmanager URL` names another."
 LATENCY_WORDS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E latency", "queue": "wait in the queue"}
 
 
@@ -28,6 +36,8 @@ class Server:
     says: str
     facts: tuple[Fact, ...]
     remark: str
+    health: str = "unknown"
+    reasons: tuple[str, ...] = ()
 
 
 def recent(scrapes: tuple[Scrape, ...], window_s: float) -> tuple[Scrape, ...]:
@@ -35,11 +45,11 @@ def recent(scrapes: tuple[Scrape, ...], window_s: float) -> tuple[Scrape, ...]:
     return tuple(one for one in scrapes if one.at_s >= scrapes[-1].at_s - window_s - 1e-6) if scrapes else ()
 
 
-def server(seen: Seen, window_s: float) -> Server:
+def server(seen: Seen, window_s: float, thresholds: Thresholds) -> Server:
     """What one server does, over the last `window_s` seconds; a server that does not answer says so."""
     if seen.problem is not None:
         ago = f" It last answered at {clock(seen.scrapes[-1].at_s)}." if seen.scrapes else ""
-        return Server(seen.address, False, f"does not answer: {seen.problem}.{ago}", (), "")
+        return Server(seen.address, False, f"does not answer: {seen.problem}.{ago}", (), "", "unhealthy")
     scrapes = recent(seen.scrapes, window_s)
     if not scrapes:
         return Server(seen.address, False, "has not been asked yet.", (), "")
@@ -56,7 +66,64 @@ def server(seen: Seen, window_s: float) -> Server:
         ("KV cache", share(now.get("kv_cache_usage_ratio")), "in use"),
         *_latency_facts(scrapes),
     )
-    return Server(seen.address, True, f"serves {model(window.last) or 'an unnamed model'}", facts, _remark(window))
+    found = health(seen.scrapes, window_s, thresholds)
+    says = f"{found.status}; serves {model(window.last) or 'an unnamed model'}"
+    return Server(
+        seen.address, True, says, facts, _remark(window), found.status, tuple(reason.text for reason in found.reasons)
+    )
+
+
+def health(scrapes: tuple[Scrape, ...], window_s: float, thresholds: Thresholds) -> Health:
+    """Is the server well, by its pages? The rules of `nbridge health`, without asking for a token."""
+    first = len(scrapes) - len(recent(scrapes, window_s))
+    seen = Observation(scrapes=scrapes, figures_from=first, gpus=tuple(of_page(scrapes[-2:])))
+    return examine(seen, thresholds, stalled_s=min(thresholds.engine.stalled_s, STALLED_S))
+
+
+def addresses(text: str) -> tuple[tuple[str, ...], list[str]]:
+    """The addresses in a text, each once and in one form, and what is wrong with those that are none."""
+    found, problems = [], []
+    for word in re.split(r"[,;\s]+", text.strip()):
+        try:
+            if word:
+                found.append(normalised(word))
+        except ValueError as error:
+            problems.append(f"{error}.")
+    return tuple(dict.fromkeys(found)), problems
+
+
+def limit(what: str, thresholds: Thresholds) -> float | None:
+    """From which value on an alert is raised about what a figure shows; None where it has no such limit."""
+    limits = {
+        "waiting": float(thresholds.engine.waiting_max),
+        "kv": float(thresholds.engine.kv_usage_max),
+        "ttft": float(thresholds.slo.ttft.threshold_s),
+    }
+    return limits.get(what)
+
+
+def alert_rows(found: Sequence[Firing]) -> Rows:
+    """The firing alerts, the worst first, each with a link to what to do."""
+    return [
+        {
+            "Alert": one.name,
+            "Severity": one.severity,
+            "About": one.about,
+            "What": one.summary,
+            "Since (UTC)": one.since,
+            "What to do": one.runbook,
+        }
+        for one in found
+    ]
+
+
+def outages(seen: list[Seen], now_s: float) -> Rows:
+    """When which address did not answer, as far as known: from its last answer to now."""
+    return [
+        {"from": instant(one.scrapes[-1].at_s), "to": instant(now_s), "series": one.address}
+        for one in seen
+        if one.problem is not None and one.scrapes
+    ]
 
 
 def _rate(value: float | None) -> str:

@@ -9,11 +9,27 @@ from reports.names import listing, shortened
 _NAME = 60
 
 
+def leading(report: Report) -> str:
+    """The engine with the highest goodput at the SLO, or that no load meets it; nothing where no search told that."""
+    return next((text for text in _statements(report)[:2] if text), "")
+
+
+def unknown(report: Report) -> list[str]:
+    """The engines whose capacity was searched and not established."""
+    found = searches(report)
+    of_each = {engine: [one for one in found if one.engine == engine] for engine in report.engines}
+    return [engine for engine, of_it in of_each.items() if of_it and median_goodput(of_it) is None]
+
+
 def capacities(report: Report) -> str:
     """The engine with the highest goodput at the SLO, and the others; nothing for a run without searches."""
+    return " ".join(text for text in _statements(report) if text)
+
+
+def _statements(report: Report) -> tuple[str, ...]:
     found = searches(report)
     if not found:
-        return ""
+        return ("",)
     slo = f"the SLO ({', '.join(found[0].answer['slo'])})"
     by_engine = {engine: [one for one in found if one.engine == engine] for engine in report.engines}
     by_engine = {engine: of_it for engine, of_it in by_engine.items() if of_it}
@@ -21,12 +37,11 @@ def capacities(report: Report) -> str:
     ranked = sorted(((g, e) for e, g in goodputs.items() if g), key=lambda pair: -pair[0])
     none_met = [shortened(engine, _NAME) for engine, goodput in goodputs.items() if goodput == 0]
     unknown = [shortened(engine, _NAME) for engine, goodput in goodputs.items() if goodput is None]
-    parts = [_ranking(by_engine, ranked, slo, unknown=bool(unknown))] if ranked else []
-    if none_met:
-        parts.append(f"No load meets {slo} with {listing(none_met)}.")
-    if unknown:
-        parts.append(f"The capacity of {listing(unknown)} was not established.")
-    return " ".join(parts)
+    return (
+        _ranking(by_engine, ranked, slo, unknown=bool(unknown)) if ranked else "",
+        f"No load meets {slo} with {listing(none_met)}." if none_met else "",
+        f"The capacity of {listing(unknown)} was not established." if unknown else "",
+    )
 
 
 def searched(report: Report) -> str:
