@@ -57,7 +57,9 @@ def kubernetes(
 
 @render.command()
 def compose(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write it there; keys in its .env are kept.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Write it there; .env and keys of an earlier time are kept.")
+    ],
     *,
     model: Annotated[
         list[str] | None, typer.Option(help="A model to serve; twice. [default: demo-1m and demo-1m-b]")
@@ -87,11 +89,11 @@ def compose(
     elif run_engine is not None:
         raise SettingsError("--run-engine names an engine of the run that --from-run names.")
     texts = folder.files((models[0], models[1]), settings, notes=notes)
-    env = folder.environment((models[0], models[1]), stall_s=stall_s, memory_gib=memory_gib)
-    is_new = folder.write(texts, env, out)
+    once = folder.environment((models[0], models[1]), stall_s=stall_s, memory_gib=memory_gib)
+    is_new = folder.write(texts, once, out)
     for note in notes:
         print(note, file=sys.stderr)
-    keys = "new random keys in .env" if is_new else "the keys in its .env stay, and so do the figures there"
+    keys = "with new random keys in keys/" if is_new else "where .env and keys/ stay as they were"
     print(f"Written to {out}, {keys}. Then, in that folder: docker compose up -d", file=sys.stderr)
 
 

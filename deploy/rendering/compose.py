@@ -18,7 +18,6 @@ CONTAINERS = Path(__file__).parents[1] / "containers"
 BOARDS = Path(__file__).parents[2] / "dashboards" / "grafana"
 DATASOURCE = "nbridge-prometheus"
 SERVERS = ("server-a", "server-b")
-_ENV = ".env"
 _KEY_BYTES = 32
 
 
@@ -57,8 +56,8 @@ def files(models: tuple[str, str], settings: Thresholds, *, notes: list[str]) ->
     return texts
 
 
-def environment(models: tuple[str, str], *, stall_s: int | None, memory_gib: int | None) -> str:
-    """The .env file, with a new key for users, one for the servers, and Grafana's password."""
+def environment(models: tuple[str, str], *, stall_s: int | None, memory_gib: int | None) -> dict[str, str]:
+    """Path → text of what is made once: `.env`, and for each container the keys that it needs, newly made."""
     names = served_names(models)
     values = {
         "NBRIDGE_VERSION": metadata.version("neural-bridge"),
@@ -68,13 +67,17 @@ def environment(models: tuple[str, str], *, stall_s: int | None, memory_gib: int
         "NAME_B": names[1],
         **({"HEALTH_STALL_S": str(stall_s)} if stall_s is not None else {}),
         **({"SERVER_MEMORY": f"{memory_gib}g"} if memory_gib is not None else {}),
-        # Users send the first as a bearer token; the second only the gateway knows.
-        "NBRIDGE_USER_KEYS": secrets.token_hex(_KEY_BYTES),
-        "NBRIDGE_API_KEY": secrets.token_hex(_KEY_BYTES),
-        "GRAFANA_ADMIN_PASSWORD": secrets.token_urlsafe(24),
     }
-    head = "# Made by `nbridge render compose`, for its owner only; never overwritten: rendering anew keeps the keys.\n"
-    return head + "".join(f"{name}={value}\n" for name, value in values.items())
+    # Users send the first as a bearer token; the second only the gateway and the servers know.
+    user_key, servers_key = secrets.token_hex(_KEY_BYTES), secrets.token_hex(_KEY_BYTES)
+    found = {
+        ".env": values,
+        "keys/servers.env": {"NBRIDGE_API_KEY": servers_key},
+        "keys/gateway.env": {"NBRIDGE_API_KEY": servers_key, "NBRIDGE_USER_KEYS": user_key},
+        "keys/grafana.env": {"GF_SECURITY_ADMIN_PASSWORD": secrets.token_urlsafe(24)},
+    }
+    head = "# Made by `nbridge render compose`, for its owner only; never overwritten: rendering anew keeps it.\n"
+    return {path: head + "".join(f"{name}={value}\n" for name, value in one.items()) for path, one in found.items()}
 
 
 def served_names(models: tuple[str, str]) -> tuple[str, str]:
@@ -83,22 +86,22 @@ def served_names(models: tuple[str, str]) -> tuple[str, str]:
     return (a, b) if a != b else (f"{a}-a", f"{b}-b")
 
 
-def write(texts: Mapping[str, str], env: str, out: Path) -> bool:
-    """Write the folder; whether the keys are new. Raises SettingsError when that cannot be done."""
+def write(texts: Mapping[str, str], once: Mapping[str, str], out: Path) -> bool:
+    """Write the folder; whether what is made once is new. Raises SettingsError when that cannot be done."""
     try:
+        is_new = not any((out / name).exists() for name in once)
         for name, text in texts.items():
             path = out / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        try:
-            descriptor = os.open(out / _ENV, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(env)
+        for name, text in once.items() if is_new else ():
+            (out / name).parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(out / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
     except OSError as error:
         raise SettingsError(f"--out {out}: {error.strerror}.") from None
-    return True
+    return is_new
 
 
 def _gateway(names: tuple[str, str], notes: list[str]) -> str:

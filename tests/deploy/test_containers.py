@@ -97,8 +97,8 @@ class Stack:
     def __init__(self, podman: Podman, folder: Path) -> None:
         self.podman, self.folder = podman, folder
         self.ports = {name: port.pick("127.0.0.1") for name in ("GATEWAY", "PROMETHEUS", "ALERTMANAGER")}
-        text = (folder / ".env").read_text(encoding="utf-8")
-        self.values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+        lines = (folder / "keys" / "gateway.env").read_text(encoding="utf-8").splitlines()
+        self.user_key = next(line for line in lines if line.startswith("NBRIDGE_USER_KEYS=")).partition("=")[2]
         more = {f"{name}_PORT": str(number) for name, number in self.ports.items()}
         more |= {"SUBNET": "172.30.77", "SERVER_CPUS": "1", "SERVER_MEMORY": "4g"}
         with (folder / ".env").open("a", encoding="utf-8") as file:
@@ -121,7 +121,7 @@ class Stack:
         return httpx.post(
             f"{self.url('GATEWAY')}/v1/completions",
             json={"model": model, "prompt": "def main", "max_tokens": tokens, "ignore_eos": True},
-            headers={"Authorization": f"Bearer {self.values['NBRIDGE_USER_KEYS']}"},
+            headers={"Authorization": f"Bearer {self.user_key}"},
             timeout=120,
             **more,
         )
@@ -204,7 +204,7 @@ def test_a_stream_outlives_the_stop_of_its_server_and_the_alert_fires_and_resolv
             "POST",
             f"{stack.url('GATEWAY')}/v1/completions",
             json={"model": "demo-1m-b", "prompt": "def", "max_tokens": 1500, "ignore_eos": True, "stream": True},
-            headers={"Authorization": f"Bearer {stack.values['NBRIDGE_USER_KEYS']}"},
+            headers={"Authorization": f"Bearer {stack.user_key}"},
             timeout=300,
         ) as answer:
             lines = []

@@ -124,25 +124,31 @@ def test_queries_are_sound(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def keys_of(folder: Path) -> dict[str, str]:
+    lines = [line for path in sorted((folder / "keys").iterdir()) for line in path.read_text("utf-8").splitlines()]
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
 def test_a_compose_folder_has_keys_of_its_own_and_keeps_them(tmp_path):
     out = tmp_path / "here"
     said = rendered("compose", "--out", out, "--from-run", RUN, "--run-engine", "int8")
-    env = out / ".env"
-    assert stat.S_IMODE(env.stat().st_mode) == 0o600
-    values = dict(
-        line.split("=", 1) for line in env.read_text(encoding="utf-8").splitlines() if "=" in line and line[0] != "#"
-    )
-    secrets = [values[name] for name in ("NBRIDGE_USER_KEYS", "NBRIDGE_API_KEY", "GRAFANA_ADMIN_PASSWORD")]
-    assert len(set(secrets)) == 3 and min(map(len, secrets)) >= 32
-    assert (values["SERVER_MEMORY"], values["HEALTH_STALL_S"]) == ("5g", "12")
+    made_once = [out / ".env", *(out / "keys").iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made_once} == {0o600}
+    assert stat.S_IMODE((out / "keys").stat().st_mode) == 0o700
+    env = (out / ".env").read_text(encoding="utf-8")
+    assert "SERVER_MEMORY=5g\n" in env and "HEALTH_STALL_S=12\n" in env
+    keys = keys_of(out)
+    assert sorted(keys) == ["GF_SECURITY_ADMIN_PASSWORD", "NBRIDGE_API_KEY", "NBRIDGE_USER_KEYS"]
+    assert len(set(keys.values())) == 3 and min(map(len, keys.values())) >= 32
+    assert "USER_KEYS" not in (out / "keys" / "servers.env").read_text(encoding="utf-8")  # each gets its own
     for path in out.rglob("*"):
-        if path.is_file() and path != env:
-            assert not [one for one in secrets if one in path.read_text(encoding="utf-8")], path
-    assert not [one for one in secrets if one in said]
+        if path.is_file() and path.parent.name != "keys":
+            assert not [one for one in keys.values() if one in path.read_text(encoding="utf-8")], path
+    assert not [one for one in keys.values() if one in said]
     rendered("compose", "--out", out)
-    assert secrets[0] in env.read_text(encoding="utf-8")
+    assert keys_of(out) == keys
     rendered("compose", "--out", tmp_path / "other")
-    assert secrets[0] not in (tmp_path / "other" / ".env").read_text(encoding="utf-8")
+    assert not set(keys_of(tmp_path / "other").values()) & set(keys.values())
 
 
 def test_a_compose_folder_fits_together(tmp_path):
@@ -165,6 +171,8 @@ def test_a_compose_folder_fits_together(tmp_path):
             source = volume.split(":")[0]
             if source.startswith("./"):
                 assert (tmp_path / source).exists(), source
+        for file in service.get("env_file", []):
+            assert (tmp_path / file).exists()
         for variable, value in (service.get("environment") or {}).items():
             assert (
                 not re.search("PASSWORD|KEYS?$|TOKEN", variable)
