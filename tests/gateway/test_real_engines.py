@@ -1,6 +1,10 @@
-"""Two real vLLM servers behind the gateway: what passes, an OpenAI client, and an engine that hangs under load."""
+"""Two real vLLM servers behind the gateway: what passes, clients that others made, an engine that hangs under load."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,9 +12,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from doors import Gateway, gateway, needs_haproxy, under_load
+from doors import ROOT, Gateway, gateway, needs_haproxy, under_load
 from waiting import wait_for
 
+from bench.studies.clients.peers import PEERS
 from checkpoints.prepare import prepare
 from serve.engine.server import Server, start
 from serve.engine.settings import parse
@@ -51,6 +56,35 @@ def test_everything_of_a_hooked_server_passes(door: tuple[Gateway, Server, Serve
     states = httpx.post(door[0].url + "/v1/hidden_states", json=asked, timeout=60, trust_env=False).json()
     assert len(states["hidden_states"][0]) == 128, states
     assert door[0].ask("/tokenize", prompt="def").json()["count"] >= 1
+
+
+def test_vllms_own_benchmark_goes_through(door: tuple[Gateway, Server, Server], tmp_path: Path) -> None:
+    tokenizer = Path(prepare("demo-1m").path)
+    command = PEERS["vllm"].command(sys.executable, door[0].url, tmp_path, 4, 12, tokenizer)
+    command[command.index("--model") + 1] = "m"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads((tmp_path / "vllm.json").read_text())
+    assert said["completed"] == 12
+    assert not [one for one in said["errors"] if one]
+    assert all(one > 0 for one in said["ttfts"])
+
+
+def test_the_guides_typescript_client_goes_through(door: tuple[Gateway, Server, Server]) -> None:
+    done = subprocess.run(
+        ["node", ROOT / "tests" / "serve" / "data" / "guide" / "use.js", door[0].url],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        env={**os.environ, "VLLM_BASE_URL": door[0].url, "VLLM_MODEL_NAME": "m"},
+    )
+    found = json.loads(done.stdout)
+    assert found["healthy"]
+    assert found["globallyHealthy"]
+    assert [len(state["hiddenState"]) for state in found["states"]] == [128] * 3
+    assert "HTTP 400" in found["refused"]
+    assert found["completion"]["usage"]["completionTokens"] == 5
 
 
 def test_an_engine_that_hangs_under_load_costs_no_answer(door: tuple[Gateway, Server, Server]) -> None:

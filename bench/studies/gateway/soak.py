@@ -140,10 +140,14 @@ def soak(minutes: float, per_minute: float) -> dict[str, Any]:
     seconds = minutes * 60
     with tempfile.TemporaryDirectory(prefix="nbridge-soak-") as name, ExitStack() as stack:
         folder = Path(name)
-        servers = {one: stack.enter_context(_server(folder, one)) for one in ("a", "b")}
+        servers = {}
+        for one in ("a", "b"):
+            servers[one] = stack.enter_context(_server(folder, one))
+            _say(f"server {one} is ready")
         replicas = [Replica(one, folder, urlsplit(s.base_url).port or 0) for one, s in servers.items()]
         door = stack.enter_context(opened("gateway", folder, replicas))
         wait(lambda: door.status("a") == door.status("b") == "UP", "both servers behind the gateway")
+        _say("both servers are behind the gateway; the load begins")
         asyncio.run(load(door.url, 120, 5.0, seed=1))  # the first requests compile and fill caches
         with Memory(lambda: _pids(servers, door)) as memory:
             found = asyncio.run(load(door.url, per_minute, seconds))
@@ -157,6 +161,10 @@ def soak(minutes: float, per_minute: float) -> dict[str, Any]:
         "retried": retried,
         "processes": [{**_memory(one, seconds), "samples": asdict(one)["memory"]} for one in processes],
     }
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {words}\n")
 
 
 def _server(folder: Path, name: str) -> "contextlib.AbstractContextManager[Server]":
