@@ -9,7 +9,8 @@ from rich.text import Text
 
 from inputs.quantities import trimmed
 from planning import tables
-from planning.catalogs import STALE_AFTER_DAYS, Catalog, Price, Spread
+from planning.catalog_entries import Price, Spread
+from planning.catalogs import STALE_AFTER_DAYS, Catalog
 from planning.choice.candidates import servers as count_servers
 from planning.choice.selection import Judged, Selection
 from planning.cost.api_prices import ApiPrice, Rate, package_version

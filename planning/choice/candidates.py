@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.catalog import models as known_models
-from planning.catalogs import Catalog, Gpu
+from planning.catalog_entries import Gpu
+from planning.catalogs import Catalog
 from planning.errors import BadInput
 from planning.memory.models import read
 from planning.memory.shapes import Shape

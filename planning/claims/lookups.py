@@ -7,7 +7,7 @@ from typing import Any
 
 from inputs.quantities import count
 from planning import catalogs
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.claims.claimfile import Given
 from planning.claims.formula import Span
 from planning.cost import api_prices

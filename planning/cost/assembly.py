@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from planning.catalogs import Build, Catalog, Gpu, Price, Spread, gpu_of_run
+from planning.catalog_entries import Build, Gpu, Price, Spread
+from planning.catalogs import Catalog, gpu_of_run
 from planning.cost.assumptions import EXAMPLE, PERFORMANCE, Case, changed, parse_case
 from planning.cost.measured import with_run
 from planning.cost.uncertainty import Quantity

@@ -5,7 +5,7 @@ second is 1 / (input ÷ prefill bound + output ÷ decode bound). Servers reach s
 four fifths; which part, only a run tells.
 """
 
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.cost.assumptions import Case, mean_request
 from planning.cost.uncertainty import Quantity
 from planning.errors import BadInput

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planning.catalogs import GIB, Gpu, Spread, point
+from planning.catalog_entries import Gpu, Spread, point
+from planning.catalogs import GIB
 from planning.memory import kv
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting

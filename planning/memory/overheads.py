@@ -4,7 +4,8 @@ After a start, vLLM's own figures replace them.
 """
 
 from checkpoints.tensors import prequantized
-from planning.catalogs import GIB, Gpu, Spread, point
+from planning.catalog_entries import Gpu, Spread, point
+from planning.catalogs import GIB
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting, text_value
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.tensors import entries
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.errors import BadInput
 from planning.memory import kv
 from planning.memory.placement import BY_KV, DIVIDED, HEAD, TABLE, TOWER, WAYS, WHOLE, Place

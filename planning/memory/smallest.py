@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planning.catalogs import Catalog, Gpu, Spread
+from planning.catalog_entries import Gpu, Spread
+from planning.catalogs import Catalog
 from planning.memory.shapes import Shape
 from planning.memory.sharding import Setting, refusal
 from planning.memory.vram import Estimate, estimate

@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from checkpoints.tensors.layers import Layer, unknown_kinds
-from planning.catalogs import GIB, Gpu, Spread, point
+from planning.catalog_entries import Gpu, Spread, point
+from planning.catalogs import GIB
 from planning.errors import BadInput
 from planning.memory import kv, overheads
 from planning.memory.asking import EngineModel

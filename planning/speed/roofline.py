@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.errors import BadInput
 from planning.memory import kv
 from planning.memory.shapes import Shape

@@ -4,7 +4,7 @@ It is there when the plan's [cost] table names a GPU, or the machine has one tha
 """
 
 from inputs.quantities import byte_size, count, number
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.errors import PlanningError
 from planning.memory.against_startup import Check, against_startup, estimate_of, in_words
 from planning.memory.models import read

@@ -1,7 +1,7 @@
 """How many servers a demand needs, by the goodput of one, and how near each engine came to the GPU's bound. Pure."""
 
 from inputs.quantities import count, number, share
-from planning.catalogs import Gpu
+from planning.catalog_entries import Gpu
 from planning.errors import MissingMeasurement, PlanningError
 from planning.memory.shapes import Shape
 from planning.speed.capacity import DEFAULT_HEADROOM, Goodput, goodputs, replicas

@@ -25,7 +25,7 @@ from dashboards.screens.cost import charts as cost_charts
 from dashboards.screens.cost import view as cost
 from dashboards.theme import DARK, LIGHT
 from planning import catalogs
-from planning.catalogs import Spread
+from planning.catalog_entries import Spread
 from planning.claims.audit import audit, roi_table
 from planning.claims.claimfile import guide
 from planning.cost.assumptions import load_case, quantities

@@ -3,7 +3,8 @@
 from typing import Any
 
 from inputs.quantities import byte_size, number, plural, seconds
-from planning.catalogs import Catalog, Gpu, Spread
+from planning.catalog_entries import Gpu, Spread
+from planning.catalogs import Catalog
 from planning.errors import PlanningError
 from planning.memory.shapes import Shape
 from planning.memory.smallest import GpuSet
