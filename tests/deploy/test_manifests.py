@@ -192,7 +192,7 @@ def test_scaling_goes_down_one_at_a_time_after_the_drain_and_is_held_by_work(nam
             assert metric in queries  # with the colon: vllm_… exists nowhere
         service = {named["metadata"]["name"] for named in of_kind(manifests, "Service")}
         assert set(re.findall(r'service="([^"]+)"', queries)) == {spec["scaleTargetRef"]["name"]} <= service
-        assert {trigger["metricType"] for trigger in spec["triggers"]} == {"AverageValue"}  # or the fallback is refused
+        assert {trigger["metricType"] for trigger in spec["triggers"]} == {"AverageValue"}
 
 
 def test_the_operators_rules_are_those_of_everywhere():

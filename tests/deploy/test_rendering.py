@@ -65,7 +65,7 @@ def test_an_overlay_from_a_run_is_taken_by_kustomize_with_the_runs_figures(files
     assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 6)
     thresholds = {one["name"]: float(one["metadata"]["threshold"]) for one in scaled["triggers"]}
     assert thresholds == {"waiting": 2, "in-work": 10.8, "rate": 6.86, "kv-cache": 0.7}
-    assert scaled["fallback"]["replicas"] == 2  # the base's
+    assert "fallback" not in scaled and scaled["pollingInterval"] == 15  # the base's
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 90}]
     rules = of_kind(manifests, "PrometheusRule")[0]
