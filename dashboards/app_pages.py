@@ -2,6 +2,7 @@
 
 PAGES = (
     ("overview", "Overview"),
+    ("measure", "Measure"),
     ("live", "Live"),
     ("benchmarks", "Benchmarks"),
     ("compare", "Compare"),

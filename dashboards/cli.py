@@ -30,6 +30,10 @@ def dashboard(
         typer.Option(help="Show what fires at this Alertmanager (default: on port 9093, if any).", show_default=False),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the page (default: 8501).", show_default=False)] = None,
+    allow_measuring: Annotated[
+        bool,
+        typer.Option("--allow-measuring", help="Let visitors from elsewhere (behind a proxy) start measurements too."),
+    ] = False,
     settings: Annotated[
         Path | None, typer.Option(help="A TOML file with these settings and the refresh.", show_default=False)
     ] = None,
@@ -41,7 +45,7 @@ def dashboard(
     from dashboards.settings import VARIABLE, load
 
     watched = {"servers": server, "exporters": exporter, "prometheus": prometheus, "alertmanager": alertmanager}
-    flags = {"runs": runs, "port": port, **watched}
+    flags = {"runs": runs, "port": port, "allow_measuring": allow_measuring or None, **watched}
     chosen = load(settings, flags)
     chosen = chosen.model_copy(update={"runs": chosen.runs.resolve()})
     if not _free(chosen.port):

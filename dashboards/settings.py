@@ -33,6 +33,7 @@ class DashboardSettings(BaseModel):
     refresh_s: float = Field(default=2.0, ge=1.0, le=300.0)
     window_s: float = Field(default=60.0, ge=10.0, le=3600.0)
     history_s: float = Field(default=900.0, ge=60.0, le=86_400.0)
+    allow_measuring: bool = False
     port: int = Field(default=8501, ge=1, le=65535)
 
 

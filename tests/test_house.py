@@ -40,6 +40,7 @@ MAY_USE = {
         "bench.run.store",
         "bench.run.stats",
         "bench.compare",
+        "bench.plans",
         "bench.errors",
     },
     ("deploy", "bench"): {"bench.run.store", "bench.errors"},

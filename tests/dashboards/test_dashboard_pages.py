@@ -25,6 +25,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def visited(page: str, runs: Path, **query: str) -> AppTest:
         settings = {"runs": str(runs), "servers": ["http://127.0.0.1:9"], "exporters": ["http://127.0.0.1:9/"]}
+        settings |= {"allow_measuring": True}  # a test has no address of its own
         monkeypatch.setenv(VARIABLE, json.dumps(settings))
         st.cache_resource.clear()
         test = AppTest.from_file(str(Path(app_pages.__file__).parent / "app.py"), default_timeout=600)
@@ -256,6 +257,23 @@ def test_cost_takes_the_speed_of_a_run(visit: Open, shelf: Path) -> None:
     assert page.selectbox(key="engine").value == "bf16"
     assert not page.exception
     assert figures(page) == 3
+
+
+def test_measure_checks_the_plan_and_offers_what_was_cut_off(visit: Open, shelf: Path) -> None:
+    page = visit("measure", shelf)
+    assert "3 engines × 3 loads × 1 repeat: 9 cells, 828 requests" in text(page)
+    assert not page.button(key="start").disabled
+    assert "c-0003: 9 of 9 cells valid, 0 to be measured" in text(page)
+    page.text_area(key="text_default").set_value("[[loads]]\nconcurrency = 0\n").run()
+    assert any(error.value.startswith("Line 2: ") for error in page.error)
+    assert page.button(key="start").disabled
+    page.text_area(key="text_default").set_value("name = 'x'\n[[loads]]\nconcurrency = 2\nrequests = 9\n")
+    page.text_input(key="target").set_value("http://u:p@h").run()
+    assert any("user or password" in error.value for error in page.error)
+    assert page.button(key="start").disabled
+    page.text_input(key="target").set_value("http://127.0.0.1:9").run()
+    assert not page.error and not page.button(key="start").disabled
+    assert not page.exception
 
 
 def test_choose_says_why_not_the_others(visit: Open, shelf: Path) -> None:

@@ -181,6 +181,7 @@ def every(shelf: Shelf, running: list[str]) -> None:
 def onward() -> None:
     st.subheader("Where to go on", anchor=False)
     links = (
+        ("measure", "Measure", "start a measurement, and watch it"),
         ("live", "Live", "what the servers do now"),
         ("compare", "Compare", "one run against another"),
         ("choose", "Choose", "which model on which GPU, why not the others, and is it worth owning"),
