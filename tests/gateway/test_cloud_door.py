@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from gateway.cloud import process
 from gateway.cloud.ledger import FILE, spent, totals
 from gateway.cloud.usage import Used
 from monitoring.scrape.metrics import parse
+from serve.processes import port
 
 # 2.5, 1.25 and 10 dollars per million: 600, 400 and 100 tokens of them.
 COST = 600 * 2_500 + 400 * 1_250 + 100 * 10_000
@@ -375,3 +376,45 @@ def test_a_door_that_is_killed_comes_back_and_closes_nothing_local(hybrid: tuple
     wait_for(lambda: "Not reloaded, the old settings stay" in told.read_text(), 20)
     assert "cloud.0.prices.openai.input = 0.0" in told.read_text()
     assert front.ask(model="m").status_code == 200
+
+
+@pytest.mark.slow
+@needs_haproxy
+def test_a_cloud_alone_behind_a_haproxy_of_ones_own(tmp_path: Path) -> None:
+    environment = {**os.environ, "CLOUD_KEY": KEY}
+    out, number = tmp_path / "out", port.pick("127.0.0.1")
+    with provider() as behind, (tmp_path / "log").open("w") as log, ExitStack() as stack:
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f"[gateway]\nport = {number}\nmetrics_port = {port.pick('127.0.0.1')}\n"
+            f'[[cloud]]\nname = "c"\nurl = "{behind.url}"\napi_key_env = "CLOUD_KEY"\nusd_per_month = 0.004\n'
+            'models = { openai = "openai" }\nprices.openai = { input = 2.5, output = 10.0 }\n'
+        )
+        nbridge = [sys.executable, "-m", "nbridge", "gateway"]
+        subprocess.run([*nbridge, "render", str(file), "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
+        door = [*nbridge, "cloud", str(file), "--out", str(out)]
+        haproxy = ["haproxy", "-f", str(out / "haproxy.cfg")]
+        for command in (door, haproxy):
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+
+        def ask() -> httpx.Response | None:
+            try:
+                # It names no model: there is only one.
+                return httpx.post(
+                    f"http://127.0.0.1:{number}/v1/completions", json={"prompt": "1"}, timeout=60, trust_env=False
+                )
+            except httpx.TransportError:
+                return None
+
+        def status() -> int | None:
+            answer = ask()
+            return answer.status_code if answer is not None else None
+
+        wait_for(lambda: status() == 200, 120)
+        wait_for(lambda: status() == 429, 60)  # two of 0.0035 dollars are more than the month has
+        refused = ask()
+        assert refused is not None
+        assert "0.004 USD a month (UTC), is spent" in refused.json()["error"]["message"]
+        assert {one["model"] for one in behind.asked} == {"openai"}

@@ -154,6 +154,22 @@ def test_a_target_files_servers_get_canaries(tmp_path: Path) -> None:
     assert (told["--canary-interval"], told["--canary-deadline"]) == ("15", "5")
 
 
+def test_a_gateway_has_two_pages_the_agents_and_haproxys() -> None:
+    watched = Targets(gateways=("http://10.0.0.7:8405/metrics",))
+    document = prometheus.configuration(load(), watched, rule_files=[], prometheus="p:1", alertmanager="a:2")
+    pages = {
+        job["job_name"]: job["static_configs"][0]
+        for job in document["scrape_configs"]
+        if job["job_name"].startswith("gateway")
+    }
+    assert pages == {
+        "gateway": {"targets": ["10.0.0.7:8405"], "labels": {"__metrics_path__": "/nbridge/metrics"}},
+        "gateway-haproxy": {"targets": ["10.0.0.7:8405"]},
+    }
+    none = prometheus.configuration(load(), Targets(), rule_files=[], prometheus="p:1", alertmanager="a:2")
+    assert not [job for job in none["scrape_configs"] if job["job_name"].startswith("gateway")]
+
+
 def test_a_threshold_must_be_a_bound_of_the_servers_own_histogram() -> None:
     lines = [line for line in vllm_page() if "e2e" not in line]
     lines += [f'vllm:e2e_request_latency_seconds_bucket{{le="{le}"}} 0' for le in ("1.0", "4.0", "8.0", "+Inf")]
