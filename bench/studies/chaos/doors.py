@@ -21,7 +21,7 @@ from serve.processes import port
 from serve.processes.process import OwnedProcess
 
 HOST = "127.0.0.1"
-READY_S = 60.0
+READY_S = 180.0
 # The deployment guide's §4.3, its names and ports replaced, and streams let through.
 GUIDE_NGINX = """pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -140,7 +140,10 @@ def opened(kind: str, folder: Path, replicas: list[Replica], model: str = "m") -
         process = OwnedProcess(argv, environment=dict(os.environ), log_path=folder / log)
         processes.append(process)
         door.process = process
-        wait(lambda: listens(number), kind)
+        wait(lambda: listens(number) or process.exit_status() is not None, kind)
+        if process.exit_status() is not None:
+            last = (folder / log).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise BenchError(f"{kind} ended: {' '.join(last) or 'it said nothing'}")
         return process
 
     nbridge = [sys.executable, "-m", "nbridge", "gateway"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from bench.studies.clients.peers import installed
+from serve.processes import port as ports
 
 HOST = "127.0.0.1"
 
@@ -46,7 +47,8 @@ def answers(url: str) -> bool:
 
 
 def _vllm_router(path: str, port: int, servers: Sequence[str], _model: str, folder: Path) -> list[str]:
-    where = ["--host", HOST, "--port", str(port), "--prometheus-host", HOST, "--prometheus-port", "0"]
+    where = ["--host", HOST, "--port", str(port), "--prometheus-host", HOST]
+    where += ["--prometheus-port", str(ports.pick(HOST))]  # 0 is refused
     quiet = ["--log-dir", str(folder), "--log-level", "warning", "--request-id-headers", "x-request-id"]
     return [path, "--worker-urls", *servers, "--policy", "round_robin", *where, *quiet]
 
