@@ -64,15 +64,11 @@ gateway-overhead: setup  ## what the gateway adds to the first token and takes f
 
 test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
 	@sh tools/packages.sh test
-	@# Two at a time, then those with vLLM one after the other: a server takes all cores. Both halves run, whatever the
-	@# first one says. 5 says that ARGS picked none.
-	@failed=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not engine' $(ARGS) || [ $$? = 5 ] || failed=1; \
-	$(BIN)/python -m pytest -m engine $(ARGS) || [ $$? = 5 ] || failed=1; \
-	exit $$failed
+	@# One worker has the tests with vLLM, the others what goes on while a server starts or waits. 5: ARGS picked none.
+	$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS) || [ $$? = 5 ]
 
 test-quick: setup      ## the tests for the loop of editing: no vLLM, no browser, nothing slow
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not engine and not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -q -m 'not engine and not slow' $(ARGS)
 
 test-families: setup   ## hidden states of every decoder family against Hugging Face, into docs (an hour; ARGS="--missing")
 	$(BIN)/python -m bench.studies.hidden_families --publish $(ARGS)

@@ -22,12 +22,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "f
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together, and in which order, when two run at a time (`--dist loadgroup`).
+    """Which tests stay together, and in which order, when several run at a time (`--dist loadgroup`).
 
-    Those with vLLM come first. The ones with the shared server are one group, in which `server_first` marks those that
-    want it fresh and `server_last` the one that ends it; those with the server that wants a key are another, and each
-    other file is one of its own. So two servers run at a time at most, and neither longer than it is needed. A file
-    that is marked as a group itself makes something once that takes long.
+    Those with vLLM come first and are one group: a server takes all cores, so there is one at a time, and what runs
+    beside it takes what its start and its waits leave. Of the ones with the shared server `server_first` marks those
+    that want it fresh and `server_last` the one that ends it. A file that is marked as a group itself makes something
+    once that takes long.
     """
 
     def place(item: pytest.Item) -> tuple[int, int]:
@@ -41,10 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
     for item in items:
-        group = place(item)[0]
-        if group < 3 and not item.get_closest_marker("xdist_group"):
-            name = {0: "shared server", 2: "server with a key"}.get(group, item.path.stem)
-            item.add_marker(pytest.mark.xdist_group(name))
+        if place(item)[0] < 3:
+            item.add_marker(pytest.mark.xdist_group("engine"))
 
 
 @pytest.fixture(scope="session")

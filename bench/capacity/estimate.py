@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 SPREADS = (0.01, 0.02, 0.04, 0.08)
 LAPSE = 0.02
@@ -41,6 +40,8 @@ class Estimate:
 
 def estimate(verdicts: Sequence[tuple[float, bool]]) -> Estimate:
     """The capacity after these (level, passed), of which at least one passed and one did not."""
+    from scipy.special import ndtr  # a third of a second, which a bench without a search need not wait
+
     levels = np.log([level for level, _ in verdicts])
     grid = np.arange(levels.min() - math.log(_BEYOND), levels.max() + math.log(_BEYOND), _STEP)
     likely = np.zeros((grid.size, len(SPREADS)))

@@ -25,7 +25,7 @@ from serve.processes.process import OwnedProcess
 from tools.guest import wheel as guest
 from tools.imports import ROOMS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_guest_wheel")]  # built and installed once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]  # built and installed once
 
 WORKER = "nbridge_vllm.serve.hidden_states.worker.Worker"
 
