@@ -1,7 +1,7 @@
 """Are two runs of a kind? The facts by which they are not, by name, with both values. Pure.
 
 format · cpu · gpus · python · memory_bytes · packages.NAME · target.KEY · slo.KEY      of the runs
-engine.KEY · load.KEY · startup.engine_version                                          of what is held together
+engine.KEY · load.KEY · startup.engine_version · clock                                  of what is held together
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from bench.run.store import Run
 
 SLO_LIMITS = ("ttft_s", "tpot_s", "e2e_s")
 _TARGET = ("base_url", "model", "max_model_len", "dialect")
-_WHOLE = ("format", "cpu", "gpus", "python", "memory_bytes")
+_WHOLE = ("format", "cpu", "gpus", "python", "memory_bytes", "clock")
 _OPEN_ENDED = ("packages", "target")  # groups whose members only the runs know
 _MEMBERS = {
     "slo": frozenset(SLO_LIMITS),
@@ -112,6 +112,22 @@ def cell_differences(old: Cell, new: Cell, where: str) -> Iterator[Difference]:
     one, other = (_table(cell.document.get("startup")).get("engine_version") for cell in (old, new))
     if one is not None and other is not None and one != other:  # a server that never started has no version
         yield Difference("startup.engine_version", one, other, where)
+    one, other = (_clock(cell.document.get("metrics")) for cell in (old, new))
+    if one is not None and other is not None and one != other:
+        yield Difference("clock", one, other, where)
+
+
+def _clock(metrics: Any) -> str | None:
+    """Whose clock a cell's arrivals are by; None where nothing arrived."""
+    if not isinstance(metrics, dict):
+        return None
+    reads = metrics.get("reads")
+    share = _table(reads).get("kernel_share")
+    if reads is not None and share is None:
+        return None
+    return {0.0: "the client's reads", 1.0: "the kernel's"}.get(
+        share or 0.0, "the kernel's for some, the client's reads"
+    )
 
 
 def require_like(differences: list[Difference], allowed: list[str]) -> list[Difference]:

