@@ -45,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("engine"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail at once where groups are asked for and not made: pytest 9.2 ignores what pytest-xdist 3.8 makes them by."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and any("@" not in item.nodeid for item in grouped):
+        raise pytest.UsageError("this pytest-xdist forms no groups under this pytest: install by constraints.txt")
+
+
 @pytest.fixture(scope="session")
 def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real vLLM server with the trained demo model, shared by all tests that leave it as it was."""
