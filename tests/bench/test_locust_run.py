@@ -436,7 +436,7 @@ def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        wait_for(lambda: len(server.log()) > before + 20)  # some of them learn the dialect
+        wait_for(lambda: len(server.log()) > before + 60)  # some of them learn the dialect
         running.send_signal(signal.SIGINT)
         said, words = running.communicate(timeout=300)
     assert running.returncode == 0, words
