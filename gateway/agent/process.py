@@ -22,7 +22,7 @@ from gateway.agent.verdict import Standing, answer, budget_is_spent, is_busy, pe
 from gateway.cloud.ledger import FILE, Total, spent, totals, utc_now
 from gateway.errors import GatewayError
 from gateway.haproxy.answers import models_document
-from gateway.haproxy.render import METRICS_SOCKET, TEXTS, backend_name, listed
+from gateway.haproxy.render import CONNECT_S, METRICS_SOCKET, TEXTS, backend_name, listed
 from gateway.haproxy.runtime import Row, Runtime
 from gateway.settings import Settings, parse
 
@@ -43,6 +43,7 @@ class Agent:
         self._pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="look")
         self._totals: deque[tuple[float, int, int]] = deque()
         self._told: dict[str, str] = {}
+        self._down_s: dict[str, float] = {}
         self._problem: str | None = None
         self._rows: dict[tuple[str, str], Row] = {}
         self._looked_at = 0.0
@@ -112,6 +113,7 @@ class Agent:
         self._rows, self._looked_at = rows, time.time()
         if rows:
             self._tell_haproxy(rows)
+            self._cut_what_is_left()
         fleet.replace_text(self.data / STATUS, json.dumps(self.document(), indent=1) + "\n")
 
     def _others(self, one: Watched) -> list[Watched]:
@@ -141,6 +143,20 @@ class Agent:
                 with contextlib.suppress(GatewayError):
                     self.runtime.text(self.texts, key, text)
                     self._told[key] = text
+
+    def _cut_what_is_left(self) -> None:
+        """End what is still at servers that are down, so that it is repeated elsewhere.
+
+        Not at once, as `on-marked-down shutdown-sessions` does it: who is being connected then is closed without an
+        answer, whereas a connection that fails is repeated. After CONNECT_S nobody is being connected any more.
+        """
+        now_s = time.monotonic()
+        for name, one in self.watched.items():
+            if one.row is None or not one.row.status.startswith("DOWN"):
+                self._down_s.pop(name, None)
+            elif now_s - self._down_s.setdefault(name, now_s) > CONNECT_S and one.row.sessions:
+                with contextlib.suppress(GatewayError):
+                    self.runtime.cut(one.backend, name)
 
     def _halves(self, now_s: float) -> list[tuple[int, int]]:
         """(retries, attempts) of the last seconds and of those before; empty until both have passed."""

@@ -19,6 +19,7 @@ KEY_REFUSED = "key-refused.json"
 OPEN = "open"  # in CLOSED, of a backend whose cloud takes requests; else why it does not
 AGENT_INTER_MS = 500
 CHECK = "check inter 1s fall 2 rise 1"
+CONNECT_S = 2
 _ROUTE = Path(__file__).with_name("route.lua")
 _HEAD_BYTES = 48 << 10  # request line, headers and HAProxy's own marks beside a body
 
@@ -84,7 +85,7 @@ def server_words(server: Server, backend: str, weight: int, agent_port: int | No
     host = parts.hostname or ""
     # A server that is added at run time must have a number for its name; `localhost` may be either loopback address.
     where = _numeric(host, port)
-    words = [f"{where}:{port} weight {weight} maxconn {server.places} {CHECK} on-marked-down shutdown-sessions"]
+    words = [f"{where}:{port} weight {weight} maxconn {server.places} {CHECK}"]
     if parts.scheme == "https":
         words.append(f"ssl verify required ca-file @system-ca sni str({host}) check-sni {host} check-ssl")
     if agent_port is not None:
@@ -184,7 +185,7 @@ def _defaults(settings: Settings, places: Places) -> str:
   option dontlognull
   retries {limits.retries}
   retry-on {retry if limits.retries else "none"}
-  timeout connect 2s
+  timeout connect {CONNECT_S}s
   timeout check 5s
   timeout client {_seconds(limits.deadline_s)}
   timeout http-keep-alive 300s

@@ -72,8 +72,12 @@ class Runtime:
         """Take a server out for good; it must have no request left."""
         self.tell(f"disable agent {backend}/{name}")
         self.tell(f"set server {backend}/{name} state maint")
-        self.tell(f"shutdown sessions server {backend}/{name}")
+        self.cut(backend, name)
         self.tell(f"del server {backend}/{name}", "Server deleted")
+
+    def cut(self, backend: str, name: str) -> None:
+        """End the requests that are at a server: those that have not been answered yet go to another."""
+        self.tell(f"shutdown sessions server {backend}/{name}")
 
     def text(self, map_path: Path, key: str, value: str) -> None:
         """Another text under a key of a map."""

@@ -93,6 +93,12 @@ class Gateway:
     def state(self, name: str) -> str:
         return str(self.status()["servers"].get(name, {}).get("state"))
 
+    def idle(self) -> bool:
+        """Whether HAProxy counts no request at any server: it may count one for a moment after its answer."""
+        from gateway.haproxy.runtime import Runtime
+
+        return not any(row.sessions for row in Runtime(self.data / "haproxy.sock").rows().values())
+
     def haproxy(self, name: str, backend: str = "model.m") -> str:
         from gateway.haproxy.runtime import Runtime
 
@@ -163,7 +169,7 @@ class under_load:
     """
 
     def __init__(self, door: Gateway, users: int = 8) -> None:
-        self.door, self.over, self.seen = door, threading.Event(), list[int]()
+        self.door, self.over, self.seen, self.lost = door, threading.Event(), list[int](), list[str]()
         self.threads = [threading.Thread(target=self.ask, args=(n,)) for n in range(users)]
 
     def ask(self, number: int) -> None:
@@ -173,14 +179,19 @@ class under_load:
                 self.seen.append(self.one(client, body))
 
     def one(self, client: httpx.Client, body: dict[str, object]) -> int:
-        tokens = b""
+        tokens, head = b"", False
         try:
             with client.stream("POST", "/v1/completions", json=body) as answer:
+                head = True
                 for piece in answer.iter_raw():
                     tokens += piece
                 return answer.status_code
-        except httpx.TransportError:
-            return 200 if body["stream"] and b"data:" in tokens else 599
+        except httpx.TransportError as error:
+            if body["stream"] and b"data:" in tokens:
+                return 200
+            self.lost.append(f"{error!r} stream={body['stream']} head={head} {tokens!r}")
+            sys.stderr.write(self.lost[-1] + "\n")
+            return 599
 
     def __enter__(self) -> list[int]:
         for thread in self.threads:
