@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
     for item in items:
+        if "nbridge" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)  # a process and its imports, a second each time
         if place(item)[0] < 3:
             item.add_marker(pytest.mark.xdist_group("engine"))
 

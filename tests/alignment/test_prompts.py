@@ -6,6 +6,7 @@ from alignment.errors import BadInput
 from alignment.prompts import read_prompts, set_sha256, sha256, standard_library_prompts
 
 
+@pytest.mark.slow
 def test_default_prompts_are_many_distinct_and_always_the_same():
     found = standard_library_prompts(3000)
     assert len(set(found)) == 3000 == len(found)

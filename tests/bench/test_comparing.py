@@ -46,6 +46,7 @@ def test_equal_runs_are_told_apart_in_at_most_one_comparison_of_twenty(cells: in
     assert sum(min(p) <= 0.05 for p in found) <= 0.08 * PAIRS
 
 
+@pytest.mark.slow
 def test_equal_runs_with_the_practical_threshold(shared: float = 0.5) -> None:
     random = np.random.default_rng(4)
     wrong = 0

@@ -79,6 +79,7 @@ def test_delivered_is_told_beside_offered() -> None:
     assert delivery(sent(due), {"kind": "closed", "concurrency": 1}) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, workers=st.sampled_from([1, 4]))
 def test_what_we_schedule_passes(seed: int, workers: int) -> None:

@@ -17,6 +17,8 @@ from bench.quality.texts import Texts
 from bench.run import quality
 from bench.target import Death
 
+pytestmark = pytest.mark.slow
+
 HALF, QUARTER = math.log(0.5), math.log(0.25)
 ASKED = Quality(tokens=80, window_tokens=8, top=3)
 TEXTS = Texts("made up", ("abcdefgh " * 80,))

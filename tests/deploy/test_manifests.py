@@ -12,6 +12,8 @@ from gateway.settings import parse
 from monitoring.alerting import rulefiles
 from monitoring.alerting.thresholds import load
 
+pytestmark = pytest.mark.slow
+
 OURS = ("ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute")
 RENDERED = [("overlay", name) for name in OVERLAYS] + [("option", name) for name in OPTIONS]
 

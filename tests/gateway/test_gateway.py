@@ -14,7 +14,7 @@ import pytest
 from doors import Gateway, Replica, gateway, needs_haproxy, replicas, settings_file, under_load
 from waiting import wait_for
 
-pytestmark = needs_haproxy
+pytestmark = [needs_haproxy, pytest.mark.slow]
 FAST = "[health]\nslow_start_s = 0\n"
 
 

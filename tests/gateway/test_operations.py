@@ -39,6 +39,7 @@ def test_what_does_not_fit_is_said_with_both_figures() -> None:
         check_fits(3 << 30, 2 << 30, "memory")
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_servers_come_and_go_under_load(tmp_path: Path, nbridge: Command) -> None:
     with replicas(tmp_path, "a", "b") as (a, b), gateway(settings_file(tmp_path, [a], FAST)) as door:
@@ -70,6 +71,7 @@ def test_servers_come_and_go_under_load(tmp_path: Path, nbridge: Command) -> Non
         wait_for(lambda: second.status()["servers"].keys() == {"b"}, 20)
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_a_swap_costs_no_answer_and_goes_back_when_the_new_one_fails(tmp_path: Path, nbridge: Command) -> None:
     with replicas(tmp_path, "a", "b", "c") as (a, b, c), gateway(settings_file(tmp_path, [a], FAST)) as door:
@@ -95,6 +97,7 @@ def test_a_swap_costs_no_answer_and_goes_back_when_the_new_one_fails(tmp_path: P
         assert door.ask().headers["x-nbridge-backend"] == "m/new"
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_the_same_200_prompts_through_haproxy(tmp_path: Path) -> None:
     """`auto` decides in HAProxy as in Python, and the server gets the chosen model's name."""
@@ -121,6 +124,7 @@ def test_the_same_200_prompts_through_haproxy(tmp_path: Path) -> None:
         assert len({backend for backend, _ in got}) == 3
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_the_same_beginning_goes_to_the_same_server(tmp_path: Path) -> None:
     policy = '[policy]\naffinity = "prefix"\n' + FAST
@@ -148,6 +152,7 @@ def test_the_same_beginning_goes_to_the_same_server(tmp_path: Path) -> None:
         assert "m/a" not in after.values()
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_a_gap_is_measured(tmp_path: Path) -> None:
     with replicas(tmp_path, "a", "b") as (a, b):

@@ -265,6 +265,7 @@ def test_files_of_every_kind_are_read(tmp_path: Path, write: Callable[[Path, str
     assert "GPU does not have the memory" in log_finding(tmp_path / "x.log").seen
 
 
+@pytest.mark.slow
 def test_a_log_that_is_longer_than_memory_should_be(tmp_path: Path) -> None:
     with (tmp_path / "x.log").open("w") as file:
         file.write(f"{OOM}\n")

@@ -26,6 +26,8 @@ from reports.measured import cells
 from reports.measured.searches import searches
 from reports.report import read_report, write_report
 
+pytestmark = pytest.mark.slow
+
 SLO = "ttft_p95<0.5,errors<0.01"
 
 

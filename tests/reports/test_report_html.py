@@ -13,6 +13,8 @@ from reports.figures.drawing import ENGINES, VARIABLES
 from reports.layout import embedded, html, unbroken
 from reports.report import read_report, write_report
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "</script><script>alert(1)</script>|<b>`x`</b>"
 
 

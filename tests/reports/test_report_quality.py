@@ -12,6 +12,8 @@ from reports.layout import html, markdown
 from reports.report import read_report, write_report
 from reports.statements.quality import standing, statement
 
+pytestmark = pytest.mark.slow
+
 
 def judged(path: Path) -> made_runs.RunFolder:
     run = made_runs.nine_cells(path)
