@@ -117,6 +117,10 @@ def test_what_must_reach_each_other_does(name):
     services = {one["metadata"]["name"]: one for one in of_kind(manifests, "Service")}
     templates = pods(manifests)
     settings = gateway_settings(name)
+    container = templates["nbridge-gateway"]["spec"]["containers"][0]
+    data = container["args"][container["args"].index("--data") + 1]
+    # Its folder is one in a volume: the volume itself is root's, and could not be closed to others.
+    assert any(data.startswith(f"{one['mountPath']}/") for one in container["volumeMounts"])
     assert settings.gateway.api_keys_env and all(one.api_key_env for one in settings.server)
     door = templates["nbridge-gateway"]["metadata"]["labels"]
     policies = of_kind(manifests, "NetworkPolicy")
