@@ -75,5 +75,5 @@ def _litellm(path: str, port: int, servers: Sequence[str], model: str, folder: P
 
 PEERS = {
     "vllm-router": Peer("vllm-router==0.1.17", "vllm-router", _vllm_router),
-    "litellm": Peer("litellm[proxy]==1.110.2", "litellm", _litellm),
+    "litellm": Peer("litellm[proxy]==1.108.0", "litellm", _litellm),
 }
