@@ -91,11 +91,12 @@ def role_of(name: str, command: Sequence[str]) -> str:
     """What a process is for, by its name and command line."""
     line = " ".join(command)
     for mark, role in (
+        ("warden.py", "warden"),  # whose command line holds that of what it watches
         ("gateway.agent", "agent"),
         ("gateway.cloud", "door to clouds"),
-        ("warden.py", "warden"),
         ("resource_tracker", "resource tracker"),
         ("EngineCore", "engine core"),
+        ("Worker", "worker"),
         ("nbridge gateway", "nbridge gateway"),
     ):
         if mark in line or mark in name:
