@@ -136,6 +136,8 @@ def test_the_axis_goes_on_where_a_server_stopped_answering() -> None:
     assert band["mark"]["type"] == "rect"
     assert lines["encoding"]["x"]["scale"]["domain"][1] == live.instant(304)
     assert "limit 5" in json.dumps(drawn)
+    far = charts.over_time(rows, LIGHT, title="tokens/s", series=["http://a"], until=live.instant(304), limit=500.0)
+    assert "limit" not in json.dumps(far.to_dict())
 
 
 def test_a_server_that_stands_still_with_work_is_unhealthy() -> None:

@@ -8,6 +8,8 @@ import altair as alt
 from dashboards.drawing import Rows, data, finished
 from dashboards.theme import DASHES, Palette
 
+NEAR = 0.25  # of a limit: from there on it is drawn
+
 
 def over_time(
     rows: Rows,
@@ -23,7 +25,7 @@ def over_time(
     """Lines over the last minutes: rows of at (ISO time), series, value; one colour and dash per series.
 
     The axis ends `until` now, also for a server that answered last some minutes ago: `down` shades since when it does
-    not. `limit` is drawn as a line with its value.
+    not. `limit` is drawn as a line with its value where the values come near it.
     """
     span = range(len(series))
     colours = alt.Scale(domain=list(series), range=[palette.series[i % len(palette.series)] for i in span])
@@ -34,7 +36,10 @@ def over_time(
         alt.Tooltip("series:N"),
         alt.Tooltip("value:Q", format=unit_format),
     ]
-    still = max(row["value"] for row in rows) == 0
+    most = max(row["value"] for row in rows)
+    still = most == 0
+    if limit is not None and most < limit * NEAR:
+        limit = None  # so far above, it would press what happens into one line
     since = min(row["at"] for row in rows)
     when = alt.Scale(domain=[since, until if until > since else since])
     scale = alt.Scale(domain=[0, 1]) if still else alt.Scale(zero=True, nice=True)

@@ -168,7 +168,8 @@ def history(addresses: tuple[str, ...]) -> None:
                 name=f"live-{what}",
                 title=title,
                 caption=f"The last {settings.history_s / 60:g} minutes, as far as known. A gap in a line, and the "
-                "shaded part: no answer. Dashed: the limit from which an alert is raised.",
+                "shaded part: no answer. Dashed, where values come near it: the limit from which an alert "
+                "is raised.",
                 words=f"{title} of {', '.join(names)}.",
             )
 
