@@ -112,7 +112,7 @@ def chosen(shelf: Shelf, busy: bool) -> None:
     judged(checked, text, shelf, remote=bool(target))
     ready = checked.plan is not None and problem is None and not busy
     what = f"{checked.plan.name if checked.plan else name}{f' on `{target}`' if target else ''}"
-    if st.button("Start", key="start", type="primary", disabled=not ready):
+    if st.button("Start", key="start", disabled=not ready):
         begin(what, plan=text, target=target)
 
 
