@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from bench.client import pages
 from bench.errors import PlanError, StorageError
 from bench.plans.conversations import told
-from bench.plans.tables import Load
+from bench.plans.loads import Load
 from bench.plans.workload import prompts
 from bench.prompts.requests import Requests, refusal, requests
 from bench.run import records, stats, store

@@ -18,8 +18,9 @@ from bench.client.probe import ProbeError, learn
 from bench.client.verdict import plain
 from bench.errors import PlanError, TargetError
 from bench.load.loadfile import open_target
+from bench.plans.loads import Load
 from bench.plans.plan import validate_target
-from bench.plans.tables import Load, RunningServer
+from bench.plans.tables import RunningServer
 from bench.plans.workload import Vocabulary, prompts
 from bench.prompts.requests import open_file
 from bench.target import CannotServe, Served, Target

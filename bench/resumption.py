@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from bench.capacity import points
 from bench.errors import RunFolderError
+from bench.plans.loads import Load
 from bench.plans.plan import Plan, cell_id
-from bench.plans.tables import Engine, Load
+from bench.plans.tables import Engine
 from bench.run import store
 from bench.run.store import Run
 

@@ -16,8 +16,9 @@ from bench.capacity import points, search
 from bench.capacity.task import Task, require_objective
 from bench.cell import Machines, measure, request_count, set_aside, warmup_count
 from bench.errors import RunFolderError
+from bench.plans.loads import Load
 from bench.plans.plan import Plan, cell_id, validate
-from bench.plans.tables import Engine, Load
+from bench.plans.tables import Engine
 from bench.prompts.requests import check
 from bench.quality import passes
 from bench.remote import again, running_server

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from bench.capacity.judging import enough_beyond
 from bench.capacity.warmup import AT_MOST
-from bench.plans.tables import Load
+from bench.plans.loads import Load
 from bench.run import records
 from bench.run.slo import Condition
 

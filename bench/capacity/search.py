@@ -19,8 +19,8 @@ from bench.capacity.size import floor_load, point_load, search_of, size
 from bench.capacity.steps import Stop, next_level
 from bench.capacity.task import Task, announcement, floor_of, least, start_of
 from bench.errors import PlanError
+from bench.plans.loads import Load
 from bench.plans.plan import validate
-from bench.plans.tables import Load
 from bench.run.slo import Condition
 from inputs.quantities import seconds
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bench.capacity.steps import Point, Search, Stop, next_level
 from bench.capacity.warmup import AT_MOST
-from bench.plans.tables import Load
+from bench.plans.loads import Load
 from bench.run.slo import MISSED, Condition
 
 FLOOR_REQUESTS = 10  # one at a time, to see how long an answer takes on an idle server; a median needs five

@@ -9,8 +9,9 @@ from bench.capacity.points import points_of
 from bench.capacity.size import Floor, bounds_queue, least_requests, least_seconds, outlook
 from bench.capacity.steps import Search
 from bench.errors import PlanError
+from bench.plans.loads import Load
 from bench.plans.plan import Plan
-from bench.plans.tables import Capacity, Engine, Load
+from bench.plans.tables import Capacity, Engine
 from bench.run.slo import ERRORS, EXAMPLE, Condition
 from bench.run.validity import ERROR_SHARE
 

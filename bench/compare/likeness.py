@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import PlanError, RunFolderError
-from bench.plans.tables import Engine, Load
+from bench.plans.loads import Load
+from bench.plans.tables import Engine
 from bench.resumption import machine_differences, setting_differences
 from bench.run.store import Run
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from bench.compare.figures import ALL
 from bench.compare.likeness import SLO_LIMITS, Cell
 from bench.errors import RunFolderError
-from bench.plans.tables import Engine, Load
+from bench.plans.loads import Load
+from bench.plans.tables import Engine
 from bench.run import stats
 from bench.run.store import Run, open_run
 

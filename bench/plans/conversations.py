@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from bench.plans.tables import Load, Think
+from bench.plans.loads import Load, Think
 
 TEMPLATE_TOKENS = 16  # what a chat template may add to a turn and its answer
 

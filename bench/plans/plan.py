@@ -38,7 +38,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from bench.errors import PlanError
 from bench.plans.faults import explain, require_known
-from bench.plans.tables import Capacity, Cost, Engine, Load, Objective, Quality, RunningServer, Slo, Table
+from bench.plans.loads import Load
+from bench.plans.tables import Capacity, Cost, Engine, Objective, Quality, RunningServer, Slo, Table
 from bench.run.store import slug
 from inputs import files
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from bench.errors import PlanError
 from bench.plans.conversations import with_turns
-from bench.plans.tables import Lengths, Load
+from bench.plans.loads import Lengths, Load
 
 # Prompt and output lengths, share of a common prefix, endpoint, for the traffic that each name stands for: a chat with
 # a system prompt; a bare completion; an answer over retrieved documents; a mix of the three.

@@ -14,7 +14,7 @@ import psutil
 
 from bench.errors import PlanError
 from bench.plans.conversations import told, with_turns
-from bench.plans.tables import Lengths, Load
+from bench.plans.loads import Lengths, Load
 from bench.plans.workload import Vocabulary, draw, words
 from bench.prompts.entry import Entry
 from bench.prompts.reading import PromptFile, block_tokens, timed

@@ -31,7 +31,7 @@ from rich.console import Console
 
 from bench.cell import measure
 from bench.errors import BenchError
-from bench.plans.tables import Lengths, Load
+from bench.plans.loads import Lengths, Load
 from bench.plans.workload import Vocabulary
 from bench.run import store
 from bench.studies import hidden_report, pairs

@@ -22,7 +22,7 @@ from bench.capacity.steps import MOST_POINTS, TRIES, Point, Search, Stop, inform
 from bench.capacity.task import require_objective
 from bench.capacity.warmup import warm_up
 from bench.errors import PlanError
-from bench.plans.tables import Load
+from bench.plans.loads import Load
 from bench.run.records import SCHEMA
 from bench.run.slo import Condition, parse
 from bench.run.validity import ARRIVALS_NOT_SENT

@@ -12,8 +12,8 @@ from golden import Golden, golden
 
 from bench.errors import PlanError
 from bench.plans.conversations import think_s, told, with_turns
+from bench.plans.loads import Load, Think
 from bench.plans.plan import expand
-from bench.plans.tables import Load, Think
 from bench.plans.workload import prompts
 from bench.prompts.requests import check, requests
 from bench.run import records, stats, store

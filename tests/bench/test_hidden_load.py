@@ -12,8 +12,8 @@ from test_stats import request, rows
 from bench.client import stream
 from bench.client.connection import Connection, target_of
 from bench.errors import PlanError
+from bench.plans.loads import Load
 from bench.plans.plan import expand, find_plan, load_plan
-from bench.plans.tables import Load
 from bench.plans.workload import Vocabulary, prompts
 from bench.run import stats
 from bench.run.reconcile import Total, reconcile_states

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bench.errors import PlanError
+from bench.plans.loads import Lengths
 from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, validate
-from bench.plans.tables import Lengths
 from reports.measured.cells import load_label
 
 ENGINES = [{"model": "demo-1m"}]

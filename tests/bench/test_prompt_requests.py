@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.errors import PlanError
-from bench.plans.tables import Load
+from bench.plans.loads import Load
 from bench.plans.workload import Vocabulary
 from bench.prompts.reading import PromptFile
 from bench.prompts.requests import check, requests

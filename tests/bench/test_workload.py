@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.plans.tables import Lengths, Load
+from bench.plans.loads import Lengths, Load
 from bench.plans.workload import Vocabulary, draw, prompts
 from checkpoints.prepare import prepare
 

@@ -12,8 +12,8 @@ import pytest
 
 from bench.capacity.task import Task
 from bench.compare.sides import Side, sort_in
+from bench.plans.loads import Load
 from bench.plans.plan import Plan, expand
-from bench.plans.tables import Load
 from bench.run.store import open_run
 from bench.studies.capacity.simulated import VALID, Json, Server, carry_out, measured
 from monitoring.alerting.derivation import derive

@@ -18,8 +18,8 @@ from bench.capacity.judging import judge
 from bench.capacity.size import Floor, point_load, size
 from bench.capacity.task import Task, least
 from bench.plans.arrivals import schedule
+from bench.plans.loads import Load
 from bench.plans.plan import Plan, expand
-from bench.plans.tables import Load
 from bench.run import stats
 from bench.run.records import SCHEMA
 from bench.run.stats import Floats

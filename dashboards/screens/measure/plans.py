@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.plans.loads import Lengths, Load
 from bench.plans.plan import PLANS, Plan, expand
-from bench.plans.tables import Lengths, Load
 from dashboards.library import Entry
 from inputs.quantities import plural
 from reports.names import listing
