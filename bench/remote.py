@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from bench.client import dialect as dialects
-from bench.client.connection import Target as Address
 from bench.client.dialect import Dialect
 from bench.client.pages import fetch, models, tokens
 from bench.client.probe import ProbeError, learn
+from bench.client.target import Target as Address
 from bench.client.verdict import plain
 from bench.errors import PlanError, TargetError
 from bench.load.loadfile import open_target

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from bench.client.connection import Target as Address
 from bench.client.dialect import VLLM, Dialect
+from bench.client.target import Target as Address
 from bench.errors import PlanError
 from bench.load.loadfile import open_target
 from bench.plans.tables import Engine, RunningServer

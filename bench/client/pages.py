@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from bench.client.connection import Connection, Target, wire
+from bench.client.connection import Connection
 from bench.client.dialect import dumps
 from bench.client.events import response
+from bench.client.target import Target, wire
 
 PROMETHEUS = ("text/plain", "application/openmetrics-text")
 

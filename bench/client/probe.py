@@ -18,10 +18,11 @@ from time import perf_counter as now
 from typing import Any
 
 from bench.client import stream
-from bench.client.connection import Connection, Target
+from bench.client.connection import Connection
 from bench.client.dialect import Dialect, Route, pinned
 from bench.client.identity import identify
 from bench.client.pages import PROMETHEUS, Page, fetch, models
+from bench.client.target import Target
 from bench.client.verdict import plain
 
 PROBE_TOKENS = 32

@@ -16,9 +16,10 @@ from typing import Any
 
 from bench.client import clock, states, verdict
 from bench.client.answer import Answer, answer, spoken
-from bench.client.connection import Connection, Exchange, Target, wire
+from bench.client.connection import Connection, Exchange
 from bench.client.dialect import VLLM, Dialect, Route, dumps
 from bench.client.events import response
+from bench.client.target import Target, wire
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from uuid import UUID
 
 from bench.client import stream
-from bench.client.connection import Target, target_of
 from bench.client.dialect import VLLM, Dialect
+from bench.client.target import Target, target_of
 from bench.load.conversation import Conversation
 
 

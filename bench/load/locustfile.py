@@ -43,9 +43,10 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from bench.client import stream
-from bench.client.connection import Connection, Target
+from bench.client.connection import Connection
 from bench.client.pages import metrics
 from bench.client.probe import Found, ProbeError, learn
+from bench.client.target import Target
 from bench.load import loadfile
 from bench.load import users as crews
 from bench.load.afar import Fleet, Forwarded, answer_pings, given, pack

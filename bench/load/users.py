@@ -18,7 +18,8 @@ from time import perf_counter as now
 from typing import Any
 
 from bench.client import stream
-from bench.client.connection import Connection, Exchange, Serve, Target, in_turn
+from bench.client.connection import Connection, Exchange, Serve, in_turn
+from bench.client.target import Target
 from bench.load.afar import Forwarded
 from bench.load.conversation import Conversation
 from bench.load.loadfile import Item, Load, Records

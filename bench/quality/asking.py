@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.client.connection import Target as Address
 from bench.client.pages import Page, fetch
+from bench.client.target import Target as Address
 from bench.client.verdict import plain
 from bench.target import Target
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.client import pages
-from bench.client.connection import Target as Address
+from bench.client.target import Target as Address
 from bench.plans.tables import LEAST_PIECES, Quality
 from bench.quality.asking import FORMS, Form, Told, Unanswered, ask
 from bench.quality.texts import Piece, Texts, cut

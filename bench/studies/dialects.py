@@ -21,9 +21,10 @@ import typer
 
 from bench.client import dialect as dialects
 from bench.client import stream
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
 from bench.client.dialect import Route
 from bench.client.probe import Found, ProbeError, learn
+from bench.client.target import target_of
 from bench.client.verdict import plain
 from bench.golden.dialects import DIALECTS
 from bench.golden.running import golden

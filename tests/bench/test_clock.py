@@ -22,14 +22,16 @@ from waiting import wait_for
 
 from bench.client import clock
 from bench.client.clock import Control, arrivals, late_reads
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
+from bench.client.target import target_of
 
 ROOT = Path(__file__).parents[2]
 CLIENT = """
 import json, sys
 from time import perf_counter
 from bench.client import stream
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
+from bench.client.target import target_of
 connection = Connection(target_of(sys.argv[1]))
 what = stream.request(connection.target, {"prompt": "a", "max_tokens": 9}, request_id="r", model="m")
 print(json.dumps(stream.complete(connection, what, scheduled_s=perf_counter(), timeout_s=120)))

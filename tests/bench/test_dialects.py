@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from bench.client import dialect as dialects
-from bench.client.connection import target_of
 from bench.client.dialect import VLLM, Dialect, Route
 from bench.client.identity import identify
 from bench.client.pages import Page
 from bench.client.probe import ProbeError, learn
+from bench.client.target import target_of
 from bench.golden.dialects import DIALECTS
 from bench.studies.dialects import TOKENS, ask, measure, speaking, truth
 

@@ -17,8 +17,9 @@ from golden import Golden, golden
 from waiting import wait_for
 
 from bench.client import stream
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
 from bench.client.pages import fetch, metrics
+from bench.client.target import target_of
 from bench.errors import PlanError
 from bench.golden.answer import Answer, Step
 from bench.golden.behaviour import Behaviours, parse, split

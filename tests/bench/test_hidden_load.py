@@ -10,7 +10,8 @@ import pytest
 from test_stats import request, rows
 
 from bench.client import stream
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
+from bench.client.target import target_of
 from bench.errors import PlanError
 from bench.plans.loads import Load
 from bench.plans.plan import expand, find_plan, load_plan

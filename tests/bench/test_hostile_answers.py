@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from test_framing import DONE, chunked, event
 
 from bench.client import stream
-from bench.client.connection import Exchange, target_of
+from bench.client.connection import Exchange
 from bench.client.identity import identify
 from bench.client.pages import Page, models
 from bench.client.probe import _length
+from bench.client.target import target_of
 from bench.load.loadfile import Records
 from bench.run import records, stats, store
 from bench.run.reconcile import reconcile

@@ -19,7 +19,7 @@ from golden import Golden, golden
 from waiting import wait_for
 
 from bench.cell import processes_argv
-from bench.client.connection import target_of
+from bench.client.target import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
 from bench.run import records, stats

@@ -17,8 +17,9 @@ from golden import Golden, golden
 from waiting import wait_for
 
 from bench.client import stream
-from bench.client.connection import Connection, target_of
+from bench.client.connection import Connection
 from bench.client.pages import fetch, metrics, models
+from bench.client.target import target_of
 
 MODEL = "golden?ttft_s=0.02&gap_s=0.004"
 
