@@ -48,10 +48,11 @@ from bench.client.pages import metrics
 from bench.client.probe import Found, ProbeError, learn
 from bench.client.target import Target
 from bench.load import loadfile
-from bench.load import users as crews
 from bench.load.afar import Fleet, Forwarded, answer_pings, given, pack
+from bench.load.crew import DRAIN_S, Crew
 from bench.load.hub import in_the_hub
 from bench.load.pulse import PULSE
+from bench.load.users import closed_user, open_dispatcher, warm_up
 
 log = logging.getLogger("nbridge.load")
 
@@ -107,7 +108,7 @@ class ClosedLoop(User):  # type: ignore[misc]
 
     @task  # type: ignore[untyped-decorator]
     def work(self) -> None:
-        crews.closed_user(self.environment.nbridge_crew)
+        closed_user(self.environment.nbridge_crew)
         raise StopUser
 
 
@@ -118,7 +119,7 @@ class OpenLoop(User):  # type: ignore[misc]
 
     @task  # type: ignore[untyped-decorator]
     def work(self) -> None:
-        crews.open_dispatcher(self.environment.nbridge_crew)
+        open_dispatcher(self.environment.nbridge_crew)
         raise StopUser
 
 
@@ -204,7 +205,7 @@ def publish(environment: Any, record: dict[str, Any]) -> None:
 class Conductor:
     """Leads a measured phase from warm-up to phase file; one per run, in the process that is not a worker."""
 
-    def __init__(self, environment: Any, crew: crews.Crew) -> None:
+    def __init__(self, environment: Any, crew: Crew) -> None:
         self.environment, self.crew = environment, crew
         self.over = Event()
         self.metrics_before: str | None = None
@@ -221,7 +222,7 @@ class Conductor:
             if (why := self.fleet.prepare(message, lambda: self.crew.stopped is not None)) is not None:
                 self.stop(why, 0)
                 return
-        crews.warm_up(self.crew, warm)
+        warm_up(self.crew, warm)
         if not self.crew.stopped:
             self.metrics_before = settled_metrics(self.crew.target)
 
@@ -321,7 +322,7 @@ class Conductor:
         while not (self.workers and self.workers <= set(self.reports)):
             gevent.sleep(0.05)
             if self.crew.stopped:
-                deadline_s = deadline_s or now() + crews.DRAIN_S + 2
+                deadline_s = deadline_s or now() + DRAIN_S + 2
                 if not self.workers or now() > deadline_s:
                     return
             alive = {client.id for client in clients.all} - {client.id for client in clients.missing}
@@ -383,9 +384,9 @@ def on_init(environment: Any, runner: Any, **_: Any) -> None:
     environment.parsed_options.spawn_rate = min(users, 100)
 
 
-def crew_of(environment: Any, load: loadfile.Load, to: Target, measured: list[loadfile.Item]) -> crews.Crew:
+def crew_of(environment: Any, load: loadfile.Load, to: Target, measured: list[loadfile.Item]) -> Crew:
     """This process's crew, where Locust's users find it."""
-    crew = crews.Crew(
+    crew = Crew(
         load,
         to,
         measured,
@@ -405,7 +406,7 @@ def take_from_afar(environment: Any, path: Path) -> None:
     register_worker(environment.runner, crew_of(environment, load, to, measured))
 
 
-def register_worker(runner: Any, crew: crews.Crew) -> None:
+def register_worker(runner: Any, crew: Crew) -> None:
     """What a worker does when the master says so: take a share, begin, stop."""
 
     def share(msg: Any, **_: Any) -> None:
@@ -462,7 +463,7 @@ def on_signal(environment: Any) -> None:
         environment.nbridge_conductor.stop("interrupted", 130)
         return
     environment.nbridge_crew.stop("interrupted", 130)
-    environment.nbridge_crew.quiet.wait(crews.DRAIN_S)
+    environment.nbridge_crew.quiet.wait(DRAIN_S)
     gevent.sleep(2)  # time for the master to take the report; it tells the workers to quit, if it still can
     environment.runner.quit()
 
@@ -474,10 +475,10 @@ def on_stopping(environment: Any, **_: Any) -> None:
         return
     if environment.nbridge_conductor is not None:
         environment.nbridge_conductor.stop("interrupted", 130)
-        environment.nbridge_conductor.over.wait(crews.DRAIN_S + 10)
+        environment.nbridge_conductor.over.wait(DRAIN_S + 10)
     else:
         environment.nbridge_crew.stop("interrupted", 130)
-        environment.nbridge_crew.quiet.wait(crews.DRAIN_S)
+        environment.nbridge_crew.quiet.wait(DRAIN_S)
 
 
 events.init.add_listener(on_init)
