@@ -64,7 +64,12 @@ MAY_USE = {
     },
 }
 MONKEY_PATCHING = {"locust", "gevent"}
-MAY_MONKEY_PATCH = {"bench/load/locustfile.py", "bench/load/hub.py", "bench/studies/clients/fasthttp.py"}
+MAY_MONKEY_PATCH = {
+    "bench/load/locustfile.py",
+    "bench/load/conductor.py",
+    "bench/load/hub.py",
+    "bench/studies/clients/fasthttp.py",
+}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 
 

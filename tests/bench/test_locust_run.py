@@ -453,7 +453,7 @@ def test_a_request_counts_once_in_the_totals_of_locust() -> None:
 import json, types
 from locust import events
 from locust.env import Environment
-from bench.load.locustfile import publish
+from bench.load.locust_statistics import publish
 environment = Environment(events=events)
 environment.create_local_runner()
 record = dict(sent=1.0, first_token=1.5, last_token=3.5, ended=4.0, output_tokens=21, tokens_after_first=20,
