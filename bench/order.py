@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import remote as remotes
-from bench.cell import Machines
+from bench.cell.locust_process import Machines
 from bench.client import dialect as dialects
 from bench.errors import PlanError
 from bench.plans.plan import Plan

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 from bench import resumption
 from bench.capacity import points, search
 from bench.capacity.task import Task, require_objective
-from bench.cell import Machines, measure, request_count, set_aside, warmup_count
+from bench.cell.inputs import request_count, warmup_count
+from bench.cell.locust_process import Machines
+from bench.cell.measurement import measure, set_aside
 from bench.errors import RunFolderError
 from bench.plans.loads import Load
 from bench.plans.plan import Plan, cell_id, validate

@@ -29,7 +29,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from bench.cell import measure
+from bench.cell.measurement import measure
 from bench.errors import BenchError
 from bench.plans.loads import Lengths, Load
 from bench.plans.workload import Vocabulary

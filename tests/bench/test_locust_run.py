@@ -18,7 +18,7 @@ import pytest
 from golden import Golden, golden
 from waiting import wait_for
 
-from bench.cell import processes_argv
+from bench.cell.locust_process import processes_argv
 from bench.client.target import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
