@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.errors import RunFolderError
-from bench.run import stats
 from bench.run.records import SCHEMA
+from bench.run.stats.gaps import token_gaps
+from bench.run.stats.latencies import latencies, ok_only
 from bench.run.store import Run, cell_dir, open_run
 from dashboards.settings import SAMPLE
 from reports.errors import ReportError
@@ -192,11 +193,11 @@ def columns(path: Path, cell_id: str, names: list[str]) -> pa.Table:
 
 def latency_curves(path: Path, cell_id: str) -> dict[str, Curve | None]:
     """The thinned ECDFs of a cell's TTFT, TPOT and E2E latency in seconds, read from seven columns."""
-    found = stats.latencies(stats.ok_only(columns(path, cell_id, LATENCY_COLUMNS)))
+    found = latencies(ok_only(columns(path, cell_id, LATENCY_COLUMNS)))
     return {name: ecdf(found[name]) for name in ("ttft_s", "tpot_s", "e2e_s")}
 
 
 def gap_curve(path: Path, cell_id: str) -> Curve | None:
     """The thinned ECDF of a cell's ITL in seconds; of its chunk gaps where tokens per chunk are not known."""
-    gaps, itl = stats.token_gaps(columns(path, cell_id, GAP_COLUMNS))
+    gaps, itl = token_gaps(columns(path, cell_id, GAP_COLUMNS))
     return ecdf(gaps if itl is None else itl)

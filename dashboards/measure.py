@@ -34,8 +34,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.run import stats
 from bench.run.records import SCHEMA
+from bench.run.stats.distributions import distribution
+from bench.run.stats.latencies import latencies
 from dashboards.app_pages import PAGES
 from dashboards.settings import SAMPLE
 
@@ -75,11 +76,11 @@ def _large(path: Path, document: dict[str, Any], requests: int) -> None:
         for first in range(0, requests, 100_000):
             writer.write_table(_records(rng, first, min(100_000, requests - first)))
     table = pq.read_table(records, columns=[n for n in SCHEMA.names if n not in ("chunk_s", "chunk_tokens")])
-    latencies = stats.latencies(table)
+    values = latencies(table)
     metrics = cell["metrics"] | {
         "requests": {"total": requests, "ok": requests, "failed": 0, "dropped": 0, "by_outcome": {"ok": requests}},
         "output_tokens": requests * TOKENS,
-        **{name: stats.distribution(latencies[name]) for name in ("ttft_s", "tpot_s", "e2e_s")},
+        **{name: distribution(values[name]) for name in ("ttft_s", "tpot_s", "e2e_s")},
     }
     whole = {
         **document,

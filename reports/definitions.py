@@ -1,6 +1,6 @@
 """The definitions printed in every report: (term, meaning) pairs."""
 
-from bench.run.stats import MIN_SAMPLES
+from bench.run.stats.distributions import MIN_SAMPLES
 
 PERCENTILES_NEED = ", ".join(f"≥ {needed:,} values for {name}" for name, needed in MIN_SAMPLES.items())
 

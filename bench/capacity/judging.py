@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from bench.capacity.steps import Verdict
 from bench.capacity.warmup import warm_up
-from bench.run import stats
 from bench.run.slo import Condition
+from bench.run.stats.latencies import column, latencies, ok_only
+from bench.run.stats.summary import summarise
 from bench.run.validity import ARRIVALS_NOT_SENT
 
 DIED = ("failed", "timeout", "oom")
@@ -47,8 +48,8 @@ def judge(
     """The verdict of a measured cell. `limits`: per request, for goodput and the share that missed them."""
     load, open_loop = cell["load"], cell["load"]["kind"] == "open"
     cut_s = steady_from_s(requests, from_schedule=open_loop)
-    kept = requests.filter(stats.column(requests, "scheduled_s") >= cut_s) if len(requests) else requests
-    metrics = stats.summarise(kept, load, dict(limits) or None, from_s=cut_s)
+    kept = requests.filter(column(requests, "scheduled_s") >= cut_s) if len(requests) else requests
+    metrics = summarise(kept, load, dict(limits) or None, from_s=cut_s)
     figures = {one.name: one.value(metrics, from_schedule=open_loop) for one in conditions}
     sure = {one.name: surely_missed(one, kept, load, limits) for one in conditions}
     missed = [one for one in conditions if sure[one.name] or ((v := figures[one.name]) is not None and not one.met(v))]
@@ -68,11 +69,11 @@ def judge(
 
 def steady_from_s(requests: pa.Table, *, from_schedule: bool) -> float:
     """When the warm-up of a point was over, in seconds from the cell's zero: by its E2E latencies."""
-    ok = stats.ok_only(requests)
-    scheduled = stats.column(ok, "scheduled_s")
+    ok = ok_only(requests)
+    scheduled = column(ok, "scheduled_s")
     order = np.argsort(scheduled, kind="stable")
-    latencies = stats.latencies(ok)["e2e_from_schedule_s" if from_schedule else "e2e_s"]
-    dropped = warm_up(latencies[order])
+    e2e_s = latencies(ok)["e2e_from_schedule_s" if from_schedule else "e2e_s"]
+    dropped = warm_up(e2e_s[order])
     return float(scheduled[order][dropped]) if dropped else 0.0
 
 

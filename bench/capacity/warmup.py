@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.run.stats import Floats
+from bench.run.stats.distributions import Floats
 
 BATCH = 5
 AT_MOST = 0.25  # of a point; where MSER-5 wants more, the point has no steady state and its later part is the worse one

@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow as pa
 
 from bench.plans.loads import Load
-from bench.run import stats
 from bench.run.reconcile import Total, reconcile, reconcile_states
+from bench.run.stats.summary import summarise
 from bench.run.validity import dispatch_lateness, validity
 from monitoring.sampler import Reading
 from monitoring.scrape import metrics as metrics_page
@@ -23,7 +23,7 @@ def judge(
 ) -> None:
     """Fill in metrics, reconciliation, validity and outcome from what was recorded."""
     described = load.model_dump(mode="json")
-    summary = stats.summarise(table, described, slo)
+    summary = summarise(table, described, slo)
     summary["tokens_by"] = f"client ({tokenizer})" if tokenizer else "server"
     compare = reconcile_states if load.scenario == "hidden_states" else reconcile
     agreement = compare(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))

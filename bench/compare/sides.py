@@ -15,7 +15,7 @@ from bench.compare.likeness import SLO_LIMITS, Cell
 from bench.errors import RunFolderError
 from bench.plans.loads import Load
 from bench.plans.tables import Engine
-from bench.run import stats
+from bench.run.stats.summary import summarise
 from bench.run.store import Run, open_run
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -128,7 +128,7 @@ def _metrics(run: Run, cell: Cell, *, stored: bool) -> dict[str, Any] | str:
     plan = run.document.get("plan")
     slo = plan.get("slo") if isinstance(plan, dict) else None
     limits = {name: slo[name] for name in SLO_LIMITS if slo.get(name)} if isinstance(slo, dict) else {}
-    return stats.summarise(requests, cell.load.model_dump(mode="json"), limits or None)
+    return summarise(requests, cell.load.model_dump(mode="json"), limits or None)
 
 
 def began(side: Side) -> list[str]:

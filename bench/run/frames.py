@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import RunFolderError
-from bench.run import stats
+from bench.run.stats.latencies import latencies
 from bench.run.store import Run, open_run
 
 _KEYS = ["run_id", "cell_id", "engine", "load", "repeat"]
@@ -97,7 +97,7 @@ def _requests(run: Run, cell: dict[str, Any], keys: dict[str, Any], chunks: bool
     table = run.requests(cell["id"])
     rows = (table if chunks else table.drop_columns(_LISTS)).to_pandas()
     of_open = (cell.get("load") or {}).get("kind") == "open"
-    for name, values in stats.latencies(table).items():
+    for name, values in latencies(table).items():
         if of_open or "from_schedule" not in name:
             rows[name] = pd.Series(values).where(rows.outcome == "ok")
     return _keyed(rows, keys)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.run import slo as objectives
-from bench.run.stats import MIN_SAMPLES
+from bench.run.stats.distributions import MIN_SAMPLES
 
 WELL, NEGATIVE, NOTHING = 0, 1, 4
 # How a search for the capacity ended without one.

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bench.run.stats import Floats, column, latencies, ok_only
+from bench.run.stats.distributions import Floats
+from bench.run.stats.latencies import column, latencies, ok_only
 
 # The server's clock starts when its API process has taken the request up, which is at the latest when it sends the
 # response head, and stops when a token leaves the engine. Many requests at once wait some milliseconds each for being

@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bench.errors import PlanError
-from bench.run.stats import MIN_SAMPLES, meets_slo, ok_only
+from bench.run.stats.distributions import MIN_SAMPLES
+from bench.run.stats.latencies import ok_only
+from bench.run.stats.window import meets_slo
 from inputs import quantities
 from inputs.durations import seconds_of
 

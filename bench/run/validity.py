@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bench.run.stats import column, left_s, reads
+from bench.run.stats.latencies import column, left_s
+from bench.run.stats.reads import reads
 
 LATENESS_P99_S = 0.020
 LATENESS_SHARE_OF_GAP = 0.05

@@ -17,7 +17,10 @@ from bench.capacity.judging import Judged
 from bench.capacity.points import are_answers, is_point, judged_of
 from bench.capacity.search import rejudged
 from bench.errors import RunFolderError
-from bench.run import quality, stats
+from bench.run import quality
+from bench.run.stats.gaps import token_gaps
+from bench.run.stats.latencies import latencies, ok_only
+from bench.run.stats.summary import summarise
 from bench.run.store import Run
 from inputs.quantities import plural
 from reports.errors import ReportError
@@ -240,8 +243,8 @@ def slo_of(stored: Json | None, plan: Json) -> dict[str, float] | None:
 
 
 def _curves(requests: pa.Table) -> tuple[Curve | None, Curve | None, Curve | None]:
-    ttft = ecdf(stats.latencies(stats.ok_only(requests))["ttft_s"])
-    gaps, itl = stats.token_gaps(requests)
+    ttft = ecdf(latencies(ok_only(requests))["ttft_s"])
+    gaps, itl = token_gaps(requests)
     gap_curve = ecdf(gaps)
     itl_curve = gap_curve if itl is gaps else None if itl is None else ecdf(np.asarray(itl))
     return ttft, itl_curve, gap_curve
@@ -276,7 +279,7 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     else:
         records = requests.num_rows
         if records:
-            recomputed = stats.summarise(requests, document["load"], slo_of(stored, plan))
+            recomputed = summarise(requests, document["load"], slo_of(stored, plan))
             recomputed |= peaks(run.samples(document["id"]))
             changed = differences(stored, recomputed)
             metrics = {**(stored or {}), **recomputed}

@@ -16,7 +16,8 @@ from bench.plans.loads import Load, Think
 from bench.plans.plan import expand
 from bench.plans.workload import prompts
 from bench.prompts.requests import check, requests
-from bench.run import records, stats, store
+from bench.run import records, store
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 
 TALK = {"scenario": "conversation", "concurrency": 2, "conversations": 6}
@@ -172,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def test_users_are_busy_while_they_are_in_a_conversation() -> None:
-    found = stats.summarise(table(TURNS), CLOSED)
+    found = summarise(table(TURNS), CLOSED)
     # from b's beginning, when both are busy, to b's end, when its user finds no conversation any more
     assert found["window_s"] == pytest.approx(4.0)
     assert found["mean_conversations"] == pytest.approx(2.0)
@@ -183,23 +184,21 @@ def test_users_are_busy_while_they_are_in_a_conversation() -> None:
 
 
 def test_every_turn_has_its_figures() -> None:
-    found = stats.summarise(table(TURNS), CLOSED)["turns"]
+    found = summarise(table(TURNS), CLOSED)["turns"]
     assert [(one["turn"], one["requests"], one["ok"]) for one in found] == [(1, 3, 3), (2, 3, 2), (3, 1, 1)]
     assert [one["ttft_s"]["mean"] for one in found] == pytest.approx([0.1, 0.2, 0.3])
     assert [one["prompt_tokens_mean"] for one in found] == [10, 20, 30]
     assert [one["cached_share"] for one in found] == [0, 0.4, pytest.approx(16 / 30)]
     uncounted = [{**row, "cached_tokens": None} for row in TURNS]
-    assert stats.summarise(table(uncounted), CLOSED)["turns"][1]["cached_share"] is None
-    assert (
-        stats.summarise(table([{**row, "turn": None, "conversation": None} for row in TURNS]), CLOSED)["turns"] is None
-    )
+    assert summarise(table(uncounted), CLOSED)["turns"][1]["cached_share"] is None
+    assert summarise(table([{**row, "turn": None, "conversation": None} for row in TURNS]), CLOSED)["turns"] is None
 
 
 def test_only_first_turns_are_arrivals() -> None:
     load = {"kind": "open", "rate_rps": 1.0, "arrival": "poisson", "requests": 3, "seconds": None, "max_in_flight": 4}
     unsent = dict.fromkeys(("sent_s", "ended_s", "first_token_s", "last_token_s", "output_tokens", "chunk_tokens"))
     lost = turn("d", 1, 3.0, 3.0) | unsent | {"outcome": "dropped", "chunk_s": []}
-    found = stats.summarise(table([*TURNS, lost]), load)
+    found = summarise(table([*TURNS, lost]), load)
     assert (found["delivery"]["offered"], found["delivery"]["delivered"]) == (4, 3)
     assert found["window_s"] == 3.0  # to the last arrival
     reasons = validity(table([*TURNS, lost]), load, found, {"exact": None})["reasons"]

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.plans.arrivals import Arrival, schedule
-from bench.run import records, stats
+from bench.run import records
 from bench.run.delivery import cv, gaps_of, lag1
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 
 POISSON: dict[str, Any] = {"kind": "open", "arrival": "poisson", "rate_rps": 50.0, "seconds": None, "requests": 4000}
@@ -35,13 +36,13 @@ def sent(due_s: Any, late_s: Any = 0.0, lost: int = 0) -> pa.Table:
 
 
 def delivery(table: pa.Table, load: dict[str, Any]) -> dict[str, Any] | None:
-    return stats.summarise(table, load)["delivery"]
+    return summarise(table, load)["delivery"]
 
 
 def failed(table: pa.Table, load: dict[str, Any]) -> list[str]:
     """The names of the checks about the arrival process that a cell of these requests does not pass."""
     load = {"max_in_flight": 512, **load}
-    verdict = validity(table, load, stats.summarise(table, load), {"exact": None})
+    verdict = validity(table, load, summarise(table, load), {"exact": None})
     return [check["name"] for check in verdict["checks"] if check["ok"] is False and "gaps" in check["name"]]
 
 
@@ -141,6 +142,6 @@ def test_few_arrivals_have_wider_limits_and_very_few_none() -> None:
     assert found is not None and found["cv_limit"] == pytest.approx(0.1 * (1000 / 99) ** 0.5)
     few = delivery(sent(due[:30]), POISSON)
     assert few is not None and few["cv"] is None
-    checks = validity(sent(due[:30]), {**POISSON, "max_in_flight": 9}, stats.summarise(sent(due[:30]), POISSON),
+    checks = validity(sent(due[:30]), {**POISSON, "max_in_flight": 9}, summarise(sent(due[:30]), POISSON),
                       {"exact": None})["checks"]  # fmt: skip
     assert [check["ok"] for check in checks if "gaps" in check["name"]] == [None, None]

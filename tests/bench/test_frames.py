@@ -11,7 +11,7 @@ import pytest
 from bench.errors import RunFolderError
 from bench.run import load
 from bench.run.records import SCHEMA
-from bench.run.stats import summarise
+from bench.run.stats.summary import summarise
 
 
 def request(at_s: float, *, tokens: int | None = 3, outcome: str = "ok") -> dict[str, object]:

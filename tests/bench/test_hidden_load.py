@@ -16,8 +16,8 @@ from bench.errors import PlanError
 from bench.plans.loads import Load
 from bench.plans.plan import expand, find_plan, load_plan
 from bench.plans.workload import Vocabulary, prompts
-from bench.run import stats
 from bench.run.reconcile import Total, reconcile_states
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 
 JSON = {"Content-Type": "application/json"}
@@ -143,7 +143,7 @@ def two_answers(**more: Any) -> pa.Table:
 
 
 def test_metrics_of_answers_in_one_piece() -> None:
-    found = stats.summarise(two_answers(), CLOSED, {"ttft_s": 0.1, "e2e_s": 0.3})
+    found = summarise(two_answers(), CLOSED, {"ttft_s": 0.1, "e2e_s": 0.3})
     assert (found["output_throughput_tok_s"], found["output_tokens"]) == (None, None)
     assert (found["ttft_s"], found["itl_s"], found["tpot_s"]) == (None, None, None)
     assert found["e2e_s"]["mean"] == pytest.approx(0.3)
@@ -172,7 +172,7 @@ def test_the_plugins_counters_are_what_the_client_is_held_to() -> None:
     assert found["e2e_mean_s"]["agree"] is True
     assert "output_tokens" not in found
     table = two_answers()
-    verdict = validity(table, {**CLOSED, "concurrency": 1}, stats.summarise(table, CLOSED), found)
+    verdict = validity(table, {**CLOSED, "concurrency": 1}, summarise(table, CLOSED), found)
     names = {check["name"]: check["ok"] for check in verdict["checks"]}
     assert names["prompt tokens, client − server"] is True
     assert names["mean E2E, client − server, unexplained"] is True
@@ -188,7 +188,7 @@ def test_the_plugins_counters_are_what_the_client_is_held_to() -> None:
 def test_a_server_that_says_otherwise_makes_the_cell_invalid(later: Total, reason: str) -> None:
     table = two_answers()
     found = reconcile_states(table, page(100, 5, 1.0), later)
-    verdict = validity(table, CLOSED, stats.summarise(table, CLOSED), found)
+    verdict = validity(table, CLOSED, summarise(table, CLOSED), found)
     assert not verdict["valid"]
     assert reason in " ".join(verdict["reasons"])
 

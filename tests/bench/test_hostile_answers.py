@@ -24,8 +24,9 @@ from bench.client.pages import Page, models
 from bench.client.probe import _length
 from bench.client.target import target_of
 from bench.load.loadfile import Records
-from bench.run import records, stats, store
+from bench.run import records, store
 from bench.run.reconcile import reconcile
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 from monitoring.scrape import metrics as metrics_page
 
@@ -92,7 +93,7 @@ def through(folder: Path, found: list[dict[str, Any]]) -> tuple[list[dict[str, A
         out.append(one)
     records.write_parquet([lines_path], table_path, 0.0)
     table = pq.read_table(table_path)
-    metrics = stats.summarise(table, LOAD, {"ttft_s": 1.0, "tpot_s": 1.0})
+    metrics = summarise(table, LOAD, {"ttft_s": 1.0, "tpot_s": 1.0})
     agreement = reconcile(table, None, None)
     cell = {"metrics": metrics, "validity": validity(table, LOAD, metrics, agreement), "reconciliation": agreement}
     store.write_json(folder / "run.json", cell)  # refuses NaN, infinity and half characters

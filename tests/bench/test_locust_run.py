@@ -22,8 +22,9 @@ from bench.cell.locust_process import processes_argv
 from bench.client.target import target_of
 from bench.load import loadfile
 from bench.plans import arrivals
-from bench.run import records, stats
+from bench.run import records
 from bench.run.delivery import delivery
+from bench.run.stats.reads import reads
 from monitoring.scrape.metrics import parse, total
 
 pytestmark = pytest.mark.slow
@@ -170,7 +171,7 @@ def test_arrivals_are_the_kernels_from_the_socket_to_the_figures(
     assert all(came_s >= sent_s for came_s, sent_s in zip(came, sent, strict=True))
     assert all(len(record["read_late_us"]) == record["reads"] for record in run.measured)
     records.write_parquet(sorted(tmp_path.glob("requests*.jsonl")), tmp_path / "requests.parquet", run.phase["zero"])
-    found = stats.reads(pq.read_table(tmp_path / "requests.parquet"))
+    found = reads(pq.read_table(tmp_path / "requests.parquet"))
     assert found is not None
     assert (found["kernel_share"], found["unknown_share"]) == (1.0, None)
     assert found["late_s"]["n"] == sum(record["reads"] for record in run.measured)

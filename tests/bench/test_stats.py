@@ -6,8 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bench.run import stats
 from bench.run.records import SCHEMA
+from bench.run.stats.distributions import distribution
+from bench.run.stats.gaps import token_gaps
+from bench.run.stats.summary import summarise
+from bench.run.stats.window import window
 
 
 def rows(*requests: dict[str, Any]) -> pa.Table:
@@ -35,7 +38,7 @@ CLOSED_1 = {"kind": "closed", "concurrency": 1, "requests": 2, "seconds": None}
 
 def test_ttft_tpot_and_e2e_of_two_requests() -> None:
     table = rows(request(0.0, [0.5, 0.6, 0.7, 0.8]), request(1.0, [1.3, 1.4, 1.5]))
-    summary = stats.summarise(table, CLOSED_1)
+    summary = summarise(table, CLOSED_1)
     assert summary["ttft_s"]["mean"] == pytest.approx((0.5 + 0.3) / 2)
     assert summary["tpot_s"]["mean"] == pytest.approx(0.1)
     assert summary["e2e_s"]["max"] == pytest.approx(0.8)
@@ -53,7 +56,7 @@ def test_ttft_tpot_and_e2e_of_two_requests() -> None:
 
 def test_itl_spreads_a_chunks_gap_over_its_tokens() -> None:
     # 1 token, then 4 tokens after 40 ms, then 2 tokens after 30 ms: gaps 40 and 30 ms, ITL 4 × 10 and 2 × 15 ms
-    gaps, itl = stats.token_gaps(rows(request(0.0, [1.0, 1.04, 1.07], [1, 4, 2])))
+    gaps, itl = token_gaps(rows(request(0.0, [1.0, 1.04, 1.07], [1, 4, 2])))
     assert gaps == pytest.approx([0.04, 0.03])
     assert itl == pytest.approx([0.01] * 4 + [0.015] * 2)
 
@@ -61,31 +64,31 @@ def test_itl_spreads_a_chunks_gap_over_its_tokens() -> None:
 def test_chunks_that_arrived_together_share_their_gap() -> None:
     # A token; 40 ms later three chunks in one read with 1, 2 and 1 tokens; 30 ms later one with 2.
     chunks, tokens = [1.0, 1.04, 1.04, 1.04, 1.07], [1, 1, 2, 1, 2]
-    gaps, itl = stats.token_gaps(rows(request(0.0, chunks, tokens), request(5.0, [6.0, 6.0, 6.1], [1, 1, 1])))
+    gaps, itl = token_gaps(rows(request(0.0, chunks, tokens), request(5.0, [6.0, 6.0, 6.1], [1, 1, 1])))
     assert gaps == pytest.approx([0.04, 0.03, 0.1])
     assert itl == pytest.approx([0.01] * 4 + [0.015] * 2 + [0.1])
     # a run from before clocks were recorded is read as it was then
     old = rows(request(0.0, chunks, tokens)).drop_columns(["clock"])
-    assert stats.token_gaps(old)[0] == pytest.approx([0.04, 0, 0, 0.03])
+    assert token_gaps(old)[0] == pytest.approx([0.04, 0, 0, 0.03])
 
 
 def test_tokens_of_chunks_that_arrived_together_count_in_the_window() -> None:
     table = rows(request(0.0, [1.0, 1.5, 1.5, 2.0], [1, 2, 3, 4]), request(0.1, [0.5, 3.0]))
-    assert stats.summarise(table, {**CLOSED_1, "seconds": 1.9})["output_throughput_tok_s"] == pytest.approx(7 / 1.9)
+    assert summarise(table, {**CLOSED_1, "seconds": 1.9})["output_throughput_tok_s"] == pytest.approx(7 / 1.9)
 
 
 def test_gaps_do_not_cross_requests_and_failed_requests_have_none() -> None:
     table = rows(request(0.0, [1.0, 1.1]), request(5.0, [9.0]), request(6.0, [7.0, 7.5], outcome="timeout"))
-    gaps, _ = stats.token_gaps(table)
+    gaps, _ = token_gaps(table)
     assert gaps == pytest.approx([0.1])
 
 
 def test_no_itl_when_the_server_does_not_count_tokens_per_chunk() -> None:
     table = rows(request(0.0, [1.0, 1.1, 1.2], output_tokens=9) | {"chunk_tokens": None})
-    gaps, itl = stats.token_gaps(table)
+    gaps, itl = token_gaps(table)
     assert gaps == pytest.approx([0.1, 0.1])
     assert itl is None
-    assert stats.summarise(table, CLOSED_1)["itl_s"] is None
+    assert summarise(table, CLOSED_1)["itl_s"] is None
 
 
 def test_closed_window_is_the_time_that_all_users_are_busy() -> None:
@@ -93,8 +96,8 @@ def test_closed_window_is_the_time_that_all_users_are_busy() -> None:
     # (second user's first request) to 4.0 (the first end after which nothing is left to send).
     table = rows(request(0.0, [1.0, 2.0]), request(0.1, [1.0, 2.1]), request(2.0, [3.0, 4.0]), request(2.1, [3.0, 4.5]))
     load = {"kind": "closed", "concurrency": 2, "requests": 4, "seconds": None}
-    assert stats.window(table, load) == (0.1, 4.0)
-    summary = stats.summarise(table, load)
+    assert window(table, load) == (0.1, 4.0)
+    summary = summarise(table, load)
     # chunks inside (0.1, 4.0]: 1.0 2.0 1.0 2.1 3.0 4.0 3.0 → 7 tokens; 4.5 is outside
     assert summary["output_throughput_tok_s"] == pytest.approx(7 / 3.9)
     assert summary["request_throughput_rps"] == pytest.approx(3 / 3.9)
@@ -104,7 +107,7 @@ def test_closed_window_is_the_time_that_all_users_are_busy() -> None:
 def test_open_window_is_the_schedule_and_latency_counts_from_it() -> None:
     table = rows(request(1.5, [2.0], scheduled_s=1.0), request(9.0, [12.0], scheduled_s=9.0))
     load = {"kind": "open", "rate_rps": 0.2, "seconds": 10.0, "concurrency": None}
-    summary = stats.summarise(table, load, {"ttft_s": 0.9})
+    summary = summarise(table, load, {"ttft_s": 0.9})
     assert summary["window_s"] == 10.0
     assert summary["ttft_from_schedule_s"]["min"] == pytest.approx(1.0)
     assert summary["ttft_s"]["min"] == pytest.approx(0.5)
@@ -115,7 +118,7 @@ def test_open_window_is_the_schedule_and_latency_counts_from_it() -> None:
 def test_goodput_counts_requests_that_meet_every_limit() -> None:
     table = rows(request(0.0, [0.1, 0.2]), request(0.2, [0.7, 0.8]), request(0.8, [0.9, 2.0]), request(2.0, [2.1]))
     load = {"kind": "closed", "concurrency": 1, "requests": 4, "seconds": None}
-    summary = stats.summarise(table, load, {"ttft_s": 0.3, "tpot_s": 0.5})
+    summary = summarise(table, load, {"ttft_s": 0.3, "tpot_s": 0.5})
     # 1st meets both; 2nd: TTFT 0.5; 3rd: TPOT 1.1; 4th: one token, so no TPOT to miss. Window: 0 to 2.1.
     assert summary["goodput_rps"] == pytest.approx(2 / 2.1)
 
@@ -132,19 +135,19 @@ def test_goodput_counts_requests_that_meet_every_limit() -> None:
     ],
 )
 def test_a_percentile_without_enough_samples_is_absent(n: int, present: set[str]) -> None:
-    found = stats.distribution(np.arange(float(n)))
+    found = distribution(np.arange(float(n)))
     assert found is not None
     assert {name for name in found if name.startswith("p")} == present
 
 
 def test_distribution_by_hand() -> None:
-    found = stats.distribution(np.array([4.0, 1.0, 3.0, 2.0, 5.0]))
+    found = distribution(np.array([4.0, 1.0, 3.0, 2.0, 5.0]))
     assert found == {"n": 5, "mean": 3.0, "min": 1.0, "max": 5.0, "sd": pytest.approx(2.5**0.5), "p50": 3.0}
-    assert stats.distribution(np.array([])) is None  # never 0
+    assert distribution(np.array([])) is None  # never 0
 
 
 def test_nothing_measured_is_absent_not_zero() -> None:
-    summary = stats.summarise(SCHEMA.empty_table(), CLOSED_1, {"ttft_s": 1.0})
+    summary = summarise(SCHEMA.empty_table(), CLOSED_1, {"ttft_s": 1.0})
     assert summary["requests"]["total"] == 0
     for name in ("window_s", "output_throughput_tok_s", "goodput_rps", "ttft_s", "itl_s", "e2e_s", "output_tokens"):
         assert summary[name] is None
@@ -154,4 +157,4 @@ def test_row_groups_do_not_change_the_result() -> None:
     table = rows(*(request(float(i), [i + 0.5, i + 0.6, i + 0.8], [1, 2, 1]) for i in range(50)))
     load = {"kind": "closed", "concurrency": 1, "requests": 50, "seconds": None}
     pieces = pa.concat_tables([table.slice(start, 7) for start in range(0, 50, 7)])
-    assert stats.summarise(pieces, load) == stats.summarise(table, load)
+    assert summarise(pieces, load) == summarise(table, load)

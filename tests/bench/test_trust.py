@@ -9,8 +9,8 @@ import pytest
 from test_stats import request, rows
 
 from bench.load.pulse import Pulse
-from bench.run import stats
 from bench.run.reconcile import Total, reconcile
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 
 CLOSED = {"kind": "closed", "concurrency": 1, "requests": 2, "seconds": None}
@@ -50,7 +50,7 @@ def after(**changes: float) -> Total:
 
 
 def judged(table: pa.Table, load: dict[str, Any], before: Total | None, later: Total | None) -> dict[str, Any]:
-    return validity(table, load, stats.summarise(table, load), reconcile(table, before, later))
+    return validity(table, load, summarise(table, load), reconcile(table, before, later))
 
 
 def test_counters_that_agree_make_a_valid_cell() -> None:
@@ -113,7 +113,7 @@ def test_a_page_of_odd_numbers_ends_nothing(value: float) -> None:
     more = "e2e_request_latency_seconds_count num_preemptions_total request_generation_tokens_bucket_1"
     for name in f"{names} {more}".split():
         found = reconcile(two_requests(), BEFORE, after(**{name: value}))
-        json.dumps(validity(two_requests(), CLOSED, stats.summarise(two_requests(), CLOSED), found))
+        json.dumps(validity(two_requests(), CLOSED, summarise(two_requests(), CLOSED), found))
         assert name != "generation_tokens_total" or found["exact"] is not True
         reconcile(two_requests(), after(**{name: value}), after())
 
@@ -194,7 +194,7 @@ def test_a_token_that_the_client_lost_is_no_canary() -> None:
 
 
 def test_a_client_that_stood_still_is_not_valid() -> None:
-    table, metrics = two_requests(), stats.summarise(two_requests(), CLOSED)
+    table, metrics = two_requests(), summarise(two_requests(), CLOSED)
     agreement = reconcile(table, BEFORE, after())
     for client, words in (
         ({"longest_pause_s": 4.0, "paused_share": 0.01}, "stood still for 4.0 s"),
@@ -230,7 +230,7 @@ def test_chunks_that_were_sent_together_do_not_invalidate_and_are_said() -> None
     assert arrival_checks(table) == {
         "chunks read late": (True, 0.0), "read lateness p99": (True, pytest.approx(0.0002)),
     }  # fmt: skip
-    assert stats.summarise(table, CLOSED)["reads"]["together_share"] == 0.97
+    assert summarise(table, CLOSED)["reads"]["together_share"] == 0.97
     assert judged(table, CLOSED, BEFORE, after())["valid"]
 
 
@@ -250,7 +250,7 @@ def test_a_client_that_read_late_was_saturated() -> None:
     # of 200 values in order the 198th is 30 ms and the 199th 40: the 99th percentile lies 0.01 of the way between
     assert arrival_checks(late)["read lateness p99"] == (False, pytest.approx(0.0301))
     assert any("30.1 ms late" in reason for reason in judged(late, CLOSED, BEFORE, after())["reasons"])
-    assert stats.summarise(late, CLOSED)["reads"]["late_s"]["max"] == pytest.approx(0.05)
+    assert summarise(late, CLOSED)["reads"]["late_s"]["max"] == pytest.approx(0.05)
 
 
 def test_a_client_that_is_late_by_less_than_the_gap_reads_each_chunk_by_itself() -> None:
@@ -264,14 +264,14 @@ def test_a_cell_of_both_clocks_is_judged_by_both() -> None:
     unstamped |= {"clock": "read", "read_late_s": None, "late_reads": None, "coalesced_reads": 3}
     table = rows(stamped, unstamped)
     assert arrival_checks(table)["coalesced reads"] == (False, 0.03)
-    found = stats.summarise(table, CLOSED)["reads"]
+    found = summarise(table, CLOSED)["reads"]
     assert (found["kernel_share"], found["late_share"], found["unknown_share"]) == (0.5, 0.0, 0.03)
 
 
 def test_runs_from_before_clocks_were_recorded_are_judged_as_they_were() -> None:
     names = ("clock", "read_late_s", "late_reads")
     table = two_requests(coalesced_reads=3).drop_columns(list(names))
-    summary = stats.summarise(table, CLOSED)
+    summary = summarise(table, CLOSED)
     assert summary["reads"] is None
     checks = validity(table, CLOSED, summary, reconcile(table, BEFORE, after()))["checks"]
     assert [(c["value"], c["ok"]) for c in checks if c["name"] == "coalesced reads"] == [(0.03, False)]

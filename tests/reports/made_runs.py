@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.run import quality, stats
+from bench.run import quality
 from bench.run.records import SCHEMA
+from bench.run.stats.summary import summarise
 
 MIB = 1024**2
 # engine → (weights MiB, prefill s at 1, decode s per token at 1), and concurrency → (TTFT factor, decode factor)
@@ -212,7 +213,7 @@ class RunFolder:
             pq.write_table(requests, folder / "requests.parquet")
         if outcome in ("ok", "invalid") and requests is not None:
             weights = (weights_mib or 100) * MIB
-            metrics = stats.summarise(requests, load, self.plan.get("slo"))
+            metrics = summarise(requests, load, self.plan.get("slo"))
             metrics["memory"] = {"server_peak_bytes": weights + 1900 * MIB, "gpu_used_peak_bytes": None}
             metrics["client"] = {"cpu_share": 0.03, "dispatch_lateness_p99_s": 0.0004}
             cell["metrics"], cell["reconciliation"] = metrics, reconciled(metrics)

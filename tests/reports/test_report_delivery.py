@@ -8,7 +8,8 @@ import pyarrow as pa
 from made_runs import RunFolder, closed_requests
 
 from bench.plans.arrivals import schedule
-from bench.run import stats
+from bench.run.stats.latencies import ok_only
+from bench.run.stats.summary import summarise
 from bench.run.validity import validity
 from reports.content import content
 from reports.report import read_report
@@ -30,12 +31,12 @@ def arriving(due_s: Any) -> pa.Table:
             row[name] += moved + (0.005 if i == len(due) - 1 else 0.001)
         row["chunk_s"] = [t + moved + 0.001 for t in row["chunk_s"]]
         row["scheduled_s"] = float(at)
-    return pa.Table.from_pylist(rows, schema=stats.ok_only(closed_requests(
+    return pa.Table.from_pylist(rows, schema=ok_only(closed_requests(
         users=1, count=1, ttft_s=0.1, token_s=0.1)).schema)  # fmt: skip
 
 
 def cell(run: RunFolder, table: pa.Table, repeat: int) -> None:
-    verdict = validity(table, LOAD, stats.summarise(table, LOAD), {"exact": None})
+    verdict = validity(table, LOAD, summarise(table, LOAD), {"exact": None})
     run.add("bf16", LOAD, table, repeat=repeat, validity=verdict, outcome="ok" if verdict["valid"] else "invalid")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 from made_runs import RunFolder, closed_load, closed_requests, valid
 
-from bench.run import stats
 from bench.run.records import SCHEMA
+from bench.run.stats.summary import summarise
 from inputs.quantities import number
 from reports.report import read_report, write_report
 from reports.statements.verdict import verdict
@@ -26,7 +26,7 @@ def run_of(path: Path, *, beside: bool) -> Path:
         run.add("bf16", closed_load(4, name="one-token", scenario="completion"), requests, repeat=2)
     load = closed_load(4, name="states", scenario="hidden_states", output_tokens=None)
     cell = run.add("bf16", load, in_one_piece(requests), outcome="skipped")
-    cell |= {"outcome": "ok", "metrics": stats.summarise(in_one_piece(requests), load), "validity": valid()}
+    cell |= {"outcome": "ok", "metrics": summarise(in_one_piece(requests), load), "validity": valid()}
     return run.write()
 
 

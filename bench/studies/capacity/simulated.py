@@ -20,9 +20,9 @@ from bench.capacity.task import Task, least
 from bench.plans.arrivals import schedule
 from bench.plans.loads import Load
 from bench.plans.plan import Plan, expand
-from bench.run import stats
 from bench.run.records import SCHEMA
-from bench.run.stats import Floats
+from bench.run.stats.distributions import Floats
+from bench.run.stats.summary import summarise
 
 Json = dict[str, Any]
 _NEAR = 0.05
@@ -106,7 +106,7 @@ def task_of(plan: Plan) -> Task:
 
 def measured(load: Load, requests: pa.Table) -> Json:
     """A cell's results, all of whose checks went well."""
-    return {"outcome": "ok", "reason": None, "metrics": stats.summarise(requests, load.model_dump()), "validity": VALID}
+    return {"outcome": "ok", "reason": None, "metrics": summarise(requests, load.model_dump()), "validity": VALID}
 
 
 def carry_out(
