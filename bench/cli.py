@@ -15,6 +15,7 @@ from bench.capacity.size import Over
 from bench.capacity.task import require_objective
 from bench.display import Display
 from bench.errors import PlanError
+from bench.execution import run
 from bench.formats import Format
 from bench.order import Asked, machines, order
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
@@ -193,7 +194,7 @@ def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, a
     interrupted = False
     try:
         with display:
-            sweeps.run(work) if isinstance(work, sweeps.Sweep) else work.run(display)
+            run(work) if isinstance(work, sweeps.Sweep) else work.run(display)
     except KeyboardInterrupt:
         interrupted = True
     shown = [_reported(part.run_dir, write_files=report) for part in parts]

@@ -17,6 +17,7 @@ from bench.compare.inference import ALPHA, LEAST_REPEATS, THRESHOLD
 from bench.compare.likeness import check_names
 from bench.compare.sides import Place
 from bench.errors import PlanError, RunFolderError, TargetError
+from bench.execution import at_work, run_repeat
 from bench.order import Asked, Order, of_server, one_form, order
 from bench.plans.plan import PLANS, Plan, find_plan, load_plan, validate
 from bench.resumption import machine_differences
@@ -50,12 +51,12 @@ class Pair:
 
     def run(self, watcher: Watcher) -> None:
         """Measure what is pending on both sides, repeat by repeat, by turns. KeyboardInterrupt goes to the caller."""
-        with sweeps.at_work(self.old), sweeps.at_work(self.new):
+        with at_work(self.old), at_work(self.new):
             for repeat, side in turns(self.new.plan.repeats):
                 sweep = self.new if side == "new" else self.old
                 if any(cell["repeat"] == repeat for cell in sweep.pending):
                     watcher.say(f"{side}, repeat {repeat} of {sweep.plan.repeats}")
-                    sweeps.run_repeat(sweep, repeat)
+                    run_repeat(sweep, repeat)
 
     def compared(self) -> Said:
         """Both runs held against each other, when they are measured."""
