@@ -21,8 +21,9 @@ from dashboards.tiles import Tile
 from inputs.quantities import plural
 from planning.errors import PlanningError
 from reports.errors import ReportError
-from reports.measured.cells import Report, stored
+from reports.measured.cells import Report
 from reports.measured.curves import Curve
+from reports.measured.reading import stored
 
 # Half of the time of a page went into checking every figure against Vega's schema; the tests do that.
 schemapi.DEBUG_MODE = False

@@ -19,8 +19,9 @@ from bench.run.stats.latencies import latencies, ok_only
 from bench.run.store import Run, cell_dir, open_run
 from dashboards.settings import SAMPLE
 from reports.errors import ReportError
-from reports.measured.cells import Report, stored
+from reports.measured.cells import Report
 from reports.measured.curves import Curve, ecdf
+from reports.measured.reading import stored
 from reports.statements.ranking import THROUGHPUT
 
 SAMPLE_ID = "sample"

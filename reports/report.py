@@ -10,8 +10,8 @@ from reports.content import Content, content
 from reports.errors import ReportWriteError
 from reports.figures.drawing import Picture
 from reports.layout import html, markdown
-from reports.measured import cells
 from reports.measured.cells import Report
+from reports.measured.reading import read
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_report(run_dir: Path) -> ReportPaths:
 
 def read_report(run_dir: Path) -> Report:
     """The content of the report of `run_dir`, recomputed from its records."""
-    return cells.read(open_run(run_dir))
+    return read(open_run(run_dir))
 
 
 def write(run_dir: Path, made: Content) -> ReportPaths:

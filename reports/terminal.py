@@ -5,7 +5,8 @@ from rich.text import Text
 
 from inputs.quantities import MISSING, number, seconds
 from planning.tables import table
-from reports.measured.cells import Cell, Load, Report
+from reports.measured.cells import Cell, Report
+from reports.measured.loads import Load
 from reports.measured.repeats import metric_spread
 from reports.names import shortened
 from reports.statements.headline import headline

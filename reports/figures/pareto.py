@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from reports.measured.cells import Load, Report
+from reports.measured.cells import Report
+from reports.measured.loads import Load
 from reports.measured.repeats import measured_pairs, metric_spread
 from reports.statements.ranking import THROUGHPUT
 

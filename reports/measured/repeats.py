@@ -4,7 +4,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from reports.measured.cells import Cell, Load, Report
+from reports.measured.cells import Cell, Report
+from reports.measured.loads import Load
 
 ENOUGH = 5  # repeats for a verdict on small differences
 SMALL = 1.10  # a ratio below this is a small difference

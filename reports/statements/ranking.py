@@ -1,7 +1,8 @@
 """Which engine is best at what, as far as the cells establish it; nobody is ranked past an invalid rival. Pure."""
 
 from inputs.quantities import in_words, number, ratio, seconds
-from reports.measured.cells import Load, Report
+from reports.measured.cells import Report
+from reports.measured.loads import Load
 from reports.measured.repeats import CENTRAL_WORD, Spread, central, metric_spread, separated
 from reports.names import listing, shortened
 

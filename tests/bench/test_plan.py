@@ -8,7 +8,7 @@ import pytest
 from bench.errors import PlanError
 from bench.plans.loads import Lengths
 from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, validate
-from reports.measured.cells import load_label
+from reports.measured.loads import load_label
 
 ENGINES = [{"model": "demo-1m"}]
 LOADS = [{"concurrency": 2, "requests": 4}]

@@ -12,7 +12,7 @@ from bench.run.records import SCHEMA
 from bench.run.store import newest_run, open_run
 from dashboards import library
 from dashboards.library import Broken, Entry
-from reports.measured.cells import read, stored
+from reports.measured.reading import read, stored
 
 
 def test_the_newest_run_comes_first_and_broken_folders_are_named(tmp_path: Path) -> None:

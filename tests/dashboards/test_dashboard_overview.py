@@ -12,7 +12,7 @@ from dashboards.screens.overview import view as overview
 from planning.cost import measured
 from planning.cost.assumptions import load_case
 from planning.cost.estimate import estimate
-from reports.measured.cells import stored
+from reports.measured.reading import stored
 
 
 def shelf_of(folder: Path, **runs: dict[str, Any]) -> tuple[library.Entry, ...]:

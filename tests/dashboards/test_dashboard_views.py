@@ -36,7 +36,8 @@ from planning.memory import models, vram
 from planning.memory.sharding import Setting
 from planning.speed.capacity import replicas
 from reports.figures.memory_bars import byte_ticks, stacks
-from reports.measured.cells import Report, stored
+from reports.measured.cells import Report
+from reports.measured.reading import stored
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from monitoring.errors import SettingsError
 from planning.cost.measured import mixes
 from reports.content import content
 from reports.layout import html, markdown
-from reports.measured import cells
+from reports.measured.reading import stored
 from reports.measured.searches import searches
 from reports.report import read_report, write_report
 
@@ -161,7 +161,7 @@ def test_a_stored_verdict_that_the_records_do_not_give_is_recomputed_and_said(ru
 
 
 def test_stored_answers_are_enough_where_no_record_is_read(run: Path) -> None:
-    report = cells.stored(open_run(run))
+    report = stored(open_run(run))
     assert (len(report.cells), len(report.points) > 20) == (0, True)
     assert searches(report)[1].answer["value"] == pytest.approx(40, rel=0.05)
 

@@ -1,7 +1,7 @@
 from reports.figures.labels import Box, along, columns_that_fit, place
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point, efficient
-from reports.measured.cells import Load
+from reports.measured.loads import Load
 from reports.sections.setting import lengths
 
 LOAD = Load("c1", "s", "closed", 1.0, "1 concurrent request", "1")

@@ -9,7 +9,8 @@ from dashboards.screens.benchmarks import charts, view
 from inputs.quantities import plural
 from reports.figures.captions import memory_caption, memory_words
 from reports.figures.memory_bars import stacks
-from reports.measured.cells import Load, Report
+from reports.measured.cells import Report
+from reports.measured.loads import Load
 from reports.sections import setting
 from reports.sections.problems import affected, problems
 from reports.sections.trust import checks

@@ -7,8 +7,9 @@ from inputs.quantities import seconds
 from reports.figures.captions import not_drawn, pareto_caption, pareto_words
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point, efficient, points
-from reports.measured.cells import Cell, Load, Report
+from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve, steps
+from reports.measured.loads import Load
 from reports.measured.repeats import CENTRAL_WORD, central
 from reports.names import shortened
 from reports.statements.ranking import THROUGHPUT

@@ -12,7 +12,8 @@ from inputs.quantities import MISSING, byte_size, number, plural, seconds, share
 from planning.cost.assumptions import quantities
 from planning.cost.estimate import Estimate
 from planning.cost.monthly import FULL
-from reports.measured.cells import Cell, Load, Report
+from reports.measured.cells import Cell, Report
+from reports.measured.loads import Load
 from reports.measured.repeats import CENTRAL_WORD, central, metric_spread
 from reports.names import listing, shortened
 from reports.statements.ranking import THROUGHPUT
