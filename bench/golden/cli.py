@@ -46,7 +46,8 @@ def golden(
 
     A model's name may carry words of its own, for one request: "golden?ttft_s=0.2&per_event=4".
     """
-    from bench.golden.server import Settings, serve
+    from bench.golden.server import serve
+    from bench.golden.state import Settings
 
     default = split(words or [])
     behaviour = parse(default, "nbridge golden")

@@ -12,71 +12,28 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from time import monotonic as now
-from typing import Any, TextIO, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from bench.client.probe import PROBE_ID
 from bench.errors import PlanError
-from bench.golden.answer import Answer, Step
+from bench.golden.answer import Answer
 from bench.golden.behaviour import Behaviour, Behaviours
 from bench.golden.dialects import DIALECTS, refusal
-from bench.golden.metrics import Metrics
-from bench.golden.turns import Turns, Waiting
+from bench.golden.playback import Playing
+from bench.golden.state import Server, Settings
 
 BODY_LIMIT_BYTES = 64 * 2**20
 BACKLOG = 4096
 _ENDPOINTS = {"/v1/completions": "completions", "/v1/chat/completions": "chat"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the server as a whole is: whom it lets in, how much it does at once, what it shows and writes."""
-
-    model: str = "golden"
-    log: Path | None = None
-    api_key: str | None = field(default=None, repr=False)
-    limit: int | None = None
-    limit_rps: float | None = None
-    queue_limit: int | None = None
-    metrics: bool = True
-
-
 class Refusal(Exception):
     """A request that gets (status, words) instead of an answer."""
-
-
-class Server:
-    """The state that all connections share."""
-
-    def __init__(self, settings: Settings, behaviours: Behaviours) -> None:
-        loop = asyncio.get_running_loop()
-        self.settings, self.behaviours, self.loop = settings, behaviours, loop
-        self.turns = Turns(settings.limit, settings.limit_rps, now=now, call_at=loop.call_at)
-        self.metrics = Metrics(settings.model, self.turns)
-        self.open: set[Connection] = set()
-        self.connections = self.requests = 0
-        self._log: TextIO | None = None
-        if settings.log is not None:
-            self._log = settings.log.open("a", encoding="utf-8", buffering=1)
-
-    def log(self, entry: dict[str, Any]) -> None:
-        """One line, whole and flushed."""
-        if self._log is not None:
-            self._log.write(json.dumps(entry, separators=(",", ":")) + "\n")
-
-    def close(self) -> None:
-        """Ends what is under way; the log says so."""
-        for connection in list(self.open):
-            connection.abandon("server stopped")
-            connection.transport.abort()
-        if self._log is not None:
-            self._log.close()
 
 
 class Connection(asyncio.Protocol):
@@ -238,93 +195,6 @@ class Connection(asyncio.Protocol):
         """Ends the connection with RST."""
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
-
-
-class Playing:
-    """An answer under way: waits for its turn, sends each step when it is due, and writes what happened to the log."""
-
-    def __init__(self, connection: Connection, answer: Answer, behaviour: Behaviour, entry: dict[str, Any]) -> None:
-        self.connection, self.answer, self.behaviour, self.entry = connection, answer, behaviour, entry
-        self.server = connection.server
-        self.events: list[tuple[float, int]] = []
-        self.began_s: float = entry["received_s"]
-        self.late_s = 0.0
-        self.blocked = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.begun = self.ended = False
-        self.steps: Iterator[Step] = answer.steps()
-        connection.transport.write(answer.head())
-        self.ticket: Waiting = self.server.turns.ask(entry["received_s"], self.begin)
-
-    def begin(self, began_s: float) -> None:
-        """The request's turn has come."""
-        self.begun, self.began_s = True, began_s
-        self._await(next(self.steps))
-
-    def _await(self, step: Step) -> None:
-        self.step = step
-        self.timer = self.server.loop.call_at(self.began_s + step.due_s, self._play)
-
-    def _play(self) -> None:
-        step, transport = self.step, self.connection.transport
-        if step.end is not None:  # logged first: who has read the last byte finds the line
-            self.over(step.end, self.began_s + step.due_s)
-        sent_s = now()
-        if step.data:
-            transport.write(step.data)
-        if step.end is None:
-            self._sent(step, sent_s)
-            self._await(next(self.steps))
-        elif step.closes:
-            transport.close()
-        elif step.end == "reset":
-            self.connection.reset()
-        elif self.behaviour.then == "close_on_next":
-            self.connection.close_on_next = True
-
-    def _sent(self, step: Step, sent_s: float) -> None:
-        if not step.tokens:
-            return
-        self.late_s = max(self.late_s, sent_s - self.began_s - step.due_s)
-        self.blocked += self.connection.transport.get_write_buffer_size() > 0
-        if not self.events:
-            cached = self.behaviour.cached_tokens
-            self.server.metrics.first_token(
-                self.entry["received_s"], self.began_s, sent_s, self.answer.prompt_tokens, cached
-            )
-        self.events += [(sent_s, tokens) for tokens in step.tokens]
-        self.server.metrics.generation_tokens.inc(sum(step.tokens))
-
-    def over(self, end: str, at_s: float) -> None:
-        """The answer has ended, as `end` says; its place is free from `at_s` on."""
-        if self.ended:
-            return
-        self.ended = True
-        server, entry = self.server, self.entry
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.begun:
-            server.turns.end(at_s)
-        else:
-            server.turns.give_up(self.ticket)
-        if end != "hang":  # of a connection that hangs nothing more is answered
-            self.connection.answering = None
-        received_s, whole = entry["received_s"], end == "whole"
-        server.metrics.ended(
-            received_s, self.events, self.answer.prompt_tokens, self.answer.finish if whole else "abort"
-        )
-        server.log(
-            {
-                **entry,
-                "began_s": self.began_s if self.begun else None,
-                "events": self.events,
-                "tokens": sum(tokens for _, tokens in self.events),
-                "ended_s": now(),
-                "end": end,
-                "late_s": self.late_s,
-                "blocked": self.blocked,
-            }
-        )
 
 
 def _error(message: str) -> str:
