@@ -75,6 +75,8 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 
 # The limit of one floor: above it a room gets rooms inside.
 MODULES_A_FLOOR = 13
+# The limit of one module: above it there is a seam, and two names that say more than one.
+LINES_A_MODULE = 350
 
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -108,6 +110,11 @@ def test_imports_inside_a_room_go_one_way(room: str) -> None:
 def test_no_floor_is_crowded() -> None:
     floors = Counter(path.parent for name, path in MODULES.items() if path.name not in {"__init__.py", "cli.py"})
     assert {str(path.relative_to(ROOT)): n for path, n in floors.items() if n > MODULES_A_FLOOR} == {}
+
+
+def test_no_module_is_long() -> None:
+    lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items()}
+    assert {name: n for name, n in lines.items() if n > LINES_A_MODULE} == {}
 
 
 def test_no_room_is_a_lumber_room() -> None:

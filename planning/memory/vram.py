@@ -48,8 +48,7 @@ class Estimate:
 
     `stage` is its stage of the pipeline; `caches` what its layers keep, None when the configuration does not say.
     `weights` is a range where the engine's kernels pad them. `engine` is what the installed vLLM said, None when it was
-    not asked; `weights_asked`: whether the weights are its figure too. `context_tokens` and
-    `concurrency` are what was asked for.
+    not asked; `weights_asked`: whether the weights are its figure too. `context_tokens`, `concurrency`: as asked for.
     """
 
     shape: Shape
