@@ -23,6 +23,7 @@ from dashboards import app_pages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROOT = Path(__file__).parents[2]
+WITHOUT_FIGURE = ("measure", "claims")
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 # Streamlit looks for its server below the page's own path first; on a page opened by its address that is a 404 each.
 PROBE = re.compile(r"/_stcore/(health|host-config)$")
@@ -150,7 +151,7 @@ def test_a_walk_over_all_pages(browser: Any, address: str) -> None:
     for name, title in app_pages.PAGES:
         head = "Neural Bridge" if name == "overview" else title
         visit.go(name, title, head)
-        if name not in ("measure", "claims"):
+        if name not in WITHOUT_FIGURE:
             visit.tab.wait_for_selector("[data-testid=stVegaLiteChart] svg")
         found = Axe().run(visit.tab, options=WCAG).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name

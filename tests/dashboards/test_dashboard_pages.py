@@ -336,3 +336,8 @@ def test_claims_lists_what_is_wrong_and_why(visit: Open, shelf: Path) -> None:
 
 def test_nothing_of_the_app_is_left_in_the_environment() -> None:
     assert VARIABLE not in os.environ
+
+
+def test_the_overview_leads_to_every_other_page() -> None:
+    """Itself apart, and Benchmarks, to which the runs that it lists lead."""
+    assert set(app_pages.ANSWERS) == {name for name, _ in app_pages.PAGES} - {"overview", "benchmarks"}

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from bench.run.store import is_at_work
-from dashboards import layout, tabular
+from dashboards import app_pages, layout, tabular
 from dashboards.errors import SourceError
 from dashboards.layout import note
 from dashboards.library import SAMPLE_ID, Entry, Shelf, sample
@@ -180,17 +180,9 @@ def every(shelf: Shelf, running: list[str]) -> None:
 
 def onward() -> None:
     st.subheader("Where to go on", anchor=False)
-    links = (
-        ("measure", "Measure", "start a measurement, and watch it"),
-        ("live", "Live", "what the servers do now"),
-        ("compare", "Compare", "one run against another"),
-        ("choose", "Choose", "which model on which GPU, why not the others, and is it worth owning"),
-        ("capacity", "Capacity and VRAM", "does a model fit, and how many servers does the demand need"),
-        ("cost", "Cost", "API or own hardware, with ranges"),
-        ("claims", "Claims", "check what others say about cost and speed"),
-    )
-    for name, label, says in links:
-        st.page_link(f"screens/{name}/page.py", label=f"{label}: {says}")
+    for name, title in app_pages.PAGES:
+        if name in app_pages.ANSWERS:
+            st.page_link(f"screens/{name}/page.py", label=f"{title}: {app_pages.ANSWERS[name]}")
 
 
 show()
