@@ -116,7 +116,7 @@ def entries(value: Any, what: str, place: str, *, column: str | None, turns: Tur
 
 def _batch(value: dict[str, Any], rest: Entry) -> Entry:
     body, url = value["body"], value.get("url") or ("/v1/chat/completions" if "messages" in value["body"] else "")
-    if url not in _ENDPOINTS:
+    if not isinstance(url, str) or url not in _ENDPOINTS:
         raise Unusable(f"asks {str(url)[:60] or 'no address'}, not for a completion")
     if body.get("n") not in (None, 1):
         raise Unusable("asks for several answers (n)")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.errors import PlanError
@@ -427,6 +427,8 @@ JSON = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5) | JSON, min_size=1, max_size=3))
+@example([{"conversations": None}, {"body": {}, "url": [None]}])
+@example([{"body": {"messages": [{"role": "user", "content": [{"type": [1], "text": "a"}]}]}}])
 def test_whatever_the_records_hold_they_are_read_or_refused(records: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = lines(Path(folder) / "a.jsonl", *records)
