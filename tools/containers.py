@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "deploy" / "containers" / "Dockerfile"
 IMAGES = {"cpu": "nbridge-server:{version}-cpu", "cuda": "nbridge-server:{version}-cuda"}
 IMAGES["gateway"] = "nbridge-gateway:{version}"
-_PATHS = ("find-links", "extra-index-url", "index-url", "cert")
+_PATHS = ("find-links", "index-url", "cert")  # how the options end that may name a folder or file of this machine
 
 
 def program() -> str:
@@ -56,8 +56,8 @@ def pip_settings() -> dict[str, str]:
 def mounts(settings: Mapping[str, str]) -> list[Path]:
     """Files and folders of this machine that pip's settings point to; the system's certificates as a folder."""
     found = []
-    for option in _PATHS:
-        for word in settings.get(option, "").split():
+    for option, words in settings.items():
+        for word in words.split() if option.endswith(_PATHS) else ():
             path = Path(word.removeprefix("file://"))
             if path.is_absolute() and path.exists():
                 found.append(path.parent if option == "cert" else path.parent if path.name == "simple" else path)

@@ -17,7 +17,7 @@ def test_pips_settings_go_into_the_build_and_into_no_layer(tmp_path, monkeypatch
     index.mkdir(parents=True)
     settings = {
         "find-links": str(archives),
-        "extra-index-url": f"https://example.org/simple file://{index}",
+        "index-url": f"https://example.org/simple file://{index}",
         "cert": str(tmp_path / "certificates" / "all.crt"),
         "constraint": "/somewhere/constraints.txt",
     }
