@@ -21,7 +21,8 @@ from bench.order import Asked, machines, order
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
 from bench.quality import passes
-from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, short_loads, spoilt
+from bench.run.beforehand import longest, short_loads
+from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, spoilt
 from bench.run.slo import EXAMPLE
 from inputs.durations import seconds_of
 from inputs.quantities import plural
@@ -189,8 +190,8 @@ def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, a
         judged = f", quality of {plural(len(part.unjudged), 'engine')}" if part.unjudged else ""
         cells = f": {pending} of {total} cells to measure{judged}" if total else ""
         display.say(f"run {part.run_dir}{cells}")
-        if few := short_loads(part.document):
-            display.say(few)
+        for said in filter(None, (longest(part.document), short_loads(part.document))):
+            display.say(said)
     interrupted = False
     try:
         with display:

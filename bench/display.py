@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench.run.stats.window import cut_by_time
+
 
 class Display:
     """Shows a sweep: a progress bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
@@ -60,5 +62,8 @@ def cell_line(cell: dict[str, Any]) -> str:
     for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
         if metrics[name] and "p50" in metrics[name]:
             parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
+    load, sent = cell["load"], metrics["requests"]["total"]
+    if cut_by_time(load, sent):
+        parts.append(f"{sent} of {load['requests']} requests in its {load['seconds']:g} s")
     reason = f" ({cell['reason']})" if cell["reason"] else ""
     return f"{cell['outcome']}{reason}: " + ", ".join(parts)

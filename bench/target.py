@@ -1,7 +1,7 @@
 """The server under measurement: one of our own that lives as long as it is measured, or one that already runs."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ from bench.plans.workload import Vocabulary
 from bench.run import store
 from checkpoints.errors import CheckpointError
 from checkpoints.prepare import Checkpoint, prepare
+from checkpoints.tensors import schemes
 from inputs.quantities import GIB
-from monitoring.machine import gpus
+from monitoring.machine import cpu, gpus
 from serve.engine import command, server
 from serve.engine.settings import EngineSettings, parse
 from serve.errors import ServeError, SettingsError
@@ -109,6 +110,8 @@ def own_server(
     except (CheckpointError, SettingsError) as error:
         raise CannotServe("failed", str(error)) from error
     device = command.detect_device()
+    if missing := lacks_kernel(checkpoint, device, cpu()["flags"]):
+        raise CannotServe("unsupported", missing, beforehand=True)
     if too_big := exceeds_memory(engine, checkpoint, device):
         raise CannotServe("oom", too_big, beforehand=True)
     store.require_room(log_path)
@@ -182,6 +185,23 @@ def engine_settings(engine: Engine, checkpoint: Checkpoint) -> EngineSettings:
         "extra_args": list(engine.extra_args),
     }
     return parse({k: v for k, v in values.items() if v is not None}, f"engine {engine.name}")
+
+
+def lacks_kernel(checkpoint: Checkpoint, device: str, flags: Sequence[str]) -> str | None:
+    """Why this processor cannot compute with the checkpoint's weights; None if it may.
+
+    Of vLLM's two libraries for x86 only that for AVX-512 holds `cpu_gemm_wna16` (seen in 0.32), which packed
+    weights of four bits need; the server would start, and fail at its first request.
+    """
+    scheme = schemes.wanted(checkpoint.scheme)
+    packed = scheme.scheme in (schemes.W4A16, schemes.AWQ, schemes.GPTQ) and not scheme.rounded
+    if device != "cpu" or not packed or "avx2" not in flags or "avx512f" in flags:
+        return None
+    return (
+        f"Not started: {checkpoint.name} ({checkpoint.scheme}) has weights of four bits, with which vLLM computes on a "
+        "CPU only where it has AVX-512; this one has not. Take int8 or no quantization here, or a machine with AVX-512 "
+        "or a GPU."
+    )
 
 
 def exceeds_memory(engine: Engine, checkpoint: Checkpoint, device: str) -> str | None:

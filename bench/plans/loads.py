@@ -57,11 +57,11 @@ ThinkTime = Annotated[Think, BeforeValidator(_think)]
 
 
 class Load(Table):
-    """One load. Closed: `concurrency` users, each sends its next request when the last has ended. Open: requests
-    arrive at `rate_rps` whether or not the server keeps up (bench.plans.arrivals has the processes). Where the rate
-    changes, `rates_rps` are the rates in time and `rate_rps` becomes their mean. With `arrival = "trace"` requests
-    arrive when those of the trace in `prompts_file` did, `speed` times as fast; its `rate_rps` and `requests` are then
-    what the file says.
+    """One load. Closed: `concurrency` users, each sends its next request when the last has ended; given `requests` and
+    `seconds`, whichever is reached first ends it. Open: requests arrive at `rate_rps` whether or not the server keeps
+    up (bench.plans.arrivals has the processes). Where the rate changes, `rates_rps` are the rates in time and
+    `rate_rps` becomes their mean. With `arrival = "trace"` requests arrive when those of the trace in `prompts_file`
+    did, `speed` times as fast; its `rate_rps` and `requests` are then what the file says.
 
     A load of conversations (`scenario = "conversation"`, or a file's with `turns = "carried"`) sends turn after turn of
     each, with the answers that the server gave carried on; users and arrivals are then those of conversations."""
@@ -128,8 +128,13 @@ class Load(Table):
                 raise ValueError("`concurrency` belongs to a closed load; an open load is bounded by `max_in_flight`")
         self._of_conversations()
         counted, much = ("conversations", self.conversations) if self.is_conversation else ("requests", self.requests)
-        if (much is None) == (self.seconds is None) and (self.arrival != "trace" or much is not None):
-            raise ValueError(f"set either `{counted}` or `seconds`, so that the load ends")
+        if much is None and self.seconds is None and self.arrival != "trace":
+            raise ValueError(f"set `{counted}` or `seconds`, so that the load ends")
+        if much is not None and self.seconds is not None and (self.kind == "open" or self.is_conversation):
+            of = "conversations" if self.is_conversation else 'kind = "open"'
+            raise ValueError(
+                f"set either `{counted}` or `seconds`: both, whichever ends first, are for closed loads, not for {of}"
+            )
         self._of_a_file()
         if much is not None and self.concurrency is not None and much < 2 * self.concurrency:
             raise ValueError(

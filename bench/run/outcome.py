@@ -3,7 +3,6 @@
 from typing import Any
 
 from bench.run import slo as objectives
-from bench.run.stats.distributions import MIN_SAMPLES
 
 WELL, NEGATIVE, NOTHING = 0, 1, 4
 # How a search for the capacity ended without one.
@@ -47,34 +46,6 @@ def spoilt(document: dict[str, Any]) -> list[str]:
 
 def _tried(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in document["cells"] if not cell.get("known_beforehand") and not cell.get("point")]
-
-
-def short_loads(document: dict[str, Any]) -> str:
-    """Which of a run's loads end before a p95 can be told, in a sentence; "" when none does, or nobody knows."""
-    needed = MIN_SAMPLES["p95"]
-    few: dict[str, int] = {}
-    for cell in document["cells"]:
-        asked = _asked(cell["load"])
-        if asked is not None and asked < needed and not cell.get("point"):
-            few[str(cell["load"]["name"])] = asked
-    if not few:
-        return ""
-    named = ", ".join(f"{name} ({asked})" for name, asked in few.items())
-    return f"No p95 of {named}: it takes {needed} answers, so medians are what these loads tell."
-
-
-def _asked(load: dict[str, Any]) -> int | None:
-    """How many requests a load sends; None where that depends on the server or on what is said."""
-    if load.get("requests") is not None:
-        return int(load["requests"])
-    if (
-        load["kind"] == "open"
-        and load.get("rate_rps")
-        and load.get("seconds")
-        and load.get("scenario") != "conversation"
-    ):
-        return int(load["rate_rps"] * load["seconds"])
-    return None
 
 
 def _quality(document: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 Each function returns one statement or nothing, and says nothing that was not measured.
 """
 
+from bench.run.stats.window import cut_by_time
 from inputs.quantities import in_words, plural
 from reports.measured.cells import Cell, Report
 from reports.measured.repeats import ENOUGH, fewest, planned_repeats
@@ -39,6 +40,7 @@ def verdict(report: Report) -> list[str]:
         not_measured(report),
         interrupted(report),
         failed_requests(report),
+        cut_short(report),
         counted_by(report),
         lengths(report),
         resolution(report),
@@ -127,6 +129,16 @@ def failed_requests(report: Report) -> str:
         f"In {plural(cells, 'valid cell')}, {lost:,} of {total:,} requests were not answered in full; they enter no "
         "latency."
     )
+
+
+def cut_short(report: Report) -> str:
+    """Which of the compared cells sent fewer requests than planned because their time was over."""
+    counts = [(cell, cell.document["load"], (cell.metrics or {})["requests"]["total"]) for cell in report.measured]
+    cut = [f"{_name(cell.id)} ({sent} of {load['requests']})" for cell, load, sent in counts if cut_by_time(load, sent)]
+    if not cut:
+        return ""
+    named = listing(cut, 6)
+    return f"The time of {plural(len(cut), 'load')} was over before all requests were sent: {named}."
 
 
 def resolution(report: Report) -> str:

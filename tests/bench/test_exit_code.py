@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.run.outcome import exit_code, short_loads
+from bench.run.beforehand import longest, short_loads
+from bench.run.outcome import exit_code
 
 
 def cell(outcome: str, **more: Any) -> dict[str, Any]:
@@ -48,3 +49,19 @@ def test_loads_too_short_for_a_p95_are_named() -> None:
     said = short_loads({"cells": loads})
     assert said == "No p95 of c1 (20), r8 (80): it takes 200 answers, so medians are what these loads tell."
     assert short_loads({"cells": loads[1:3]}) == ""
+
+
+def test_how_long_the_loads_may_take_is_known_where_each_ends_in_time() -> None:
+    def of(engine: str, **load: Any) -> dict[str, Any]:
+        return {"engine": {"name": engine}, "repeat": 1, "outcome": "pending", "load": {"requests": None, **load}}
+
+    cells = [of("a", seconds=120.0), of("a", seconds=60.0, requests=20), of("b", seconds=120.0)]
+    plan: dict[str, Any] = {"capacity": None}
+    said = longest({"plan": plan, "cells": cells})
+    assert said == "The loads take 5 min at most; starts of servers come on top."
+    plan["capacity"] = {"max_time_s": 55.0}
+    assert "another 1.8 min" in longest({"plan": plan, "cells": cells})  # 110 s
+    cells[0]["outcome"] = "ok"
+    assert "take 3 min at most" in longest({"plan": plan, "cells": cells})  # of a run that was taken up again
+    cells[1]["load"]["seconds"] = None
+    assert longest({"plan": plan, "cells": cells}) == ""

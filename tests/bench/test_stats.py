@@ -10,7 +10,7 @@ from bench.run.records import SCHEMA
 from bench.run.stats.distributions import distribution
 from bench.run.stats.gaps import token_gaps
 from bench.run.stats.summary import summarise
-from bench.run.stats.window import window
+from bench.run.stats.window import cut_by_time, window
 
 
 def rows(*requests: dict[str, Any]) -> pa.Table:
@@ -102,6 +102,19 @@ def test_closed_window_is_the_time_that_all_users_are_busy() -> None:
     assert summary["output_throughput_tok_s"] == pytest.approx(7 / 3.9)
     assert summary["request_throughput_rps"] == pytest.approx(3 / 3.9)
     assert summary["mean_in_flight"] == pytest.approx(2.0)
+
+
+def test_a_load_with_requests_and_seconds_is_measured_to_whichever_ends_first() -> None:
+    # two users; the last request but one ends at 4.0, and from then on only one user is busy
+    table = rows(*(request(sent, [ended]) for sent, ended in ((0.0, 2.0), (0.1, 3.0), (2.0, 5.0), (3.0, 4.0))))
+    load = {"kind": "closed", "concurrency": 2, "requests": 4}
+    assert window(table, {**load, "seconds": 60.0}) == (0.1, 4.0)  # all were sent long before its time was over
+    assert window(table, {**load, "requests": 9, "seconds": 3.5}) == (0.1, 3.5)  # all users were busy until then
+    assert window(table, {**load, "requests": None, "seconds": 60.0}) == (0.1, 5.0)
+    assert cut_by_time({**load, "requests": 9, "seconds": 3.5}, 4)
+    assert not cut_by_time({**load, "seconds": 60.0}, 4)  # all were sent
+    assert not cut_by_time({**load, "requests": None, "seconds": 60.0}, 4)  # nobody said how many
+    assert not cut_by_time(load, 3)
 
 
 def test_open_window_is_the_schedule_and_latency_counts_from_it() -> None:

@@ -40,8 +40,15 @@ def window(requests: pa.Table, load: dict[str, Any], from_s: float = 0.0) -> tup
     start = max(from_s, float(sent[users - 1]))
     end = float(ended[ended.size - users])  # the first end that no further request follows
     if seconds:
-        end = min(float(seconds), float(ended[-1]))
+        last = end if load.get("requests") is not None else float(ended[-1])
+        end = min(float(seconds), last)
     return (start, end) if end > start else None
+
+
+def cut_by_time(load: dict[str, Any], sent: int | None) -> bool:
+    """Whether a load's time was over before all of its requests were `sent`; False where it has no such limit."""
+    asked = load.get("requests") if load.get("seconds") is not None else None
+    return asked is not None and sent is not None and sent < asked
 
 
 def mean_in_flight(requests: pa.Table, start_s: float, end_s: float) -> float:
