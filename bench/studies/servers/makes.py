@@ -61,7 +61,10 @@ def _litellm(_model: Path, folder: Path, port: int, behind: str) -> list[str]:
     path = folder / "litellm.yaml"
     passed_on = {"model": f"hosted_vllm/{MODEL}", "api_base": f"{behind}/v1", "api_key": "none"}
     lines = ["model_list:", f"  - model_name: {MODEL}", "    litellm_params:"]
-    path.write_text("\n".join([*lines, *(f"      {key}: {value}" for key, value in passed_on.items()), ""]))
+    lines += [f"      {key}: {value}" for key, value in passed_on.items()]
+    # it starts without a key only when told so; it lives for this measurement, on loopback
+    lines += ["general_settings:", "  dangerously_permit_weak_or_unset_master_key: true", ""]
+    path.write_text("\n".join(lines))
     return ["litellm", "--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
 
 
