@@ -13,7 +13,9 @@ MODEL_PLACE = "{model}"
 # Dearer or cheaper than anything that is sold by the token: a slip between a token, a thousand and a million of them.
 LEAST_USD_PER_MTOK, MOST_USD_PER_MTOK = 0.0005, 2000.0
 
+_OPENAIS = (".openai.com", ".openai.azure.com")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+Cap = Literal["max_tokens", "max_completion_tokens"]
 Kind = Literal["email", "phone", "card", "iban", "ip", "secret"]
 Usd = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
 PerMtok = Annotated[float, Field(ge=LEAST_USD_PER_MTOK, le=MOST_USD_PER_MTOK, allow_inf_nan=False)]
@@ -41,7 +43,8 @@ class Cloud(Table):
     """One provider with its key and its budget.
 
     `models`: name here → the provider's. `url` ends where OpenAI's paths go on (…/v1); `{model}` in it is the
-    provider's name (Azure's deployments). `provider`: as genai-prices calls it; `prices` by name here come first.
+    provider's name (Azure's deployments). `answer_tokens`: what an answer may have of which the client says nothing,
+    sent along under the name `cap` (of a chat; None: as the provider's address tells). `provider`: as genai-prices calls it; `prices` by name here come first.
     """
 
     name: Name
@@ -56,10 +59,19 @@ class Cloud(Table):
     usd_per_day: Usd | None = None
     usd_per_month: Usd | None = None
     answer_tokens: Count = 4096
+    cap: Cap | None = None
     silence_s: Seconds = 120.0
     places: Annotated[int, Field(ge=1, le=100_000)] = 256
     redact: tuple[Kind, ...] = ()
     redact_patterns: tuple[str, ...] = ()
+
+    @property
+    def chat_cap(self) -> str:
+        """The key that bounds a chat's answer: OpenAI's own newer models refuse the one that all others know."""
+        if self.cap is not None:
+            return self.cap
+        host = urlsplit(self.url).hostname or ""
+        return "max_completion_tokens" if host.endswith(_OPENAIS) else "max_tokens"
 
     @field_validator("url")
     @classmethod

@@ -5,7 +5,7 @@
 <data>/agent.json        what the agent reads; status.json is what it says
 <data>/cloud.json        what the door to clouds reads; it listens at cloud.sock and writes spent.sqlite
 <data>/changes.json      what was changed while running (gateway.fleet)
-<data>/haproxy.log  agent.log  cloud.log
+<data>/haproxy.log  agent.log  cloud.log; of each at most limits.log_bytes, and as much in its <name>.1
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from gateway.haproxy.render import CLOUD_SOCKET, CONFIG, Places, rendered
 from gateway.haproxy.runtime import Runtime
 from gateway.keys import upstream_keys, user_keys
 from gateway.settings import Settings, load
-from serve.processes import port
+from serve.processes import log_file, port
 from serve.processes.process import OwnedProcess
 
 SOCKET = "haproxy.sock"
@@ -36,6 +36,7 @@ CLOUD_INPUT = "cloud.json"
 READY_S = 30.0
 STOP_S = 5.0
 POLL_S = 0.1
+LOGS_S = 1.0
 _LOCK = "nbridge-gateway.lock"
 _SOCKET_PATH_BYTES = 100  # the kernel's limit is 107, and HAProxy adds a suffix while it binds
 
@@ -74,7 +75,7 @@ class Running:
         """`complete` adds to the settings of the file what does not stand in it (the capacities of a run)."""
         self.file, self.data, self.say, self.complete = file, data.absolute(), say, complete
         self.haproxy_path = program.find()
-        self._look_at_s = 0.0
+        self._look_at_s = self._logs_at_s = 0.0
         self.settings = with_free_ports(complete(self._told(None)))
         self.runtime = Runtime(self.data / SOCKET)
         self._agent_port = port.pick("127.0.0.1")
@@ -199,7 +200,17 @@ class Running:
                 self._prepare_again(name)
             if reloads() or self._moved():
                 self.reload()
+            self._roll_logs()
             time.sleep(POLL_S)
+
+    def _roll_logs(self) -> None:
+        """Keep each log, those of servers that a swap started included, within `limits.log_bytes`."""
+        if time.monotonic() < self._logs_at_s:
+            return
+        self._logs_at_s = time.monotonic() + LOGS_S
+        for log in self.data.glob("*.log"):
+            with contextlib.suppress(OSError):
+                log_file.roll(log, self.settings.limits.log_bytes)
 
     def _moved(self) -> bool:
         """Whether a followed name has other addresses than it had."""

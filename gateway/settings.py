@@ -57,6 +57,7 @@ class Limits(Table):
     retries: Annotated[int, Field(ge=0, le=5)] = 2
     retry_share: Share = 0.2
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    log_bytes: Annotated[int, Field(ge=64 << 10, le=1 << 40)] = 64 << 20
 
     @model_validator(mode="after")
     def _leaves_time(self) -> Self:

@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.cloud.usage import Used
 
 FILE = "spent.sqlite"
+MOST_NANO = 10**17  # reserved for one request: above every limit, and far from the end of SQLite's numbers
 NANO = 10**9  # dollars are counted as whole thousand-millionths: sums of them have no rounding
 _TABLES = """
 CREATE TABLE IF NOT EXISTS open (
@@ -111,9 +112,14 @@ class Ledger:
         return Standing(days.get(today, 0), month, reserved, self.limits.get(cloud, Limits()))
 
     def reserve(self, cloud: str, model: str, nano_usd: int) -> int | None:
-        """Let a request in, and its number; None when the cloud's limits leave no room. Raises sqlite3.Error."""
+        """Let a request in that costs `nano_usd` at most, and its number; None when the limits leave no room.
+
+        There is room until what is spent and reserved reaches a limit, so the last request that is let in, and nothing
+        else, can exceed it, by less than its own `nano_usd`. Raises sqlite3.Error.
+        """
         if self.standing(cloud).closed_by is not None:
             return None
+        nano_usd = min(nano_usd, MOST_NANO)
         day = self.clock().astimezone(UTC).strftime("%Y-%m-%d")
         done = self._file.execute(
             "INSERT INTO open (day, cloud, model, nano_usd) VALUES (?, ?, ?, ?)", (day, cloud, model, nano_usd)

@@ -86,6 +86,8 @@ class Passing:
         try:
             document = read(await _body(request, self.rules.body_bytes))
             asked = await asyncio.to_thread(outgoing, request.url.path, document, price)
+        except RecursionError:
+            raise _Refused(400, "The body is nested too deeply.", "bad_request") from None
         except Unusable as problem:
             raise _Refused(400, str(problem), "bad_request") from None
         cloud = price.cloud.name
@@ -143,7 +145,7 @@ class Passing:
                 asking.cancel()
                 with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
                     await asking
-                await self._settle(call, "left", Used(call.asked.at_most.input, 0, estimated=True))
+                await self._settle(call, "left", Used(call.asked.input_tokens, 0, estimated=True))
                 return None
         try:
             return await asking
@@ -197,7 +199,7 @@ class Passing:
             words = f"The answer of the cloud {call.price.cloud.name} broke off, or is no JSON."
             await _send(_failed(502, words, "cloud_failed"), send)
             return
-        cost = await self._settle(call, "answered", whole(document, call.asked.at_most.input, len(body)))
+        cost = await self._settle(call, "answered", whole(document, call.asked.input_tokens, len(body)))
         headers = {"x-nbridge-cost-usd": f"{cost / NANO:.9f}"}
         await _send(Response(body, 200, headers, media or "application/json"), send)
 
@@ -216,7 +218,7 @@ class Passing:
                 await pump
         elif pump.exception() is not None:
             outcome = "cut" if isinstance(pump.exception(), httpx.HTTPError | TooLong) else "left"
-        await self._settle(call, outcome, stream.used(call.asked.at_most.input))
+        await self._settle(call, outcome, stream.used(call.asked.input_tokens))
         if outcome == "answered":
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n" if pump.result() else b""})
         elif outcome == "cut":

@@ -133,21 +133,31 @@ def _rows(data: Path, *servers: Server) -> dict[str, Row | None]:
 
 def _served(data: Path, old: Server, new: Server, since: Any) -> dict[str, Any]:
     """Counts so far, and where the log ends; with `since`, what came after it."""
-    log = data / "haproxy.log"
+    log, older = data / "haproxy.log", data / "haproxy.log.1"
     counts = {name: (row.attempts, row.failures) if row else (0, 0) for name, row in _rows(data, old, new).items()}
     if since is None:
-        return {"counts": counts, "end": log.stat().st_size}
+        return {"counts": counts, "end": log.stat().st_size, "older": _number(older)}
     heads: dict[str, list[float]] = {name: [] for name in counts}
-    with log.open("rb") as file:
-        file.seek(since["end"])
-        for line in file:
-            entry = _entry(line)
-            if entry.get("server") in heads and entry.get("status") == 200:
-                heads[entry["server"]].append(entry["head_ms"] / 1000)
+    # Where the log has been rolled meanwhile, it goes on at the old place in the older one.
+    parts = [(log, since["end"])] if since["older"] == _number(older) else [(older, since["end"]), (log, 0)]
+    for path, start in parts:
+        with path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                entry = _entry(line)
+                if entry.get("server") in heads and entry.get("status") == 200:
+                    heads[entry["server"]].append(entry["head_ms"] / 1000)
     return {
         name: Served(attempts - since["counts"][name][0], failures - since["counts"][name][1], heads[name])
         for name, (attempts, failures) in counts.items()
     }
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _entry(line: bytes) -> dict[str, Any]:
@@ -187,7 +197,8 @@ def started(profile: Path, model: str, log: Path) -> tuple[str, int]:
     Raises GatewayError with the end of its log when it does not come up.
     """
     argv = [sys.executable, "-m", "nbridge", "serve", "--profile", str(profile), "--served-model-name", model]
-    with log.open("wb") as errors:
+    log.write_bytes(b"")
+    with log.open("ab") as errors:  # appended to, so that the gateway can roll it
         process = subprocess.Popen(
             [*argv, "--port", "0", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True, env=dict(os.environ),

@@ -1,6 +1,8 @@
-"""Reads a log file that another process is writing, a line at a time and without holding the file in memory."""
+"""A log file that another process is writing: read a line at a time, and kept from growing without end."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,29 @@ class LogReader:
 
     def close(self) -> None:
         self._file.close()
+
+
+def roll(path: Path, limit_bytes: int) -> bool:
+    """Move all of a log that is larger than `limit_bytes` to `<name>.1`, which is replaced; whether it was larger.
+
+    For logs that another process holds open and appends to: what it writes between the last read and the cut is lost.
+    On a full disk the older lines are lost, too: nothing is worth filling it further.
+    """
+    kept = path.with_name(f"{path.name}.1")
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size <= limit_bytes:
+            return False
+        try:
+            with new.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)  # until there is no more, what came meanwhile included
+            os.truncate(path, 0)
+            new.replace(kept)
+        except OSError:
+            os.truncate(path, 0)
+            with contextlib.suppress(OSError):
+                new.unlink()
+    return True
 
 
 def tail(path: Path, limit_bytes: int = 1 << 20) -> str:

@@ -1,6 +1,7 @@
 """What the door to clouds knows without a network: usage, prices, money over days, what is sent, what may not leave."""
 
 import json
+import random
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -233,6 +234,85 @@ def test_nothing_is_forgotten(tmp_path: Path) -> None:
     assert (rows["unknown"].requests, rows["unknown"].nano_usd) == (1, 40)
     assert Ledger(path, clock).left_open == 0
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_limit_is_exceeded_by_less_than_one_requests_reservation(tmp_path: Path) -> None:
+    """Whatever comes and goes at once, as long as no request costs more than it reserved."""
+    chance = random.Random(14)
+    ledger = Ledger(tmp_path / FILE, Clock("2026-11-30T12:00:00+00:00"))
+    ledger.limits = {"c": Limits(day=1000)}
+    in_work: list[tuple[int, int]] = []
+    refused = 0
+    while refused < 20 or in_work:
+        most = chance.randint(1, 90)
+        number = ledger.reserve("c", "big", most) if refused < 20 else None
+        refused += number is None
+        if number is not None:
+            in_work.append((number, most))
+        if in_work and (number is None or chance.random() < 0.5):
+            done, had = in_work.pop(chance.randrange(len(in_work)))
+            ledger.settle(done, "answered", Used(), chance.choice([had, had // 2]))
+    assert 1000 - 90 < ledger.standing("c").day < 1000 + 90
+    # By hand: 99 of 100 are spent, one that may cost 50 is let in, and the next one is not.
+    ledger.limits = {"d": Limits(day=100)}
+    first = ledger.reserve("d", "big", 99)
+    assert first is not None
+    ledger.settle(first, "answered", Used(), 99)
+    second = ledger.reserve("d", "big", 50)
+    assert second is not None
+    assert ledger.reserve("d", "big", 1) is None
+    ledger.settle(second, "answered", Used(), 50)
+    assert ledger.standing("d").day == 149
+    # More than SQLite can count is as much as anything that is above every limit.
+    ledger.limits = {"e": Limits(day=100)}
+    assert ledger.reserve("e", "big", 10**30) is not None
+    assert ledger.reserve("e", "big", 1) is None
+
+
+def test_no_answer_may_be_longer_than_what_is_reserved() -> None:
+    def sent(path: str = "/v1/chat/completions", of: Cloud | None = None, **body: Any) -> tuple[dict[str, Any], int]:
+        found = asking.outgoing(path, body, Priced(of or cloud(answer_tokens=500), "big"))
+        return json.loads(found.body), found.at_most.output
+
+    # The client says nothing: the settings' bound goes along, by the name that the provider knows.
+    assert sent() == ({"model": "gpt-4o", "max_tokens": 500}, 500)
+    openai = cloud(url="https://api.openai.com/v1", answer_tokens=500)
+    assert sent(of=openai) == ({"model": "gpt-4o", "max_completion_tokens": 500}, 500)
+    azure = cloud(url="https://me.openai.azure.com/openai/v1", answer_tokens=500)
+    assert sent(of=azure)[0]["max_completion_tokens"] == 500
+    assert sent(of=cloud(cap="max_completion_tokens"))[0]["max_completion_tokens"] == 4096
+    assert sent("/v1/completions", openai, prompt="a") == ({"model": "gpt-4o", "prompt": "a", "max_tokens": 500}, 500)
+    assert sent("/v1/embeddings", input="a") == ({"model": "gpt-4o", "input": "a"}, 0)
+    # It says something: that holds and is reserved, of two the larger, for each of its answers.
+    assert sent(max_tokens=9000) == ({"model": "gpt-4o", "max_tokens": 9000}, 9000)
+    assert sent(max_tokens=7, max_completion_tokens=9000)[1] == 9000
+    assert sent(max_tokens=None, n=3) == ({"model": "gpt-4o", "max_tokens": 500, "n": 3}, 1500)
+    assert sent(max_tokens=5.0, n=2)[1] == 10
+    assert sent("/v1/completions", prompt=["a", "b"], max_tokens=5, best_of=4)[1] == 40
+    assert sent(max_tokens=0)[1] == 0
+    wrong: list[dict[str, Any]] = [
+        {"max_tokens": value} for value in (-1, True, "9", 1.5, [], 10**8, float("nan"), float("inf"))
+    ]
+    wrong += [{"n": value} for value in (0, -1, "3", True, 10**6, float("nan"))]
+    for body in wrong:
+        with pytest.raises(asking.Unusable, match=next(iter(body))):
+            sent(**body)
+
+
+def test_no_input_is_larger_than_what_is_reserved() -> None:
+    def input_of(*parts: Any) -> tuple[int, int]:
+        body = {"messages": [{"role": "user", "content": list(parts)}], "max_tokens": 1}
+        found = asking.outgoing("/v1/chat/completions", body, Priced(cloud(), "big"))
+        assert found.input_tokens == -(-len(found.body) // 3)  # what is counted where nobody says more
+        return found.at_most.input, len(found.body)
+
+    text = {"type": "text", "text": "see https://example.com/a.png"}
+    here = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    there = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    file = {"type": "file", "file": {"file_id": "file-1"}}
+    for parts, elsewhere in (((text, here), 0), ((there,), 1), ((text, there, there, file), 3)):
+        most, size = input_of(*parts)
+        assert most == size + 50_000 * elsewhere
 
 
 def test_what_cannot_be_written_stays_reserved_until_it_can(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from serve.engine.startup import StartupFacts, cache_facts, gather, line_facts
-from serve.processes.log_file import LogReader, tail
+from serve.processes.log_file import LogReader, roll, tail
 
 GIB = 1 << 30
 LOGS = Path(__file__).with_name("logs")
@@ -115,3 +115,24 @@ def test_a_log_that_grew_too_large_begins_anew_under_its_writer(tmp_path):
         writer.flush()
         assert (list(reader.new_lines()), path.read_bytes()) == (["two"], b"two\n")
     reader.close()
+
+
+def test_a_log_is_rolled_under_its_writer(tmp_path):
+    path, older = tmp_path / "a.log", tmp_path / "a.log.1"
+    with path.open("ab", buffering=0) as writer:
+        writer.write(b"one\n")
+        assert not roll(path, 4)  # exactly as large: stays
+        writer.write(b"two\n")
+        assert roll(path, 4)
+        assert (path.read_bytes(), older.read_bytes()) == (b"", b"one\ntwo\n")
+        writer.write(b"three\n")
+        assert path.read_bytes() == b"three\n"  # without a hole before it
+        assert roll(path, 4)
+        assert (path.read_bytes(), older.read_bytes()) == (b"", b"three\n")
+        # What cannot be kept is lost, and the log does not grow all the same.
+        older.unlink()
+        older.mkdir()
+        writer.write(b"four\n")
+        assert roll(path, 4)
+        assert path.read_bytes() == b""
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.log", "a.log.1"]
