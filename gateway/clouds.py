@@ -44,7 +44,8 @@ class Cloud(Table):
 
     `models`: name here → the provider's. `url` ends where OpenAI's paths go on (…/v1); `{model}` in it is the
     provider's name (Azure's deployments). `answer_tokens`: what an answer may have of which the client says nothing,
-    sent along under the name `cap` (of a chat; None: as the provider's address tells). `provider`: as genai-prices calls it; `prices` by name here come first.
+    sent along under the name `cap` (of a chat; None: as the provider's address tells). `provider`: as genai-prices
+    calls it; `prices` by name here come first.
     """
 
     name: Name

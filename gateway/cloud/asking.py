@@ -111,7 +111,7 @@ def _answers(path: str, document: Mapping[str, Any]) -> int:
 
 
 def _most_input(document: Mapping[str, Any], size_bytes: int) -> int:
-    """More tokens than the input can have: no tokenizer makes more than one of a byte, and what is elsewhere is dear."""
+    """More tokens than the input can have: nobody makes more than one of a byte, and what is elsewhere is dear."""
     return size_bytes + ELSEWHERE_TOKENS * _elsewhere(document.get("messages"))
 
 
