@@ -1,6 +1,7 @@
 """The front door: the `nbridge` command. Each sub-command is imported only when it runs."""
 
 import importlib
+import importlib.util
 import math
 import os
 import signal
@@ -160,6 +161,13 @@ def _on_hang_up() -> None:
     signal.signal(signal.SIGHUP, end)
 
 
+def _missing(error: Exception) -> str | None:
+    """The package that is not installed, if an error says that; a module of ours that is not there is a fault."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    package = (name or "").partition(".")[0]
+    return package if package and importlib.util.find_spec(package) is None else None
+
+
 def main() -> None:
     """Run the command line. An error that carries an `exit_code` is a message for the user, not a traceback."""
     signal.signal(signal.SIGTERM, _end)
@@ -173,6 +181,15 @@ def main() -> None:
         code = getattr(error, "exit_code", None)
         if os.environ.get("NBRIDGE_DEBUG"):
             raise
+        if code is None and (missing := _missing(error)):
+            print(
+                f"nbridge: this needs the Python package {missing}, which is not installed here. "
+                "The image nbridge-gateway has only what gateway, swap, exporter, health, doctor and golden need; "
+                "nbridge-tools has the others. "
+                "Elsewhere: pip install -c constraints.txt .",
+                file=sys.stderr,
+            )
+            sys.exit(3)
         if code is None:
             kind = type(error).__name__
             print(f"nbridge: unexpected {kind}: {error} (NBRIDGE_DEBUG=1 shows where)", file=sys.stderr)

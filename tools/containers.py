@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "deploy" / "containers" / "Dockerfile"
 IMAGES = {"cpu": "nbridge-server:{version}-cpu", "cuda": "nbridge-server:{version}-cuda"}
-IMAGES["gateway"] = "nbridge-gateway:{version}"
+IMAGES |= {"gateway": "nbridge-gateway:{version}", "tools": "nbridge-tools:{version}"}
 _PATHS = ("find-links", "index-url", "cert")  # how the options end that may name a folder or file of this machine
 
 
@@ -110,7 +110,10 @@ def build(target: str, base: str | None, more: Sequence[str] = ()) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the images of deploy/containers.")
     parser.add_argument(
-        "targets", nargs="*", default=["cpu", "gateway"], help="cpu, cuda, gateway [default: cpu gateway]"
+        "targets",
+        nargs="*",
+        default=["cpu", "gateway", "tools"],
+        help="cpu, cuda, gateway, tools [default: all but cuda]",
     )
     parser.add_argument("--base", help="base image [default: docker.io/library/debian:bookworm-slim]")
     arguments = parser.parse_args()

