@@ -166,7 +166,8 @@ def capacity(
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     if resume is None:
-        chosen = only_searching(load_plan(find_plan(plan), remote=target is not None), given)
+        # nobody chose the default plan, whose own search is a short one at the end of a sweep
+        chosen = only_searching(load_plan(find_plan(plan), remote=target is not None), given, anew=plan is None)
         require_objective(chosen)
         sweep = order(chosen, asked, display.say).sweep(out, display, shlex.join(["nbridge", *sys.argv[1:]]))
         sweep.save()

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints import tokenizer
 from checkpoints.cache import Progress, build_once, checkpoints_dir, file_sha256, key, silent
-from checkpoints.errors import BadCheckpoint
+from checkpoints.errors import BadCheckpoint, BadScheme
 from checkpoints.tensors import architecture, entries, schemes
 
 TRAINED, WEIGHTLESS, QUANTIZED = "trained", "weightless", "quantized"
@@ -18,6 +18,8 @@ _DATA_PATH = Path(__file__).parent / "data" / "architectures.json"
 # Raise when what is written into a weight-less directory changes.
 _RECIPE = 2
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
+_WITH_TOKENIZERS = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_BESIDE = ("hf_quant_config.json", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,7 @@ def weightless_directory(model: Model, wanted: schemes.Wanted, progress: Progres
         "transformers_version": "5.0.0",
     }
     if wanted.scheme in schemes.WRITTEN:
-        shapes = architecture.tensor_shapes(model.config)
-        for name, shape in shapes.items():
-            if schemes.is_quantized(name, shape):
-                schemes.check_fits(name, shape, wanted.scheme, wanted.group_size)
-        config["quantization_config"] = schemes.quantization_config(
-            wanted.scheme, wanted.group_size, schemes.ignored_modules(shapes)
-        )
+        config["quantization_config"] = _quantization(model.config, wanted)
     recipe = key(_RECIPE, config, file_sha256(tokenizer.TOKENIZER_PATH))
     target = checkpoints_dir() / f"{model.name}-{wanted.name}-{recipe}"
 
@@ -81,47 +77,67 @@ def weightless_directory(model: Model, wanted: schemes.Wanted, progress: Progres
     return target
 
 
-def with_tokenizer(path: Path, config: Mapping[str, Any], progress: Progress = silent) -> Path:
-    """Return a directory without weights that has a tokenizer: itself, or a cached copy with the small one.
+def completed(path: Path, config: Mapping[str, Any], wanted: schemes.Wanted, progress: Progress = silent) -> Path:
+    """Return a directory without weights that an engine can serve with random ones: itself, or a cached copy with what
+    it lacks.
 
-    The copy has the configuration's sizes, and the begin and end tokens of the small tokenizer. Raises BadCheckpoint
-    when the vocabulary is smaller than it.
+    Without a tokenizer it gets the small one, with that one's begin and end tokens, and a scheme that is written here
+    adds its `quantization_config`. Raises BadCheckpoint when the vocabulary is smaller than the small tokenizer, and
+    BadScheme for an architecture whose tensors are not known.
     """
-    if any((path / name).is_file() for name in _TOKENIZER_FILES):
+    tokenizers = [name for name in _TOKENIZER_FILES if (path / name).is_file()]
+    written = wanted.scheme in schemes.WRITTEN
+    if tokenizers and not written:
         return path
     text = entries.text_of(config)
-    vocabulary = text.get("vocab_size")
-    if not isinstance(vocabulary, int) or vocabulary < tokenizer.VOCAB_SIZE:
+    own = {**config, "quantization_config": _quantization(config, wanted)} if written else dict(config)
+    if not tokenizers:
+        ends = {"bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
+        nested = next((key for key, value in config.items() if value is text), None)
+        own |= ends if nested is None else {**ends, nested: {**text, **ends}}
+    given, longest = text.get("vocab_size"), text.get("max_position_embeddings")
+    vocabulary = given if isinstance(given, int) else 0
+    if not tokenizers and vocabulary < tokenizer.VOCAB_SIZE:
         raise BadCheckpoint(
-            f"{path} has no tokenizer, and its vocabulary (vocab_size = {vocabulary!r}) is smaller than the "
+            f"{path} has no tokenizer, and its vocabulary (vocab_size = {given!r}) is smaller than the "
             f"{tokenizer.VOCAB_SIZE:,} of the one that is made for directories without weights. Put a tokenizer "
             "into it, or download the whole model with `nbridge fetch`."
         )
-    ends = {"bos_token_id": tokenizer.BOS_ID, "eos_token_id": tokenizer.EOS_ID}
-    own = {**config, **ends}
-    if text is not config:
-        nested = next(key for key, value in config.items() if value is text)
-        own[nested] = {**text, **ends}
-    longest = text.get("max_position_embeddings")
-    target = (
-        checkpoints_dir() / f"{path.resolve().name}-random-{key(_RECIPE, own, file_sha256(tokenizer.TOKENIZER_PATH))}"
-    )
+    beside = (*_BESIDE, *_TOKENIZER_FILES, *_WITH_TOKENIZERS) if tokenizers else _BESIDE
+    kept = [name for name in beside if (path / name).is_file()]
+    made_of = [file_sha256(path / name) for name in kept] if tokenizers else file_sha256(tokenizer.TOKENIZER_PATH)
+    label = f"{path.resolve().name}-random{f'-{wanted.name}' if written else ''}"
+    target = checkpoints_dir() / f"{label}-{key(_RECIPE, own, made_of)}"
 
     def build(directory: Path) -> dict[str, Any]:
         write_config(directory, own)
-        for beside in ("hf_quant_config.json", "preprocessor_config.json", "processor_config.json"):
-            if (path / beside).is_file():
-                (directory / beside).write_bytes((path / beside).read_bytes())
-        tokenizer.write(
-            directory,
-            vocab_size=vocabulary,
-            max_model_len=longest if isinstance(longest, int) else 8192,
-            special=False,
-        )
+        for name in kept:
+            (directory / name).write_bytes((path / name).read_bytes())
+        if not tokenizers:
+            tokenizer.write(
+                directory,
+                vocab_size=vocabulary,
+                max_model_len=longest if isinstance(longest, int) else 8192,
+                special=False,
+            )
         return {"name": path.resolve().name, "kind": WEIGHTLESS, "scheme": schemes.scheme_of(own)}
 
     build_once(target, build, progress)
     return target
+
+
+def _quantization(config: Mapping[str, Any], wanted: schemes.Wanted) -> dict[str, Any]:
+    """The `quantization_config` of a scheme for an architecture's tensors. Raises BadScheme."""
+    if not architecture.is_known(config):
+        raise BadScheme(
+            f"What {wanted.name} would quantize of a model_type {config.get('model_type')!r} without weights is not "
+            "known here. Take quantization none, one of vLLM's own (fp8), or a directory with weights."
+        )
+    shapes = architecture.tensor_shapes(config)
+    for name, shape in shapes.items():
+        if schemes.is_quantized(name, shape):
+            schemes.check_fits(name, shape, wanted.scheme, wanted.group_size)
+    return schemes.quantization_config(wanted.scheme, wanted.group_size, schemes.ignored_modules(shapes))
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:

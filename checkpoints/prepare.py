@@ -15,7 +15,7 @@ from checkpoints.cache import (
     read_manifest,
     silent,
 )
-from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, models, weightless_directory, with_tokenizer
+from checkpoints.catalog import QUANTIZED, WEIGHTLESS, Model, completed, models, weightless_directory
 from checkpoints.demo.training import HELD_OUT_FILE
 from checkpoints.errors import BadScheme, UnknownModel
 from checkpoints.tensors import architecture, entries, headers, schemes
@@ -146,19 +146,25 @@ def _weightless(model: Model, wanted: schemes.Wanted, progress: Progress) -> Che
 def _directory(path: Path, name: str, wanted: schemes.Wanted, progress: Progress) -> Checkpoint:
     scheme = wanted.scheme
     config = headers.read_json(path / "config.json")
-    if read_manifest(path).get("kind") == WEIGHTLESS:
-        return _weightless_directory(path, name, scheme)
-    if not _holds_weights(path):
-        progress(f"{path} has no weights: random ones are made; speed and memory are real, the text is noise")
-        return _weightless_directory(with_tokenizer(path, config, progress), name, scheme)
-    tensors = headers.read_weights(path)
     own = schemes.scheme_of(config)
-    parameters = _parameters(config, tensors, own)
+    if own == schemes.NONE and scheme in schemes.WRITTEN and (path / "hf_quant_config.json").is_file():
+        own = "hf_quant_config.json"
     if schemes.NONE not in (scheme, own):
         raise BadScheme(
             f"{path} is already quantized ({own}), so quantization {scheme!r} cannot be applied to it. "
             "Ask for quantization none to load it as it is, or start from the unquantized checkpoint."
         )
+    made_here = read_manifest(path).get("kind") == WEIGHTLESS
+    if made_here or not _holds_weights(path):
+        if not made_here:
+            progress(f"{path} has no weights: random ones are made; speed and memory are real, the text is noise")
+        if wanted.rounded:
+            raise BadScheme(f"{name} has no weights to round: {wanted.name} is for what a trained model predicts.")
+        if not made_here or scheme in schemes.WRITTEN:
+            path = completed(path, config, wanted, progress)
+        return _weightless_directory(path, name, wanted)
+    tensors = headers.read_weights(path)
+    parameters = _parameters(config, tensors, own)
     written = scheme in schemes.WRITTEN
     if written:
         path = _quantized_copy(path, name, wanted, progress)
@@ -174,22 +180,22 @@ def _directory(path: Path, name: str, wanted: schemes.Wanted, progress: Progress
     )
 
 
-def _weightless_directory(path: Path, name: str, scheme: str) -> Checkpoint:
-    # A directory without weights: of a user, or made by this package and given by its path.
+def _weightless_directory(path: Path, name: str, wanted: schemes.Wanted) -> Checkpoint:
+    # A directory without weights, complete but for them; of a user, or made by this package and given by its path.
     config = headers.read_json(path / "config.json")
     own = schemes.scheme_of(config)
-    if scheme in schemes.WRITTEN:
-        raise BadScheme(f"{path} has no weights to quantize. Name the architecture itself to get it as {scheme}.")
+    engine_method = wanted.scheme not in (schemes.NONE, *schemes.WRITTEN)
     known = architecture.is_known(config)
     shapes = architecture.tensor_shapes(config) if known else {}
     stored = {tensor: schemes.Stored("BF16", shape) for tensor, shape in shapes.items()}
+    written = own in (schemes.NONE, *schemes.WRITTEN)
     return _checkpoint(
         path,
         name,
         load_format="dummy",
-        scheme=own if scheme == schemes.NONE else scheme,
-        engine_method=scheme != schemes.NONE,
-        weights_bytes=schemes.weights_bytes(stored, own) if known and own in (schemes.NONE, *schemes.WRITTEN) else None,
+        scheme=own if wanted.scheme == schemes.NONE else wanted.name,
+        engine_method=engine_method,
+        weights_bytes=schemes.weights_bytes(stored, own, wanted.group_size) if known and written else None,
         parameters=architecture.parameters(config) if known else None,
     )
 

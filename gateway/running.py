@@ -160,7 +160,7 @@ class Running:
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
         try:
-            self._processes[name] = OwnedProcess(argv, environment=os.environ, log_path=log)
+            self._processes[name] = OwnedProcess(argv, environment={**program.MEMORY, **os.environ}, log_path=log)
         except OSError as error:
             raise GatewayError(f"{argv[0]} cannot be started: {error.strerror}.") from None
         self._started_s[name] = time.monotonic()

@@ -184,10 +184,12 @@ def validate_target(document: dict[str, Any], *, source: str) -> RunningServer:
         raise PlanError(explain(error, document, source, RunningServer)) from None
 
 
-def only_searching(plan: Plan, given: dict[str, Any]) -> Plan:
-    """The plan with its search alone, and what is `given` of [capacity] instead of what it says. Raises PlanError."""
+def only_searching(plan: Plan, given: dict[str, Any], *, anew: bool = False) -> Plan:
+    """The plan with its search alone, and what is `given` of [capacity] instead of what it says; `anew`: and nothing of
+    what it says. Raises PlanError."""
     document = plan.model_dump(mode="json")
-    capacity = {**(document["capacity"] or {}), **given, "alone": True}
+    said = None if anew else document["capacity"]
+    capacity = {**(said or {}), **given, "alone": True}
     loads = [plan.searched_load.model_dump(mode="json")]
     changes = {"loads": loads, "capacity": capacity, "quality": None}
     return validate({**document, **changes}, source="nbridge capacity")

@@ -22,6 +22,7 @@ from bench.run.store import open_run
 from monitoring.scrape.canary import Canary
 from serve.engine.server import Server
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 Nbridge = Callable[..., subprocess.CompletedProcess[str]]
 TARGET_PLAN = """
 name = "target"
@@ -194,10 +195,16 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, engine_server
 def test_bad_engines_are_recorded_a_killed_one_is_replaced_and_the_rest_is_measured(
     tmp_path: Path, nbridge: Nbridge
 ) -> None:
+    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "max_window_layers": 2}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    folder = tmp_path / "my-qwen3"  # nothing but a configuration: served with random weights and a tokenizer of ours
+    folder.mkdir()
+    real = json.loads((CONFIGS / "qwen3-0.6b.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**real, **small}))
     text = """
 name = "trouble"
 [defaults.engine]
-model = "demo-100m"
+model = "demo-1m"
 max_model_len = 512
 [[engines]]
 name = "fp8"
@@ -210,6 +217,7 @@ name = "huge"
 model = "deepseek-v2"
 [[engines]]
 name = "good"
+model = "my-qwen3"
 quantization = "int8"
 [defaults.load]
 concurrency = 2
@@ -222,7 +230,7 @@ output_tokens = 8
 name = "short"
 requests = 8
 output_tokens = 8
-"""
+""".replace("my-qwen3", str(folder))
     killer = threading.Thread(target=kill_engine_during, args=(tmp_path, "good-long-r1"), daemon=True)
     killer.start()
     answer = nbridge("bench", plan(tmp_path, text), "--out", tmp_path / "runs", "--json", timeout_s=800)

@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import PlanError
 from bench.plans.loads import Lengths
-from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, validate
+from bench.plans.plan import PLANS, cell_id, expand, find_plan, load_plan, only_searching, validate
 from reports.measured.loads import load_label
 
 ENGINES = [{"model": "demo-1m"}]
@@ -169,3 +169,12 @@ def test_a_prompts_file_is_sought_beside_the_plan_or_at_home(tmp_path: Path, mon
     for given, found in (("a.jsonl", str(tmp_path / "a.jsonl")), ("~/a.jsonl", "/home/of/a.jsonl"), ("/b", "/b")):
         (tmp_path / "plan.toml").write_text(text % given)
         assert load_plan(tmp_path / "plan.toml").loads[0].prompts_file == found
+
+
+def test_a_search_without_a_plan_is_not_the_default_plans_short_one() -> None:
+    default = load_plan(find_plan(None))
+    assert default.capacity is not None and default.capacity.max_time_s < 60
+    own = only_searching(default, {"slo": "ttft_p95<0.5"}, anew=True).capacity
+    assert own is not None and (own.precision, own.max_time_s) == (0.05, 900.0)
+    chosen = only_searching(default, {"precision": 0.1}).capacity  # of a plan that somebody named: what it says
+    assert chosen is not None and (chosen.precision, chosen.max_time_s) == (0.1, default.capacity.max_time_s)

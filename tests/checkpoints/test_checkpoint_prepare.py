@@ -225,6 +225,31 @@ def test_a_configuration_alone_is_served_with_random_weights_and_a_tokenizer_at_
     assert prepare(str(folder)).path == str(folder)  # its own tokenizer
 
 
+def test_a_configuration_alone_is_served_quantized_too(own_cache, tmp_path):
+    wide = LLAMA | {"vocab_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(wide))
+    plain, int8 = prepare(str(tmp_path)), prepare(str(tmp_path), "int8")
+    assert (int8.load_format, int8.scheme, int8.parameters) == ("dummy", "w8a8-int8", plain.parameters)
+    assert int8.weights_bytes is not None and plain.weights_bytes is not None
+    assert int8.weights_bytes < plain.weights_bytes
+    assert config_of(int8)["quantization_config"]["quant_method"] == "compressed-tensors"
+    (tmp_path / "tokenizer.json").write_text('{"mine": 1}')
+    (tmp_path / "merges.txt").write_text("a b")
+    own = Path(prepare(str(tmp_path), "int4-g32").path)
+    assert [(own / name).read_text() for name in ("tokenizer.json", "merges.txt")] == ['{"mine": 1}', "a b"]
+    with pytest.raises(BadScheme, match="already quantized"):
+        prepare(int8.path, "int4")
+    with pytest.raises(BadScheme, match="no weights to round"):
+        prepare(str(tmp_path), "int4-rounded")
+    (tmp_path / "config.json").write_text(json.dumps(wide | {"model_type": "rwkv"}))
+    with pytest.raises(BadScheme, match="model_type 'rwkv'"):
+        prepare(str(tmp_path), "int8")
+    (tmp_path / "config.json").write_text(json.dumps(wide))
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(BadScheme, match="already quantized"):
+        prepare(str(tmp_path), "int8")
+
+
 def test_a_vocabulary_smaller_than_our_tokenizer_is_refused(own_cache, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": 100}))
     with pytest.raises(BadCheckpoint, match="vocab_size = 100"):
