@@ -221,6 +221,38 @@ def remove(
     print(f"{name} is out; {cut} of its requests were cut off." if cut else f"{name} is out.", file=sys.stderr)
 
 
+@gateway.command("load")
+def load_adapter(
+    name: Annotated[str, typer.Argument(help="What users will ask for as a model.")],
+    path: Annotated[str, typer.Argument(help="The LoRA adapter, where the servers find it: a folder, or a hub name.")],
+    model: Annotated[str, typer.Option(help="The model that it is of; one that the gateway knows.")],
+    data: Annotated[Path, _DATA] = DATA,
+) -> None:
+    """Have all servers of a model load a LoRA adapter, try it at each, and let users ask for it."""
+    from gateway import operations
+    from gateway.settings import parse_adapter
+
+    place = str(Path(path).absolute()) if Path(path).exists() else path
+    values = {"name": name, "path": place, "model": model}
+    have = operations.load_adapter(data, parse_adapter(values, "nbridge gateway load"))
+    print(f"{name} is served by {', '.join(have)}.", file=sys.stderr)
+
+
+@gateway.command("unload")
+def unload_adapter(
+    name: Annotated[str, typer.Argument(help="The adapter.")],
+    deadline_s: Annotated[float, typer.Option("--deadline", min=0, help="Seconds for its requests to end.")] = 60.0,
+    data: Annotated[Path, _DATA] = DATA,
+) -> None:
+    """Let nobody ask for an adapter any more, wait for its requests, and have all servers unload it."""
+    from gateway import operations
+
+    left, refused = operations.unload_adapter(data, name, deadline_s)
+    for words in refused:
+        print(words, file=sys.stderr)
+    print(f"{name} is out; {left} of its requests were in work." if left else f"{name} is out.", file=sys.stderr)
+
+
 def _with_run(settings: Settings, run_folder: Path | None) -> Settings:
     if run_folder is None:
         return settings

@@ -6,6 +6,7 @@ GatewayError                   the gateway itself failed                        
 ├── MissingProgram             HAProxy (or nginx) is missing, too old or built without what is needed   3
 ├── DoesNotFit                 two servers do not fit in memory at once                         3
 ├── NotRunning                 no gateway answers in this data folder                           4
+├── AdapterRefused             a server did not load or unload an adapter                      4
 └── RuntimeRefused             HAProxy's runtime interface said no                              4
 """
 
@@ -31,6 +32,10 @@ class DoesNotFit(GatewayError):
 
 
 class NotRunning(GatewayError):
+    pass
+
+
+class AdapterRefused(GatewayError):
     pass
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import SettingsError
-from gateway.settings import Server, Settings, parse, parse_server
+from gateway.settings import Adapter, Server, Settings, parse, parse_server
 
 OVERLAY = "changes.json"
 
@@ -26,6 +26,13 @@ class Overlay:
     removed: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()
     shares: dict[str, float] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
+
+    def with_adapter(self, adapter: Adapter) -> "Overlay":
+        return replace(self.without_adapter(adapter.name), adapters=(*self.adapters, adapter))
+
+    def without_adapter(self, name: str) -> "Overlay":
+        return replace(self, adapters=tuple(one for one in self.adapters if one.name != name))
 
     def with_server(self, server: Server) -> "Overlay":
         kept = tuple(one for one in self.added if one.name != server.name)
@@ -60,6 +67,8 @@ def effective(settings: Settings, overlay: Overlay) -> Settings:
     servers += [one for one in overlay.added if one.name not in in_file]
     values = settings.model_dump()
     values["server"] = [one.model_dump() for one in servers]
+    known = {one.name for one in settings.adapter}
+    values["adapter"] += tuple(one.model_dump() for one in overlay.adapters if one.name not in known)
     return parse(values, "the settings with what was changed while running")
 
 
@@ -73,6 +82,7 @@ def read(data: Path) -> Overlay:
             removed=tuple(document["removed"]),
             drained=tuple(document["drained"]),
             shares={str(name): float(value) for name, value in document["shares"].items()},
+            adapters=tuple(Adapter.model_validate(one) for one in document.get("adapters", ())),
         )
     except FileNotFoundError:
         return Overlay()
@@ -100,7 +110,10 @@ def change(data: Path, how: Callable[[Overlay], Overlay]) -> Overlay:
 
 
 def write(data: Path, overlay: Overlay) -> None:
-    document = asdict(replace(overlay, added=())) | {"added": [one.model_dump() for one in overlay.added]}
+    document = asdict(replace(overlay, added=(), adapters=())) | {
+        "added": [one.model_dump() for one in overlay.added],
+        "adapters": [one.model_dump() for one in overlay.adapters],
+    }
     replace_text(data / OVERLAY, json.dumps(document, indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ LOST = (
     "no health checks: a server is out for 10 s after 3 failed requests, which other servers must answer first",
     "a hung server costs each request that meets it the whole time to its first token, again after every 10 s",
     "no agent: no canary, no proof of progress, no slow start, no retry budget, no capacity learned while running",
-    "no adding, draining or removing servers without a reload, and no nbridge swap",
+    "no adding, draining or removing servers without a reload, no nbridge swap, no loading of adapters",
     "no routing by the model's name or the prompt: one model, or the header x-nbridge-model",
     "no queue: more requests than the servers take are passed on to them all the same",
 )

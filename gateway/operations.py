@@ -3,6 +3,7 @@
 Each change is written to the overlay first, so that it outlives HAProxy and the agent, and then told to HAProxy.
 """
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -10,17 +11,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway import fleet
+from gateway import adapters, fleet
 from gateway.agent.process import INPUT, STATUS
 from gateway.cloud.ledger import FILE, NANO, spent, utc_now
-from gateway.errors import GatewayError, NotRunning, SettingsError
-from gateway.haproxy.render import backend_name, server_words, weights
+from gateway.errors import AdapterRefused, GatewayError, NotRunning, SettingsError
+from gateway.haproxy.render import ADAPTERS, USERS_FRONT, backend_name, server_words, weights
 from gateway.haproxy.runtime import Row, Runtime
-from gateway.settings import Server, Settings, parse
+from gateway.settings import Adapter, Server, Settings, parse
+from monitoring.scrape.canary import Canary
 
 APPLIED_S = 10.0
 POLL_S = 0.1
 STALE_S = 10.0
+CANARY_S = 60.0
 
 
 def _input(data: Path) -> dict[str, Any]:
@@ -154,6 +157,72 @@ def remove(data: Path, name: str, deadline_s: float) -> int:
     if not wait(lambda: _deleted(asked, backend, name), APPLIED_S):
         asked.remove(backend, name)  # says why not
     return cut
+
+
+def load_adapter(data: Path, adapter: Adapter) -> list[str]:
+    """Have every server of a model load an adapter, ask each for a token by its name, then let users ask for it.
+
+    Servers that are out get it by the agent before they come back; returns the names of those that have it now. Where
+    one refuses it, it is taken from the others again and AdapterRefused raised. Raises SettingsError for a name that is
+    taken or a model that has no servers.
+    """
+    settings, rows = now(data), runtime(data).rows()
+    fleet.effective(settings, fleet.Overlay(adapters=(adapter,)))
+    if adapter.name in {one.name for one in settings.adapter}:
+        raise SettingsError(
+            f"The gateway has an adapter {adapter.name!r} already; unload it first, or load the new one under another."
+        )
+    up = [one for one in settings.servers_of(adapter.model) if (row := _row(settings, rows, one.name)) and row.is_up]
+    if not up:
+        raise NotRunning(f"No server of the model {adapter.model!r} is up, so none can load an adapter.")
+    done: list[Server] = []
+    try:
+        for one in up:
+            adapters.load(one, adapter)
+            done.append(one)
+            beat = Canary(one.url, model=adapter.name, api_key_env=one.api_key_env, deadline_s=CANARY_S).ask()
+            if not beat.up and beat.failed != "unserved":
+                raise AdapterRefused(f"{one.name} loaded the adapter {adapter.name} and gave no token: {beat.reason}.")
+        fleet.change(data, lambda overlay: overlay.with_adapter(adapter))
+        runtime(data).entry(_folder(data) / ADAPTERS, adapter.name, adapter.model)
+    except BaseException:
+        fleet.change(data, lambda overlay: overlay.without_adapter(adapter.name))
+        for one in done:
+            with contextlib.suppress(AdapterRefused):
+                adapters.unload(one, adapter.name)
+        raise
+    return [one.name for one in done]
+
+
+def unload_adapter(data: Path, name: str, deadline_s: float) -> tuple[int, list[str]]:
+    """Let nobody ask for an adapter any more, wait for the requests that have, at most until the deadline, unload it.
+
+    Returns how many were still in work, and what servers said that did not unload it. Raises SettingsError.
+    """
+    settings = now(data)
+    one = next((one for one in settings.adapter if one.name == name), None)
+    if one is None:
+        known = ", ".join(other.name for other in settings.adapter) or "none"
+        raise SettingsError(f"The gateway has no adapter {name!r}; it has {known}.")
+    if name not in {other.name for other in fleet.read(data).adapters}:
+        raise SettingsError(f"The adapter {name!r} stands in the settings file; take it out there and send SIGHUP.")
+    asked = runtime(data)
+    asked.entry(_folder(data) / ADAPTERS, name, None)
+    wait(lambda: asked.tracked(USERS_FRONT, name) == 0, deadline_s)
+    left = asked.tracked(USERS_FRONT, name)
+    fleet.change(data, lambda overlay: overlay.without_adapter(name))
+    refused = []
+    for server in settings.servers_of(one.model):
+        try:
+            adapters.unload(server, name)
+        except AdapterRefused as error:
+            refused.append(str(error))
+    return left, refused
+
+
+def _folder(data: Path) -> Path:
+    """Where the maps of the configuration lie that runs now."""
+    return Path(_input(data)["folder"])
 
 
 def sessions(data: Path, one: Server) -> int:

@@ -132,6 +132,14 @@ class Server(Table):
         return self
 
 
+class Adapter(Table):
+    """A LoRA adapter that all servers of a model load while they run. `path`: where each of them finds it."""
+
+    name: ModelName
+    model: ModelName
+    path: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")]
+
+
 class Routing(Table):
     """What `model: "auto"` means, and what ties requests to a server."""
 
@@ -165,8 +173,9 @@ class Settings(Table):
     policy: Routing = Routing()
     server: tuple[Server, ...] = ()
     cloud: tuple[Cloud, ...] = ()
+    adapter: tuple[Adapter, ...] = ()
 
-    @field_validator("server", "cloud", mode="before")
+    @field_validator("server", "cloud", "adapter", mode="before")
     @classmethod
     def _is_a_list(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -202,6 +211,30 @@ class Settings(Table):
                 raise ValueError(f"policy.{key} = {model!r} is no model of a server or cloud: {', '.join(self.models)}")
         return self
 
+    @model_validator(mode="after")
+    def _has_ports_of_its_own(self) -> Self:
+        own = self.gateway
+        if own.port and (own.port, own.host) == (own.metrics_port, own.metrics_host):
+            raise ValueError(f"gateway.port and gateway.metrics_port are both {own.port}; they need two")
+        for one in self.server:
+            # Each request would come back to it without end.
+            if (own.port and _is_at(one.url, own.host, own.port)) or (
+                own.metrics_port and _is_at(one.url, own.metrics_host, own.metrics_port)
+            ):
+                raise ValueError(f"the server {one.name!r} at {one.url} would be this gateway itself")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_names_of_their_own(self) -> Self:
+        taken = {*self.models, *self.aliases, AUTO}
+        for one in self.adapter:
+            if one.name in taken:
+                raise ValueError(f"the adapter's name {one.name!r} is taken; each name stands for one thing")
+            if not self.servers_of(one.model):
+                raise ValueError(f"the adapter {one.name!r} is of {one.model!r}, which is no model of a [[server]]")
+            taken.add(one.name)
+        return self
+
     def _chosen(self) -> dict[str, str]:
         own = {key: getattr(self.policy, key) for key in ("default", "fast", "hard", "overflow")}
         spoken = {f"languages.{name}": model for name, model in self.policy.languages.items()}
@@ -233,8 +266,18 @@ class Settings(Table):
         """The cloud that a model is asked of; None for one of our own servers'."""
         return next((one for one in self.cloud if model in one.models), None)
 
+    def adapters_of(self, model: str) -> tuple[Adapter, ...]:
+        return tuple(one for one in self.adapter if one.model == model)
+
     def servers_of(self, model: str) -> tuple[Server, ...]:
         return tuple(one for one in self.server if one.model == model)
+
+
+def _is_at(url: str, host: str, port: int) -> bool:
+    """Whether an address is where a process of this machine listens that was told `host` and `port`."""
+    parts = urlsplit(url)
+    near = is_loopback(url) and (is_loopback(f"http://{host}") or host in ("0.0.0.0", "::", "*"))  # noqa: S104
+    return parts.port == port and (near or parts.hostname == host)
 
 
 def load(path: Path) -> Settings:
@@ -262,6 +305,14 @@ def parse_server(values: Mapping[str, Any], source: str) -> Server:
         return Server.model_validate(values)
     except ValidationError as error:
         raise SettingsError(" ".join(_explain(one, source, Server) for one in error.errors())) from None
+
+
+def parse_adapter(values: Mapping[str, Any], source: str) -> Adapter:
+    """One adapter as it is loaded at run time. Raises SettingsError."""
+    try:
+        return Adapter.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(" ".join(_explain(one, source, Adapter) for one in error.errors())) from None
 
 
 def _explain(error: Any, source: str, top: type[BaseModel] = Settings) -> str:

@@ -12,15 +12,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway import adapters
 from gateway.agent.verdict import WINDOW_S, Probe, Signs, Standing
+from gateway.errors import AdapterRefused
 from gateway.haproxy.runtime import Row
-from gateway.settings import Health, Server
+from gateway.settings import Adapter, Health, Server
 from monitoring.errors import MonitoringError
 from monitoring.health.progress import ITERATIONS
 from monitoring.scrape import http_exchange
 from monitoring.scrape.canary import Canary
 from monitoring.scrape.metrics import fetch, parse, total
 
+RELIST_S = 5.0
 TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 
@@ -47,6 +50,7 @@ class Watched:
     busy: bool = False
     ejections: int = 0
     tokens: tuple[float, float] | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         self._canary: Canary | None = None
@@ -59,6 +63,7 @@ class Watched:
         self._sent_s: float | None = None
         self._rows: deque[tuple[float, Row]] = deque()
         self._confirmed = False
+        self._listed_s = 0.0
 
     @property
     def last(self) -> Probe | None:
@@ -136,7 +141,11 @@ class Watched:
         return now_s - last.ended_s >= min(self.rules.canary_interval_s, 1.0 if self.standing.out else 1e9)
 
     def _ask(self) -> Probe:
-        """One canary; the first one, and the first after a failure, also looks at which models the server lists."""
+        """One canary; the first one, and the first after a failure, also looks at which models the server lists.
+
+        Where there are adapters it looks every few seconds, and has the server load those that it lacks: it may have
+        been started anew between two canaries.
+        """
         started_s = self.clock()
         try:
             if self._canary is None:
@@ -146,7 +155,9 @@ class Watched:
                     api_key_env=self.server.api_key_env,
                     deadline_s=self.rules.canary_deadline_s,
                 )
-            if not self._confirmed and (words := self._other_model()):
+            if self.adapters and started_s - self._listed_s >= RELIST_S:
+                self._confirmed = False
+            if not self._confirmed and (words := self._other_model() or self._without_adapter()):
                 return Probe(started_s, self.clock(), "other", words)
             beat = self._canary.ask()
         except MonitoringError as error:
@@ -171,8 +182,27 @@ class Watched:
             return None
         if entries and self.server.model not in entries:
             return f"it serves {', '.join(sorted(entries))[:100]} and not {self.server.model}"
-        self.listed = entries
+        self.listed, self._listed_s = entries, self.clock()
         return None
+
+    def _without_adapter(self) -> str | None:
+        """Why the server lacks an adapter that its model has here; None when it has all of them."""
+        for one in self.adapters:
+            listed = (self.listed or {}).get(one.name)
+            if listed is not None and listed.get("root", one.path) == one.path:
+                continue
+            try:
+                if listed is not None:
+                    adapters.unload(self.server, one.name)  # another one of that name
+                adapters.load(self.server, one)
+            except AdapterRefused as error:
+                return str(error)
+        return None
+
+    def take(self, wanted: tuple[Adapter, ...]) -> None:
+        """These adapters from now on; the next canary sees to them."""
+        if wanted != self.adapters:
+            self.adapters, self._confirmed = wanted, False
 
     def _steps(self) -> "Counted | None":
         """The engine's counts of steps and tokens; None when its page does not come."""

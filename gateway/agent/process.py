@@ -73,6 +73,7 @@ class Agent:
                 self.watched[one.name] = old
             else:
                 self.watched[one.name] = Watched(one, backend, self.settings.health, self._pool)
+            self.watched[one.name].take(self.settings.adapters_of(one.model))
 
     def _resume(self) -> None:
         """Take over where a former agent left off: HAProxy lets in again only what an agent calls up."""

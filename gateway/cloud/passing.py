@@ -78,7 +78,8 @@ class Passing:
 
     async def _let_in(self, request: Request) -> Call:
         """The request as it goes out, its money reserved. Raises _Refused, ClientDisconnect."""
-        price = self.rules.prices.get(request.headers.get("x-nbridge-model", ""))
+        named = request.headers.get("x-nbridge-model", "").encode("latin-1").decode("utf-8", "replace")
+        price = self.rules.prices.get(named)
         if price is None:
             raise _Refused(404, "There is no such model at the cloud door.", "model_not_found")
         if request.url.path not in PATHS or request.method != "POST":

@@ -47,6 +47,19 @@ KEY_REFUSED_BODY = json.dumps(
 )
 
 
+HEAD_BYTES = 32 << 10  # of all headers of a request; more than anybody's client sends
+HEAD_BODY = json.dumps(
+    {
+        "error": {
+            "message": f"The request's headers are larger than {HEAD_BYTES} bytes.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "headers_too_large",
+        }
+    }
+)
+
+
 def error_body(status: int, **values: float) -> str:
     """The JSON document of an error; `values` are the limits that its words name."""
     _, kind, code, message = _ERRORS[status]

@@ -8,20 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.haproxy.answers import KEY_REFUSED_BODY, RETRY_AFTER_S, STATUSES, error_body, error_file, models_document
+from gateway.haproxy.answers import (
+    HEAD_BODY,
+    HEAD_BYTES,
+    KEY_REFUSED_BODY,
+    RETRY_AFTER_S,
+    STATUSES,
+    error_body,
+    error_file,
+    models_document,
+)
 from gateway.policies.routing import AUTO
 from gateway.settings import Server, Settings
 from monitoring.scrape.address import resolved
 
 CONFIG, LUA, USERS, TEXTS, CLOSED = "haproxy.cfg", "route.lua", "users.map", "texts.map", "closed.map"
+ADAPTERS, USERS_FRONT = "adapters.map", "users"  # the frontend also counts who asks for which adapter
 CLOUD_SOCKET, METRICS_SOCKET = "cloud.sock", "metrics.sock"
-KEY_REFUSED = "key-refused.json"
+KEY_REFUSED, HEAD_TOO_LARGE = "key-refused.json", "431.json"
 OPEN = "open"  # in CLOSED, of a backend whose cloud takes requests; else why it does not
 AGENT_INTER_MS = 500
 CHECK = "check inter 1s fall 2 rise 1"
 CONNECT_S = 2
 _ROUTE = Path(__file__).with_name("route.lua")
-_HEAD_BYTES = 48 << 10  # request line, headers and HAProxy's own marks beside a body
+_REWRITE_BYTES = 16 << 10
+_HEAD_BYTES = HEAD_BYTES + (16 << 10)  # headers, the request line and HAProxy's own marks beside a body
+_LOG_BYTES, _LOGGED_PATH_BYTES = 8192, 500  # of a line, and of the path in it: a longer line would be cut off
+_CROWDED = 0.8  # of all connections, from which on none is kept open for another request
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> di
     """Every file of the configuration by its name. `keys`: the users'; only their digests are written."""
     files = {
         CONFIG: _configuration(settings, places, keyed=bool(keys)),
-        LUA: f"local P = {_lua(_parameters(settings))}\n{_ROUTE.read_text(encoding='utf-8')}",
+        ADAPTERS: "".join(f"{one.name} {one.model}\n" for one in settings.adapter),
+        LUA: f"local P = {_lua(_parameters(settings, places))}\n{_ROUTE.read_text(encoding='utf-8')}",
         TEXTS: f"models {models_document(listed(settings))}\nretries on\n",
     }
     in_clouds = [model for one in settings.cloud for model in one.models]
@@ -50,7 +64,7 @@ def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> di
     limits = {name: getattr(settings.limits, name) for name in ("body_bytes", "queue_s", "deadline_s")}
     files |= {f"{status}.http": error_file(status, **limits) for status in STATUSES}
     files |= {f"{status}.json": error_body(status, **limits) for status in STATUSES}
-    files[KEY_REFUSED] = KEY_REFUSED_BODY
+    files |= {KEY_REFUSED: KEY_REFUSED_BODY, HEAD_TOO_LARGE: HEAD_BODY}
     if keys:
         # HAProxy's hex is upper-case. Keys are long and random, so a plain digest tells nobody what they are.
         digests = [hashlib.sha256(key.encode()).hexdigest().upper() for key in keys]
@@ -61,7 +75,7 @@ def rendered(settings: Settings, places: Places, keys: Sequence[str] = ()) -> di
 def listed(settings: Settings) -> list[str]:
     """The names that a request may ask for."""
     auto = [AUTO] if settings.policy.default and AUTO not in settings.models else []
-    return [*settings.models, *settings.aliases, *auto]
+    return [*settings.models, *settings.aliases, *(one.name for one in settings.adapter), *auto]
 
 
 def backend_name(settings: Settings, model: str) -> str:
@@ -105,11 +119,12 @@ def _numeric(host: str, port: int) -> str:
     return f"[{found}]" if ":" in found else found
 
 
-def _parameters(settings: Settings) -> dict[str, object]:
+def _parameters(settings: Settings, places: Places) -> dict[str, object]:
     models = {model: backend_name(settings, model) for model in settings.models}
     return {
         "models": models,
         "aliases": settings.aliases,
+        "adapters": str(places.folder / ADAPTERS),
         "only": settings.models[0] if len(settings.models) == 1 else None,
         "affinity": settings.policy.affinity,
         "queue_limit": settings.limits.queue,
@@ -153,15 +168,15 @@ def _metrics(settings: Settings, places: Places) -> str:
 
 
 def _global(settings: Settings, places: Places) -> str:
-    size = settings.limits.body_bytes + _HEAD_BYTES
+    size = settings.limits.body_bytes + _HEAD_BYTES + _REWRITE_BYTES
     return f"""global
   maxconn {settings.limits.connections}
   stats socket {places.socket} mode 600 level admin expose-fd listeners
-  log stdout format raw local0 info
+  log stdout len {_LOG_BYTES} format raw local0 info
   lua-load-per-thread {places.folder}/{LUA}
   # A whole body fits: it is read for its model, and kept until the first token, to be sent again elsewhere.
   tune.bufsize {size}
-  tune.maxrewrite {16 << 10}
+  tune.maxrewrite {_REWRITE_BYTES}
   # After a reload the old one ends with its last request.
   close-spread-time 5s
   hard-stop-after {_seconds(settings.limits.deadline_s)}
@@ -211,14 +226,17 @@ def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
     )
     lines = [
         f"bind {settings.gateway.host}:{settings.gateway.port}",
+        "stick-table type string len 800 size 10k expire 1h store conn_cur",
         "log-format " + log.replace('"', '\\"').replace(" ", "\\ "),
         "http-request set-header x-request-id %[uuid()] unless "
         "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9_.:-]{1,128}$ }",
         "http-request set-var(txn.nb_id) req.hdr(x-request-id)",
-        "http-request set-var(txn.nb_path) path",
+        f"http-request set-var(txn.nb_path) path,bytes(0,{_LOGGED_PATH_BYTES})",
         "http-after-response set-header x-request-id %[var(txn.nb_id)] if { var(txn.nb_id) -m found }",
         "http-after-response set-header x-nbridge-backend %[var(txn.nb_model)]/%s if { var(txn.nb_backend) -m found }",
         "http-after-response set-header x-nbridge-reason %[var(txn.nb_reason)] if { var(txn.nb_reason) -m found }",
+        # Who keeps connections for later leaves room for who asks now.
+        f"http-after-response set-header connection close if {{ fe_conn ge {round(_CROWDED * limits.connections)} }}",
         f"http-request set-var(txn.nb_up) bool(true) if {up} || {{ stopping }}",
         'http-request return status 200 content-type application/json string "{\\"status\\":\\"healthy\\"}" '
         "if { path /health } { var(txn.nb_up) -m found }",
@@ -236,14 +254,17 @@ def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
         "http-request del-header authorization",
         "http-request return status 200 content-type application/json "
         f'lf-string "%[str(models),{text_map}]" if {{ method GET }} {{ path /v1/models }}',
+        f"http-request return status 431 {json_file}/{HEAD_TOO_LARGE} if {{ req.hdrs,length gt {HEAD_BYTES} }}",
         f"{too_large} {{ req.hdr_val(content-length) gt {limits.body_bytes} }}",
         f"http-request wait-for-body time {_seconds(limits.upload_s)} if {{ method POST PUT PATCH }}",
         f"{too_large} {{ req.body_len gt {limits.body_bytes} }}",
         # What a server shows of itself and what changes it is not for users.
-        f"{not_found} if {{ path,url_dec -m sub load_lora_adapter }}",
+        f"{not_found} if {{ path,url_dec -m sub load_lora_adapter /../ }} || {{ path,url_dec -m end /.. }}",
         f"{not_found} unless {{ path_beg /v1/ /v2/ /inference/v1/ }} || "
         "{ path /tokenize /detokenize /pooling /classify /score /rerank /invocations /ping /version }",
         "http-request lua.route",
+        # How many requests for an adapter are in work: it is unloaded when there are none.
+        "http-request track-sc0 var(txn.nb_adapter) if { var(txn.nb_adapter) -m found }",
         # A cloud whose limit is spent is down, and says why.
         *_closed(settings, folder),
         *(
@@ -253,7 +274,7 @@ def _front(settings: Settings, places: Places, *, keyed: bool) -> str:
         ),
         "use_backend %[var(txn.nb_backend)]",
     ]
-    return "frontend users\n" + "".join(f"  {line}\n" for line in lines)
+    return f"frontend {USERS_FRONT}\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def _closed(settings: Settings, folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ local SCRIPTS = {
 }
 local NAME_CHARACTERS = 200 -- of what a client may have made up
 local NULL = {}
+local ADAPTERS = core and Map.new(P.adapters, Map._str) -- name → model; changed while HAProxy runs
 
 -- JSON, strictly; an error for anything else. Where the model's name stands is noted, so that it can be replaced.
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"] = "/" }
@@ -232,6 +233,9 @@ local function auto(ask, load, max_ttft_ms)
   return ways
 end
 
+-- The model that an adapter is of.
+local function adapted(name) return ADAPTERS and name and not P.models[name] and ADAPTERS:lookup(name) or nil end
+
 -- `load(model)` → { up, free, in_flight, waiting }
 local function decide(ask, load, max_ttft_ms)
   local named = ask and ask.model
@@ -248,7 +252,7 @@ local function decide(ask, load, max_ttft_ms)
     if not name then return { status = 400, reason = "The request names no model." } end
     reason = P.only and "the only model" or "no model named"
   else
-    name, reason = P.aliases[named] or named, "model"
+    name, reason = P.aliases[named] or adapted(named) or named, "model"
   end
   if not P.models[name] then return { status = 404, reason = "The model " .. shown(named) .. " is not served here." } end
   local now = load(name)
@@ -271,11 +275,25 @@ end
 
 local function header_safe(text) return (text:gsub("[^\32-\126]", "?"):sub(1, 200)) end
 
+local function refuse(txn, status, reason, code, param)
+  txn:set_var("txn.nb_status", status)
+  txn:set_var("txn.nb_error", '{"error": {"message": ' .. quoted(reason) .. ', "type": ' .. quoted(TYPES[status]) ..
+    ', "param": ' .. (param or "null") .. ', "code": ' .. quoted(code) .. "}}")
+end
+
 core.register_action("route", { "http-req" }, function(txn)
   local body = txn.sf:req_body() or ""
   local ask = read(body)
   local named = txn.sf:path():match("^/v1/models/(.+)$")
-  if named then ask = { model = named, text = "", prefix = "" } end
+  -- What says that it is JSON and is none would be asked of one server after the other where that ends a server's answer.
+  if not ask and body ~= "" and txn.sf:req_hdr("content-type"):lower():find("json", 1, true) and
+    txn.sf:req_hdr("content-encoding") == "" then
+    return refuse(txn, 400, "The body is no JSON object.", "bad_request")
+  end
+  if named then
+    named = named:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+    ask = { model = named, text = "", prefix = "" }
+  end
   local function load(model)
     local b = P.models[model]
     local up = txn.f:nbsrv(b)
@@ -290,12 +308,10 @@ core.register_action("route", { "http-req" }, function(txn)
   if said.model then txn:set_var("txn.nb_model", header_safe(said.model)) end
   if said.status ~= 200 then
     txn:set_var("txn.nb_wanted", P.models[said.model] or "")
-    txn:set_var("txn.nb_status", said.status)
-    txn:set_var("txn.nb_error", '{"error": {"message": ' .. quoted(said.reason) .. ', "type": ' ..
-      quoted(TYPES[said.status]) .. ', "param": "model", "code": ' .. quoted(CODES[said.status]) .. "}}")
-    return
+    return refuse(txn, said.status, said.reason, CODES[said.status], '"model"')
   end
   txn:set_var("txn.nb_backend", P.models[said.model])
+  if adapted(ask and ask.model) then txn:set_var("txn.nb_adapter", ask.model) end
   local tie = ask and affinity(ask, P.affinity, word(txn.sf:req_hdr("x-nbridge-session")))
   if tie then txn:set_var("txn.nb_affinity", tie) end
   if ask and ask.place and ask.model == "auto" and said.model ~= "auto" then

@@ -1,7 +1,9 @@
 """HAProxy's runtime interface: one command, one answer, over its socket; its statistics as numbers."""
 
+import contextlib
 import csv
 import io
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,6 +80,19 @@ class Runtime:
     def cut(self, backend: str, name: str) -> None:
         """End the requests that are at a server: those that have not been answered yet go to another."""
         self.tell(f"shutdown sessions server {backend}/{name}")
+
+    def entry(self, map_path: Path, key: str, value: str | None) -> None:
+        """Put a key into a map, or take it out (None)."""
+        with contextlib.suppress(RuntimeRefused):  # it is not there yet
+            self.tell(f"del map {map_path} {key}")
+        if value is not None:
+            self.tell(f"add map {map_path} {key} {value}")
+
+    def tracked(self, table: str, key: str) -> int:
+        """How many requests that count under a key of a table are in work."""
+        said = self.ask(f"show table {table} key {key}")
+        found = re.search(r"conn_cur=(\d+)", said)
+        return int(found[1]) if found else 0
 
     def text(self, map_path: Path, key: str, value: str) -> None:
         """Another text under a key of a map."""

@@ -1,5 +1,6 @@
 """What comes in wrong, from users, from servers and from files: refused, and nobody else disturbed."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from doors import ROOT, Gateway, gateway, needs_haproxy, replicas, settings_file
 from waiting import wait_for
@@ -61,6 +63,63 @@ def test_users_who_send_nonsense_or_nothing(tmp_path: Path) -> None:
         assert "gateway.port = " in second.stderr
         assert "is in use by process" in second.stderr
         assert door.ask().status_code == 200
+
+
+def test_what_a_stranger_sends(tmp_path: Path) -> None:
+    """Odd and broken requests: each gets an answer of its own, none of them three servers, and the log stays whole."""
+    more = '[policy]\ndefault = "m"\n[limits]\nupload_s = 1\nbody_bytes = 300000\nconnections = 60\n'
+    with replicas(tmp_path, "a") as one, replicas(tmp_path, "b", model="org/näme") as two, ExitStack() as stack:
+        file = settings_file(tmp_path, [*one, *two], more + "log_bytes = 65536\n")
+        door = stack.enter_context(gateway(file))
+        wait_for(lambda: door.state("a") == door.state("b") == "in", 60)
+        small = b'{"model": "m", "prompt": "1", "max_tokens": 2}'
+        full = b'{"model": "org/n\xc3\xa4me", "prompt": "' + b"p" * 299_900 + b'", "max_tokens": 2}'
+
+        def status(body: bytes, *headers: bytes, version: bytes = b"1.1", path: bytes = b"/v1/completions") -> int:
+            lines = [b"POST " + path + b" HTTP/" + version, b"Host: x", b"Content-Type: application/json", *headers]
+            if b"Transfer-Encoding: chunked" in headers:
+                body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+            else:
+                lines.append(b"Content-Length: %d" % len(body))
+            return int(said(door, b"\r\n".join([*lines, b"", body])).split(b" ")[1])
+
+        assert status(small, version=b"1.0") == 200
+        assert status(small, b"Transfer-Encoding: chunked") == 200
+        assert status(small.replace(b'"m"', b'"auto"'), b"Transfer-Encoding: chunked") == 200
+        # Of two models the last one counts, as for the servers' own parsers; the first may be anything.
+        assert status(b'{"model": "x", ' + small[1:]) == 200
+        assert status(small[:-1] + b', "model": "x"}') == 404
+        assert status(b'{"model": "org/n\xc3\xa4me", ' + small.replace(b'"m"', b'"auto"')[1:]) == 200
+        assert status(b'{"mod\\u0065l": "org/n\\u00e4me", "prompt": "1", "max_tokens": 2}') == 200
+        assert status(b'{"model": "' + b"x" * 299_000 + b'"}') == 404
+        assert status(b'{"model": "a\\"b\'%[env(HOME)]${HOME}"}') == 404
+        before = sum(len(server.log()) for server in (*one, *two))
+        # What is no JSON is asked of nobody: a server that falls over it would be followed by the next one.
+        for body in (b'{"model": "m", "prompt": "\xff"}', b"[" * 200_000, b"[]", b'{"model": "m"', b"model=m"):
+            assert status(body) == 400, body[:40]
+        assert b'"The body is no JSON object."' in said(
+            door, b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{"
+        )
+        # A full body and all headers that are allowed beside it are still read for the model; more headers are refused.
+        assert status(full, b"X-Big: " + b"h" * (31 << 10)) == 200
+        assert status(full, b"X-Big: " + b"h" * (33 << 10)) == 431
+        assert status(small, b"X-Big: " + b"h" * (64 << 10)) == 431
+        # Nothing climbs out of the routes that pass, for servers that have a proxy of their own before them.
+        for path in (b"/v1/../metrics", b"/v1/%2e%2e/metrics", b"/v1/x/..", b"/v1/%6coad_lora_adapter"):
+            assert status(small, path=path) == 404, path
+        assert status(small, path=b"/v1/" + b"p" * 9000) == 200
+        assert httpx.get(door.url + "/v1/models/org%2Fn%C3%A4me", trust_env=False).status_code == 200
+        assert sum(len(server.log()) for server in (*one, *two)) == before + 1
+        # Connections that are kept for later leave room for who asks now.
+        for _ in range(70):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))))
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert door.ask(max_tokens=1).status_code == 200
+        lines = (door.data / "haproxy.log").read_text().splitlines()
+        entries = [json.loads(line) for line in lines if line.startswith("{")]  # each of them is whole
+        assert max(len(entry["path"] or "") for entry in entries) == 500
+        wait_for(lambda: door.ask("/v1/" + "q" * 400, max_tokens=1) and (door.data / "haproxy.log.1").exists(), 120)
+        assert door.ask(max_tokens=1).status_code == 200
 
 
 def test_a_server_that_wants_another_key_is_not_the_users_fault(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ PRICE = {"input": 2.5, "output": 10.0, "cached_input": 1.25}
 
 
 def settings(url: str, **more: Any) -> dict[str, Any]:
-    names = {name: name for name in DIALECTS}
+    names = {name: name for name in DIALECTS} | {"größe": "openai"}
     one = {"name": "c", "url": url, "models": names, "api_key_env": "CLOUD_KEY", "usd_per_day": 100.0}
     return {"cloud": [{**one, "prices": dict.fromkeys(names, PRICE), **more}]}
 
@@ -115,6 +115,9 @@ def test_dialects(tmp_path: Path) -> None:
         assert behind.headers[-1]["authorization"] == f"Bearer {KEY}"
         assert "x-nbridge-model" not in behind.headers[-1]
         assert behind.paths[-1] == "/v1/chat/completions"
+        odd = {"x-nbridge-model": "größe".encode()}
+        assert front.client.post("/v1/chat/completions", json={}, headers=odd).status_code == 200  # as HAProxy sends it
+        assert behind.asked[-1] == {"model": "openai", "max_tokens": 4096}
         for model in ("openai", "azure", "openrouter", "anthropic", "groq", "silent", "no-done"):
             answer = front.ask(model, stream=True)
             assert answer.text.endswith("data: [DONE]\n\n") == (model != "no-done"), model

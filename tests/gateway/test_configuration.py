@@ -44,6 +44,11 @@ A = {"name": "a", "url": "http://127.0.0.1:8001", "model": "m"}
         ({"server": [{**A, "also": ["auto"]}]}, "is a model's own name"),
         ({"server": [A], "gateway": {"host": "0.0.0.0"}}, "reachable from other machines and users need no key"),
         ({"server": [A], "gateway": {"port": "80"}}, "gateway.port = '80'"),
+        ({"server": [A], "gateway": {"port": 8405}}, "gateway.port and gateway.metrics_port are both 8405"),
+        ({"server": [A], "gateway": {"port": 8001}}, "the server 'a' at http://127.0.0.1:8001 would be this gateway"),
+        ({"server": [{**A, "url": "http://localhost:8405"}]}, "would be this gateway itself"),
+        ({"server": [A], "gateway": {"host": "0.0.0.0", "port": 8001, "api_keys_env": "K"}}, "this gateway itself"),
+        ({"server": [A], "limits": {"log_bytes": 10}}, "limits.log_bytes = 10"),
         ({"server": [A], "limits": {"deadline_s": 10.0}}, "deadline_s = 10 must be above queue_s = 30"),
         ({"server": [A], "limits": {"retry_share": 1.5}}, "limits.retry_share = 1.5"),
         ({"server": [A], "health": {"backoff_s": float("nan")}}, "health.backoff_s = nan"),
@@ -55,6 +60,14 @@ def test_bad_settings_are_refused_with_place_and_remedy(values: dict[str, object
     assert str(refused.value).startswith("g.toml: ")
     assert words in str(refused.value)
     assert "sk-secret" not in str(refused.value)
+
+
+def test_a_server_beside_the_gateway_may_have_its_port() -> None:
+    """On another address of the machine, another program may listen at the same number."""
+    own = {"host": "10.0.0.5", "port": 8001, "api_keys_env": "K"}
+    assert parse({"server": [A], "gateway": own}, "g").server[0].url == "http://127.0.0.1:8001"
+    with pytest.raises(SettingsError, match="would be this gateway itself"):
+        parse({"server": [{**A, "url": "http://10.0.0.5:8001"}], "gateway": own}, "g")
 
 
 def test_files_that_are_no_settings(tmp_path: Path) -> None:
@@ -144,7 +157,10 @@ def test_a_haproxy_that_will_not_do() -> None:
         program.check(good.replace("2.6.12", "2.4.1"), "haproxy")
     with pytest.raises(MissingProgram, match="built without Lua"):
         program.check(good.replace("+LUA", "-LUA"), "haproxy")
-    program.check(good.replace("2.6.12", "3.2.1"), "haproxy")
+    with pytest.raises(MissingProgram, match=r"is HAProxy 2\.5; 2\.6 or newer"):
+        program.check(good.replace("2.6.12", "2.5.0"), "haproxy")
+    for newer in ("2.8.25", "3.0.1", "3.2.1", "3.4.0", "10.0.0"):
+        program.check(good.replace("2.6.12", newer), "haproxy")
 
 
 def test_statistics_that_are_none() -> None:
@@ -167,6 +183,7 @@ def everything() -> dict[str, object]:
         ],
         "cloud": [{"name": "cloud", "url": "https://api.example.com/v1", "models": {"gpt": "gpt-4o", "g:2": "x"},
                    "api_key_env": "CLOUD", "usd_per_day": 1.0}],
+        "adapter": [{"name": "prose:1", "model": "m", "path": "/models/prose 1"}],
     }  # fmt: skip
 
 

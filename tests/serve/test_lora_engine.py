@@ -12,6 +12,10 @@ import pytest
 
 from bench.studies.hidden_truth import Reference, relative_error
 from checkpoints.prepare import prepare
+from gateway import adapters
+from gateway.errors import AdapterRefused
+from gateway.settings import Adapter, parse_server
+from monitoring.scrape.canary import Canary
 from serve.cli import with_adapters
 from serve.engine.server import Server, start
 from serve.engine.settings import parse
@@ -48,6 +52,7 @@ def served(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "dtype": "float32",
         "max_num_seqs": 8,
         "lora_modules": {"prose": str(adapter)},
+        "environment": {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
     }
     settings = with_adapters(parse(values, "the tests"), Path(path))
     with start(settings, log_path=tmp_path_factory.mktemp("lora") / "server.log") as server:
@@ -92,14 +97,40 @@ def test_base_and_adapter_answer_beside_each_other_each_as_hugging_face_does(
     assert (share[:2, 1:] > 0.01).all()  # from the first block on the adapter's are others
 
 
-def test_the_adapter_generates_its_own_text_and_an_unknown_one_is_refused(client: httpx.Client) -> None:
-    def text_of(model: str) -> str:
-        body = {"model": model, "prompt": "The server ", "max_tokens": 24, "temperature": 0}
-        answer = client.post("/v1/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == model
-        return str(answer.json()["choices"][0]["text"])
+def text_of(client: httpx.Client, model: str) -> str:
+    body = {"model": model, "prompt": "The server ", "max_tokens": 24, "temperature": 0}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == model
+    return str(answer.json()["choices"][0]["text"])
 
-    assert text_of("prose") != text_of("demo-1m")
+
+def test_the_adapter_generates_its_own_text_and_an_unknown_one_is_refused(client: httpx.Client) -> None:
+    assert text_of(client, "prose") != text_of(client, "demo-1m")
     refused = client.post("/v1/hidden_states", json={"model": "poetry", "prompts": [[5, 6]]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (404, "model")
+
+
+def test_an_adapter_is_loaded_and_unloaded_while_the_server_runs(
+    served: Server, client: httpx.Client, adapter: Path, engine_server: Server
+) -> None:
+    """As the gateway does it at each of its servers."""
+    one = parse_server({"name": "a", "url": served.base_url, "model": "demo-1m"}, "the tests")
+    again = Adapter(name="again", model="demo-1m", path=str(adapter))
+    assert client.post("/v1/completions", json={"model": "again", "prompt": "a"}).status_code == 404
+    adapters.load(one, again)
+    listed = {entry["id"]: entry["root"] for entry in client.get("/v1/models").json()["data"]}
+    assert listed["again"] == str(adapter)
+    assert Canary(served.base_url, model="again", deadline_s=60).ask().up
+    assert text_of(client, "again") == text_of(client, "prose")
+    with pytest.raises(AdapterRefused, match="has already been loaded"):
+        adapters.load(one, again)
+    with pytest.raises(AdapterRefused, match=r"a did not load the adapter gone: HTTP 404: .*No adapter found"):
+        adapters.load(one, Adapter(name="gone", model="demo-1m", path=str(adapter / "nowhere")))
+    adapters.unload(one, "again")
+    assert client.post("/v1/completions", json={"model": "again", "prompt": "a"}).status_code == 404
+    with pytest.raises(AdapterRefused, match="'again' cannot be found"):
+        adapters.unload(one, "again")
+    closed = parse_server({"name": "b", "url": engine_server.base_url, "model": "demo-1m"}, "the tests")
+    with pytest.raises(AdapterRefused, match="b did not load the adapter again: it loads no adapters while it runs"):
+        adapters.load(closed, again)

@@ -11,6 +11,7 @@ line for each answer that has begun. It generates nothing: tokens are words, the
     busy        makes steps, and has no place for another request
     other       lists and serves another model
     locked      401 to everybody: it wants another key
+    fixed       loads no adapters while it runs
 """
 
 import asyncio
@@ -27,6 +28,7 @@ TTFT_S, GAP_S, TOKENS = 0.05, 0.01, 20
 class Replica:
     def __init__(self, port: int, folder: Path, model: str, *, holds: bool) -> None:
         self.port, self.folder, self.model, self.holds = port, folder, model, holds
+        self.adapters: dict[str, str] = {}
         self.steps = self.running = self.read = self.written = 0
         self.log = (folder / "log.jsonl").open("a", encoding="utf-8", buffering=1)
 
@@ -50,6 +52,9 @@ class Replica:
         method, path, _ = head[0].split(" ")
         body = await read_body(reader, headers)
         fault = self.fault
+        if path.endswith("load_lora_adapter"):
+            await self.adapter(writer, path, fault, json.loads(body))
+            return True
         if method == "GET":
             await self.page(writer, path, fault)
             return True
@@ -57,7 +62,7 @@ class Replica:
         entry = {"id": headers.get("x-request-id"), "path": path, "key": headers.get("authorization"), "asked": asked}
         if await self.fails(writer, fault, asked, entry):
             return True
-        if asked.get("model") != self.served(fault) and path.startswith("/v1/"):
+        if asked.get("model") not in (self.served(fault), *self.adapters) and path.startswith("/v1/"):
             await plain(writer, 404, {"error": {"message": f"The model {asked.get('model')} does not exist."}})
             return True
         if not path.endswith("completions"):
@@ -84,13 +89,27 @@ class Replica:
             return False
         return True
 
+    async def adapter(self, writer: asyncio.StreamWriter, path: str, fault: str, asked: dict[str, str]) -> None:
+        """Load or unload a LoRA adapter, as vLLM does where that is allowed."""
+        name = asked["lora_name"]
+        if fault == "fixed":
+            await plain(writer, 404, {"detail": "Not Found"})
+        elif path == "/v1/load_lora_adapter":
+            self.adapters[name] = asked["lora_path"]
+            await plain(writer, 200, f"Success: LoRA adapter '{name}' added successfully.", "text/plain")
+        elif self.adapters.pop(name, None) is None:
+            await plain(writer, 404, {"error": {"message": f"The lora adapter '{name}' cannot be found."}})
+        else:
+            await plain(writer, 200, f"Success: LoRA adapter '{name}' removed successfully.", "text/plain")
+
     def served(self, fault: str) -> str:
         return "another" if fault == "other" else self.model
 
     async def page(self, writer: asyncio.StreamWriter, path: str, fault: str) -> None:
         if path == "/v1/models":
             entry = {"id": self.served(fault), "object": "model", "max_model_len": 4096}
-            await plain(writer, 200, {"object": "list", "data": [entry]})
+            loaded = [{"id": name, "object": "model", "root": place} for name, place in self.adapters.items()]
+            await plain(writer, 200, {"object": "list", "data": [entry, *loaded]})
         elif path == "/metrics":
             if fault == "busy":
                 self.steps += 1
@@ -122,7 +141,7 @@ class Replica:
             self.log.write(json.dumps({**entry, "status": 200}) + "\n")
             choice = {"index": 0, "text": f"from {self.port}", "message": {"role": "assistant", "content": "tok"}}
             usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
-            await plain(writer, 200, {"model": self.model, "choices": [choice], "usage": usage})
+            await plain(writer, 200, {"model": asked.get("model"), "choices": [choice], "usage": usage})
             return True
         start = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         if not self.holds:
