@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from gateway import fleet, following
@@ -78,7 +78,8 @@ class Running:
         self._look_at_s = self._logs_at_s = 0.0
         self.settings = with_free_ports(complete(self._told(None)))
         self.runtime = Runtime(self.data / SOCKET)
-        self._agent_port = port.pick("127.0.0.1")
+        taken = {self.settings.gateway.port, self.settings.gateway.metrics_port}
+        self._agent_port = _picked("127.0.0.1", taken)
         self._number = 0
         self._processes: dict[str, OwnedProcess] = {}
         self._started_s: dict[str, float] = {}
@@ -269,8 +270,16 @@ def with_free_ports(settings: Settings, like: Settings | None = None) -> Setting
     gateway, found = settings.gateway, {}
     for key, host in (("port", gateway.host), ("metrics_port", gateway.metrics_host)):
         if getattr(gateway, key) == 0:
-            found[key] = getattr(like.gateway, key) if like else port.pick(host)
+            taken = {gateway.port, gateway.metrics_port, *found.values()}
+            found[key] = getattr(like.gateway, key) if like else _picked(host, taken)
     return settings.model_copy(update={"gateway": gateway.model_copy(update=found)}) if found else settings
+
+
+def _picked(host: str, taken: Collection[int]) -> int:
+    """A free port that is none of those: the system may give a number out twice when nobody listens there yet."""
+    while (number := port.pick(host)) in taken:
+        pass
+    return number
 
 
 def _free(host: str, number: int, key: str) -> None:

@@ -18,6 +18,7 @@ from gateway.haproxy import program
 from gateway.haproxy.render import CONFIG, Places, backend_name, rendered, weights
 from gateway.haproxy.runtime import parse as parse_rows
 from gateway.keys import user_keys
+from gateway.running import with_free_ports
 from gateway.settings import load, parse, parse_server
 from serve.processes import port
 
@@ -68,6 +69,13 @@ def test_a_server_beside_the_gateway_may_have_its_port() -> None:
     assert parse({"server": [A], "gateway": own}, "g").server[0].url == "http://127.0.0.1:8001"
     with pytest.raises(SettingsError, match="would be this gateway itself"):
         parse({"server": [{**A, "url": "http://10.0.0.5:8001"}], "gateway": own}, "g")
+
+
+def test_ports_that_are_picked_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter([7001, 7001, 7001, 7002])
+    monkeypatch.setattr(port, "pick", lambda _host: next(given))
+    found = with_free_ports(parse({"server": [A], "gateway": {"port": 0, "metrics_port": 0}}, "g")).gateway
+    assert (found.port, found.metrics_port) == (7001, 7002)
 
 
 def test_files_that_are_no_settings(tmp_path: Path) -> None:
