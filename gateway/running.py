@@ -267,7 +267,8 @@ class Running:
 
 def with_free_ports(settings: Settings, like: Settings | None = None) -> Settings:
     """The settings with a picked port (or that of `like`) in place of each 0."""
-    gateway, found = settings.gateway, {}
+    gateway = settings.gateway
+    found: dict[str, int] = {}
     for key, host in (("port", gateway.host), ("metrics_port", gateway.metrics_host)):
         if getattr(gateway, key) == 0:
             taken = {gateway.port, gateway.metrics_port, *found.values()}
