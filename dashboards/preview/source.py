@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from dashboards.errors import SourceError
+from monitoring.scrape.http_exchange import certificates
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Prometheus:
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False)
+        self._client = httpx.Client(timeout=timeout_s, trust_env=False, verify=certificates())
 
     def over_time(self, expr: str, *, start_s: float, end_s: float, step_s: float) -> list[Series]:
         """The value of `expr` at each step between two instants."""

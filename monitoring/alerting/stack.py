@@ -28,6 +28,7 @@ from monitoring.alerting.prometheus import Targets
 from monitoring.alerting.recording import SERIES, duration
 from monitoring.alerting.thresholds import LATENCIES, Runbooks, Thresholds, bound_problem
 from monitoring.errors import MissingProgram, PortTaken, RulesRefused, SettingsError, StackFailed
+from monitoring.scrape.http_exchange import certificates
 from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
 
 HOST = "127.0.0.1"
@@ -317,7 +318,10 @@ class Stack:
 
 def _is_ready(part: Part) -> bool:
     try:
-        return httpx.get(part.url + part.ready_path, timeout=1.0, trust_env=False).status_code == 200
+        return (
+            httpx.get(part.url + part.ready_path, timeout=1.0, trust_env=False, verify=certificates()).status_code
+            == 200
+        )
     except httpx.HTTPError:
         return False
 

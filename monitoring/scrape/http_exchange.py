@@ -63,7 +63,7 @@ async def _exchange(
         # No proxy from the environment: a health check asks this server, not one in between.
         async with (
             asyncio.timeout(deadline_s),
-            httpx.AsyncClient(timeout=deadline_s, trust_env=False, verify=_certificates()) as client,
+            httpx.AsyncClient(timeout=deadline_s, trust_env=False, verify=certificates()) as client,
             contextlib.aclosing(
                 await send(client, client.build_request(method, url, headers=headers, json=document))
             ) as response,
@@ -118,8 +118,9 @@ def key_headers(api_key_env: str | None) -> dict[str, str]:
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
-    return httpx.create_ssl_context(trust_env=False)  # reading them takes longer than most exchanges
+def certificates() -> ssl.SSLContext:
+    """Those that httpx trusts by itself, read once a process: reading them takes longer than most exchanges."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _words(error: BaseException) -> str:

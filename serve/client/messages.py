@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from monitoring.scrape.address import is_loopback, normalised
+from monitoring.scrape.http_exchange import certificates
 from serve.client.retry import RETRYABLE_STATUS, Retries
 from serve.errors import ClientError, KeyRefused, Refused, ServerFailed, SettingsError, TooLarge, Unavailable
 from serve.hidden_states.protocol import DEFAULT_LAYER
@@ -49,7 +50,8 @@ class Terms:
             "base_url": url,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s),
-            "trust_env": not is_loopback(url),  # a proxy cannot reach this machine's loopback
+            # A proxy cannot reach this machine's loopback; elsewhere SSL_CERT_FILE may name certificates of one's own.
+            **({"trust_env": False, "verify": certificates()} if is_loopback(url) else {}),
         }
 
     def model_name(self) -> str | None:

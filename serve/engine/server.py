@@ -143,16 +143,18 @@ def start(
     log = _Log(log_path, on_line, log_limit_bytes)
     api_key = environment.get("VLLM_API_KEY") or None
     try:
-        while not _is_ready(process, settings, api_key):
+        # One client for all the looks: to make one takes longer than to ask.
+        with _client(port.base_url(settings.host, settings.port), api_key) as client:
+            while not _is_ready(process, settings, client):
+                log.read()
+                elapsed_s = time.monotonic() - started
+                _raise_if_over(process, log, elapsed_s=elapsed_s, timeout_s=timeout_s, should_stop=should_stop)
+                if on_wait:
+                    on_wait(elapsed_s)
+                time.sleep(POLL_S)
+            ready_s = time.monotonic() - started
             log.read()
-            elapsed_s = time.monotonic() - started
-            _raise_if_over(process, log, elapsed_s=elapsed_s, timeout_s=timeout_s, should_stop=should_stop)
-            if on_wait:
-                on_wait(elapsed_s)
-            time.sleep(POLL_S)
-        ready_s = time.monotonic() - started
-        log.read()
-        facts = gather([log.facts, cache_facts(_metrics(settings, api_key))], ready_s)
+            facts = gather([log.facts, cache_facts(_metrics(client))], ready_s)
     except BaseException:
         process.stop(term_grace_s)
         log.close()
@@ -229,22 +231,20 @@ def _client(base_url: str, api_key: str | None) -> httpx.Client:
     return httpx.Client(base_url=base_url, headers=headers, timeout=5.0, trust_env=False)
 
 
-def _metrics(settings: EngineSettings, api_key: str | None) -> str:
-    with _client(port.base_url(settings.host, settings.port), api_key) as client:
-        try:
-            return client.get("/metrics").text
-        except httpx.HTTPError:
-            return ""  # the facts are then those of the log
+def _metrics(client: httpx.Client) -> str:
+    try:
+        return client.get("/metrics").text
+    except httpx.HTTPError:
+        return ""  # the facts are then those of the log
 
 
-def _is_ready(process: OwnedProcess, settings: EngineSettings, api_key: str | None) -> bool:
+def _is_ready(process: OwnedProcess, settings: EngineSettings, client: httpx.Client) -> bool:
     if process.exit_status() is not None or not port.listens(process.pids(), settings.port):
         return False
-    with _client(port.base_url(settings.host, settings.port), api_key) as client:
-        try:
-            models, health = client.get("/v1/models"), client.get("/health")
-        except httpx.HTTPError:
-            return False  # it listens, but does not answer yet
+    try:
+        models, health = client.get("/v1/models"), client.get("/health")
+    except httpx.HTTPError:
+        return False  # it listens, but does not answer yet
     if models.status_code != 200 or health.status_code != 200:
         return False
     served = {entry.get("id"): entry.get("root") for entry in models.json().get("data", [])}

@@ -8,6 +8,7 @@ import httpx
 
 from dashboards.errors import SourceError
 from monitoring.scrape.address import reachable
+from monitoring.scrape.http_exchange import certificates
 
 LOCAL = "http://127.0.0.1:9093"  # where `nbridge stack` puts its Alertmanager
 
@@ -45,7 +46,7 @@ def ask_prometheus(prometheus: str, *, timeout_s: float = 3.0) -> list[Firing]:
 
 def _json(url: str, who: str, query: Mapping[str, str], timeout_s: float) -> Any:
     try:
-        answer = httpx.get(url, params=dict(query), timeout=timeout_s, trust_env=False)
+        answer = httpx.get(url, params=dict(query), timeout=timeout_s, trust_env=False, verify=certificates())
         answer.raise_for_status()
         return answer.json()
     except httpx.HTTPStatusError as error:

@@ -17,6 +17,7 @@ from dashboards.errors import SourceError
 from monitoring.health.figures import GPU_FIELDS, HISTOGRAMS, KV_USAGE, PREEMPTIONS, REJECTED
 from monitoring.health.progress import ITERATIONS, RUNNING, WAITING
 from monitoring.scrape.address import reachable
+from monitoring.scrape.http_exchange import certificates
 from monitoring.scrape.metrics import MetricsError, Sample, fetch, parse
 from monitoring.scrape.window import START_TIME, Scrape, scrape
 
@@ -117,7 +118,7 @@ def ask_prometheus(address: str, *, history_s: float, now_s: float, timeout_s: f
     form = {"query": f'{{__name__=~"{names}"}}', "start": now_s - history_s, "end": now_s, "step": step_s}
     url = f"{reachable(address)}/api/v1/query_range"
     try:
-        answer = httpx.post(url, data=form, timeout=timeout_s, trust_env=False)
+        answer = httpx.post(url, data=form, timeout=timeout_s, trust_env=False, verify=certificates())
     except httpx.HTTPError as error:
         raise SourceError(f"Prometheus at {address} does not answer ({type(error).__name__}: {error}).") from error
     try:
