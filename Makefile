@@ -80,7 +80,7 @@ test: setup            ## lint, types and all tests (real vLLM, Locust, Promethe
 		test $$types = 0 && { test $$tests = 0 || test $$tests = 5; }
 
 test-quick: setup      ## the tests for the loop of editing: no vLLM, no browser, nothing slow
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -q -m 'not engine and not slow' $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist loadgroup -q -m 'not engine and not slow' $(ARGS)
 
 test-families: setup   ## hidden states of every decoder family against Hugging Face, into docs (an hour; ARGS="--missing")
 	$(BIN)/python -m bench.studies.hidden_families --publish $(ARGS)

@@ -1,27 +1,78 @@
 """What tests of several packages share: one real vLLM server, and the command line."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from waiting import wait_for
 
 from checkpoints.prepare import prepare
 from serve.engine.server import Server, start
 from serve.engine.settings import parse
+from serve.processes import process
 
 ROOT = Path(__file__).parent.parent
 # For every process that the tests start, and this one. On two cores vLLM gives a spawned worker one thread and leaves
 # the other core to the server's other processes; a forked one would have its parent's two.
 os.environ["OMP_NUM_THREADS"] = "1"
 # For every process that the tests start: a server whose vLLM forks its workers is up in half the time (see there).
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "forked"), os.environ.get("PYTHONPATH"))))
+FORKED = ROOT / "tests" / "forked"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FORKED), os.environ.get("PYTHONPATH"))))
+_IMPORTED: set[str] = set()
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would what the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the first test that may start Locust, or vLLM: import it, once for all (see tests/forked/servers.py)."""
+    if _place(item)[0] < 3:
+        _import_once(item.config, "vllm.entrypoints.openai.api_server")
+    if item.get_closest_marker("slow") or item.get_closest_marker("engine"):
+        _import_once(item.config, "locust")
+
+
+def _import_once(config: pytest.Config, module: str) -> None:
+    if module in _IMPORTED:
+        return
+    _IMPORTED.add(module)
+    if str(FORKED) not in sys.path:
+        sys.path.append(str(FORKED))
+    import servers
+
+    if servers.VARIABLE not in os.environ:
+        os.environ[servers.VARIABLE] = folder = tempfile.mkdtemp(prefix="nbridge-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        process.subprocess = SimpleNamespace(Popen=servers.start, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
+    path = Path(os.environ[servers.VARIABLE]) / module
+    with path.with_name(f"{module}.log").open("wb") as log:
+        importing = subprocess.Popen(
+            [sys.executable, servers.__file__, module, path],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    config.add_cleanup(importing.communicate)  # the end of its standard input is its end
+    wait_for(lambda: path.is_socket() or importing.poll() is not None)
+
+
+def _place(item: pytest.Item) -> tuple[int, int]:
+    within = 0 if item.get_closest_marker("server_first") else 2 if item.get_closest_marker("server_last") else 1
+    names = getattr(item, "fixturenames", ())
+    if "engine_server" in names:
+        return 0, within
+    if "keyed_server" in names:
+        return 2, within
+    return (1 if item.get_closest_marker("engine") else 3), 0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,20 +85,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     once that takes long.
     """
 
-    def place(item: pytest.Item) -> tuple[int, int]:
-        within = 0 if item.get_closest_marker("server_first") else 2 if item.get_closest_marker("server_last") else 1
-        names = getattr(item, "fixturenames", ())
-        if "engine_server" in names:
-            return 0, within
-        if "keyed_server" in names:
-            return 2, within
-        return (1 if item.get_closest_marker("engine") else 3), 0
-
-    items.sort(key=place)
+    items.sort(key=_place)
     for item in items:
         if "nbridge" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)  # a process and its imports, a second each time
-        if place(item)[0] < 3:
+        if _place(item)[0] < 3:
             item.add_marker(pytest.mark.xdist_group("engine"))
 
 
@@ -70,11 +112,12 @@ def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def nbridge() -> Callable[..., subprocess.CompletedProcess[str]]:
+def nbridge(pytestconfig: pytest.Config) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line as a user does; nothing is raised for a bad exit code."""
+    _import_once(pytestconfig, "nbridge")
+    import servers
 
     def run(*words: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "nbridge", *map(str, words)]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
+        return servers.run([sys.executable, "-m", "nbridge", *map(str, words)], cwd=ROOT, timeout_s=timeout_s)
 
     return run

@@ -128,7 +128,8 @@ def under_way(
 SLOW = "golden?ttft_s=0.02&gap_s=0.01"  # 0.1 s a request: 100 of them by two users take some five seconds
 
 
-def test_a_client_that_was_stopped_gives_no_valid_cell(tmp_path: Path) -> None:
+def test_a_client_that_was_stopped_gives_no_valid_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NBRIDGE_TEST_FORKS", raising=False)  # what is looked for is a descendant of the bench
     with golden(tmp_path, model=SLOW) as server, under_way(tmp_path, server, tmp_path / "runs") as (running, run_dir):
         (locust,) = [
             process

@@ -96,7 +96,9 @@ def start_bench(tmp_path: Path, text: str, server: Server, mark: str) -> tuple[s
     """A bench in the background, at the moment that its first cell has ended; and its run folder."""
     argv = [sys.executable, "-m", "nbridge", "bench", str(plan(tmp_path, text)), "--target", server.base_url]
     argv += ["--out", str(tmp_path / "runs")]
-    environment = {**os.environ, "TEST_MARK": mark}
+    # A forked Locust would not carry the mark.
+    environment = {name: value for name, value in os.environ.items() if name != "NBRIDGE_TEST_FORKS"}
+    environment["TEST_MARK"] = mark
     bench = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
     assert bench.stderr is not None
     for line in bench.stderr:

@@ -50,7 +50,7 @@ def test_think_times_are_constant_or_have_the_mean_asked_for() -> None:
     ("changes", "word"),
     [
         ({"requests": 9}, "set `conversations` or `seconds`"),
-        ({"conversations": None}, "either `conversations` or `seconds`"),
+        ({"conversations": None}, "set `conversations` or `seconds`"),
         ({"conversations": 3}, "conversations = 3 at concurrency = 2"),
         ({"think_s": -1}, "think_s"),
         ({"think_s": {"kind": "lognormal"}}, "mean"),
