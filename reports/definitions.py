@@ -48,7 +48,8 @@ DEFINITIONS = (
     (
         "Goodput",
         "Requests per second that met every limit of the SLO (service-level objective), measured from schedule for "
-        "open-loop loads.",
+        "open-loop loads. Closed loop: of the answers that ended in the window; open loop: of the requests that were "
+        "due in it, whenever they ended (with a limit on TPOT alone, which sees no queue: of those that ended in it).",
     ),
     (
         "Capacity",

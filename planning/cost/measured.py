@@ -268,6 +268,8 @@ def _usable(cell: Mapping[str, Any]) -> bool:
 def _meets(metrics: Mapping[str, Any]) -> bool:
     """Whether a load was light enough for most requests to meet the SLO: only then is its goodput a capacity."""
     good, rate, asked = metrics.get("goodput_rps"), metrics["request_throughput_rps"], metrics["requests"]
+    if good and (share := metrics.get("slo_share")) is not None:
+        return bool(share >= LEAST_ATTAINMENT)
     return bool(good) and good / rate * asked["ok"] / asked["total"] >= LEAST_ATTAINMENT
 
 

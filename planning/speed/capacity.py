@@ -159,6 +159,8 @@ def attainment(cell: Mapping[str, Any]) -> float | None:
     rate, good, requests = metrics.get("request_throughput_rps"), metrics.get("goodput_rps"), metrics["requests"]
     if good is None or not rate:
         return None
+    if (share := metrics.get("slo_share")) is not None:
+        return float(share)
     # The rate counts answered requests; those that failed met nothing.
     return float(min(1.0, good / rate) * requests["ok"] / requests["total"])
 

@@ -178,8 +178,18 @@ def test_a_point_passes_by_its_figures_after_the_warm_up() -> None:
     found = judge(point(265), requests(late), parse("ttft_p95<0.5,tpot_p95<0.02"), {"ttft_s": 0.5})
     assert (found.verdict, found.missed, found.cut_s, found.requests) == ("pass", (), 0.5, 260)
     assert found.figures == {"ttft_p95": pytest.approx(0.05), "tpot_p95": pytest.approx(0.01)}
-    assert found.goodput_rps == pytest.approx(258 / (26.4 - 0.5))  # answered within the window
+    assert found.goodput_rps == pytest.approx(10)  # all that were due in the window, also those answered after it
     assert found.ttft_p50_s == pytest.approx(0.05)
+
+
+def test_a_short_point_that_is_carried_has_the_goodput_of_its_level() -> None:
+    # 25 requests at ten a second, each answered after 0.6 s: six are still under way when the schedule ends.
+    slow = judge(point(25), requests([0.5] * 25), parse("ttft_p50<1"), {"ttft_s": 1.0})
+    assert (slow.verdict, slow.goodput_rps) == ("pass", pytest.approx(10))
+    means = judge(point(25), requests([0.5] * 25), parse("ttft_mean<1"), {})  # no limit on a single request
+    assert (means.verdict, means.goodput_rps) == ("pass", pytest.approx(10))
+    beyond = judge(point(25), requests([0.5] * 25), parse("ttft_mean<0.1"), {})
+    assert beyond.verdict == "fail" and beyond.goodput_rps < 10
 
 
 def test_a_point_fails_with_its_reason() -> None:

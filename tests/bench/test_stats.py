@@ -136,6 +136,21 @@ def test_goodput_counts_requests_that_meet_every_limit() -> None:
     assert summary["goodput_rps"] == pytest.approx(2 / 2.1)
 
 
+def test_goodput_of_an_open_load_counts_what_was_due_and_not_what_had_ended() -> None:
+    # Twelve requests, one every half second, each answered after 2 s: the last four end after the schedule does.
+    table = rows(*(request(i / 2, [i / 2 + 0.2, i / 2 + 2.0]) for i in range(12)))
+    load = {"kind": "open", "rate_rps": 2.0, "requests": 12, "seconds": None, "concurrency": None}
+    summary = summarise(table, load, {"ttft_s": 0.5})
+    assert summary["window_s"] == 5.5
+    assert summary["goodput_rps"] == pytest.approx(11 / 5.5)  # two a second were offered, and two a second were good
+    assert summary["request_throughput_rps"] == pytest.approx(8 / 5.5)  # answered within the schedule
+    assert summarise(table, load, {"ttft_s": 0.1})["goodput_rps"] == 0.0
+    # A limit on TPOT alone does not see a queue, so there the ends count.
+    assert summarise(table, load, {"tpot_s": 9.0})["goodput_rps"] == pytest.approx(8 / 5.5)
+    late = rows(*(request(i / 2, [i / 2 + 0.2 + i, i / 2 + 2.0 + i]) for i in range(12)))
+    assert summarise(late, load, {"ttft_s": 0.5})["goodput_rps"] == pytest.approx(1 / 5.5)  # the queue is not good
+
+
 @pytest.mark.parametrize(
     ("n", "present"),
     [

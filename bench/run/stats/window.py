@@ -115,7 +115,7 @@ def window_rates(
     if slo and "tpot_s" in slo and missing:
         absent_why["goodput_rps"] = f"{why}, so their TPOT is not known"
     elif slo:
-        good = done & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
+        good = _due(ok, load, slo, done, start, end) & meets_slo(ok, slo, from_schedule=load["kind"] == "open")
         goodput = float(good.sum() / length)
     talks = spans(requests)
     return {
@@ -127,6 +127,22 @@ def window_rates(
         "request_throughput_rps": float(done.sum() / length),
         "goodput_rps": goodput,
     }
+
+
+def _due(
+    ok: pa.Table, load: dict[str, Any], slo: dict[str, float], done: npt.NDArray[np.bool_], start_s: float, end_s: float
+) -> npt.NDArray[np.bool_]:
+    """Which answers goodput counts: under an open loop those that were due in the window, whenever they ended.
+
+    Answers to the last arrivals end after the schedule; counted by their ends, a server that keeps up with 2.4 requests
+    a second would seem to carry the less, the shorter the load. A limit on TTFT or E2E keeps out what a queue delays;
+    without one an overloaded server would be credited with all it is asked for, so there the ends count, as `done` has
+    them, and under a closed loop they do.
+    """
+    if load["kind"] != "open" or not slo.keys() & {"ttft_s", "e2e_s"}:
+        return done
+    scheduled = column(ok, "scheduled_s")
+    return (scheduled >= start_s) & (scheduled < end_s)
 
 
 def slo_share(requests: pa.Table, ok: pa.Table, load: dict[str, Any], slo: dict[str, float] | None) -> float | None:
