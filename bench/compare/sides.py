@@ -16,7 +16,7 @@ from bench.errors import RunFolderError
 from bench.plans.loads import Load
 from bench.plans.tables import Engine
 from bench.run.stats.summary import summarise
-from bench.run.store import Run, open_run
+from bench.run.store import Run, engines_called, open_run
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Place = tuple[str, str]  # the names of an engine and a load
@@ -61,7 +61,7 @@ def run_id(run: Run) -> str:
 def sort_in(side: Side) -> None:
     """The side's cells by engine and load."""
     for number, run in enumerate(side.runs):
-        for cell in run.cells:
+        for cell in engines_called(run.document)["cells"]:
             if not isinstance(cell, dict) or not isinstance(cell.get("id"), str):
                 raise RunFolderError(f"{run.path / 'run.json'}: has a cell without an id; it was changed or damaged.")
             if cell.get("point"):

@@ -40,7 +40,7 @@ from bench.errors import PlanError
 from bench.plans.faults import explain, require_known
 from bench.plans.loads import Load
 from bench.plans.tables import Capacity, Cost, Engine, Objective, Quality, RunningServer, Slo, Table
-from bench.run.store import slug
+from bench.run.store import engine_word, slug
 from inputs import files
 
 PLANS = Path(__file__).parent
@@ -214,7 +214,8 @@ def _products(matrix: dict[str, Any], where: str) -> Iterable[dict[str, Any]]:
 
 
 def _name(kind: str, merged: dict[str, Any], varied: dict[str, Any], values: dict[str, Any]) -> str:
-    """A short name from what sets this entry apart: `int8`, `c16`, `r2.5-chat`."""
+    """A short name from what sets this entry apart: `int8`, `c16`, `r2.5-chat`; an engine that nothing sets apart is
+    called by its model."""
     parts: list[str] = []
     if merged.get("name"):
         parts.append(str(merged["name"]))
@@ -223,7 +224,9 @@ def _name(kind: str, merged: dict[str, Any], varied: dict[str, Any], values: dic
     elif kind == "load" and merged.get("rate_rps") is not None and (not parts or "rate_rps" in values):
         parts.append(f"r{merged['rate_rps']}")
     elif kind == "engine" and (not parts or "quantization" in values):
-        parts.append(str(merged.get("quantization", "none")))
+        parts.append(engine_word(merged, beside_others="quantization" in values))
+        if "model" in values and parts == [engine_word({"model": merged["model"]})]:
+            values = {key: value for key, value in values.items() if key != "model"}  # it is in the name already
     skipped = {"name", "quantization", "concurrency", "rate_rps", "requests", "seconds", "extra_args", "kind"}
     shown = values if parts else varied
     for key, value in shown.items():

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +49,56 @@ def is_at_work(run_dir: Path) -> bool:
 def slug(text: str) -> str:
     """`text` as a file name's part: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "x"
+
+
+def engine_word(engine: Mapping[str, Any], *, beside_others: bool = False) -> str:
+    """What an engine without a name is called: by its quantization, without one by its model; “unquantized” beside
+    others of that model."""
+    quantization = str(engine.get("quantization") or "none")
+    if quantization != "none":
+        return quantization
+    model = str(engine.get("model") or "").rstrip("/").rpartition("/")[2]
+    return "unquantized" if beside_others else slug(model) if model else "engine"
+
+
+def engines_called(document: dict[str, Any]) -> dict[str, Any]:
+    """A run's document in which no engine is called “none”, as earlier versions called one without a quantization.
+
+    The ids of cells, which are folders, stay.
+    """
+    engines = [cell["engine"] for cell in document["cells"] if isinstance(cell, dict) and _is_named(cell.get("engine"))]
+    names = {engine["name"] for engine in engines}
+    called = {
+        engine["name"]: engine_word(engine, beside_others=len(names) > 1) + engine["name"].removeprefix("none")
+        for engine in engines
+        if re.fullmatch(r"none(-.*)?", engine["name"]) and (engine.get("quantization") or "none") == "none"
+    }
+    if not called or set(called.values()) & names:
+        return document
+
+    def renamed(entry: Any, key: str) -> Any:
+        known = isinstance(entry, dict) and isinstance(entry.get(key), str)
+        return {**entry, key: called.get(entry[key], entry[key])} if known else entry
+
+    def each(entries: Any, key: str) -> Any:
+        return [renamed(entry, key) for entry in entries] if isinstance(entries, list) else entries
+
+    cells = [
+        {**cell, "engine": renamed(cell["engine"], "name")} if isinstance(cell, dict) and "engine" in cell else cell
+        for cell in document["cells"]
+    ]
+    found = {**document, "cells": cells}
+    if isinstance(plan := document.get("plan"), dict):
+        found["plan"] = {**plan, "engines": each(plan.get("engines"), "name")}
+    if isinstance(document.get("capacity"), list):
+        found["capacity"] = each(document["capacity"], "engine")
+    if isinstance(judged := document.get("quality"), dict):
+        found["quality"] = {**renamed(judged, "baseline"), "engines": each(judged.get("engines"), "engine")}
+    return found
+
+
+def _is_named(engine: Any) -> bool:
+    return isinstance(engine, dict) and isinstance(engine.get("name"), str)
 
 
 def new_run_id(name: str, now: datetime) -> str:

@@ -20,7 +20,7 @@ from bench.run import quality
 from bench.run.stats.gaps import token_gaps
 from bench.run.stats.latencies import latencies, ok_only
 from bench.run.stats.summary import summarise
-from bench.run.store import Run
+from bench.run.store import Run, engines_called
 from reports.errors import ReportError
 from reports.measured.cells import Cell, Json, Report
 from reports.measured.curves import Curve, ecdf
@@ -82,7 +82,7 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
             metrics = {**(stored or {}), **recomputed}
             curves = _curves(requests)
         if judged is not None:
-            now = rejudged(run.document, document, requests)
+            now = rejudged(engines_called(run.document), document, requests)
             changed += differences({"point": _told(judged)}, {"point": _told(now)})
             judged = now
     return replace(
@@ -185,16 +185,17 @@ def _quality(run: Run) -> tuple[Json, ...]:
             return None
 
     found = quality.results(readable(run.document), rows_of)
-    return tuple(
+    told = [
         entry
         if entry["outcome"] != "ok" or entry["figures"] is not None
         else entry | {"outcome": "failed", "reason": broken.get(entry["engine"], "Its rows are missing.")}
         for entry in found
-    )
+    ]
+    return tuple(engines_called({**run.document, "quality": {"engines": told}})["quality"]["engines"])
 
 
 def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:
-    whole = readable(run.document)
+    whole = engines_called(readable(run.document))
     documents = whole["cells"]
     for index, document in enumerate(documents):
         lacking = _lacking(document)

@@ -39,11 +39,24 @@ def test_defaults_and_matrix_multiply() -> None:
         source="x.toml",
     )
     assert [engine.name for engine in plan.engines] == [
-        f"{q}-max_num_seqs-{n}" for q in ("none", "int8") for n in (8, 16)
+        f"{q}-max_num_seqs-{n}" for q in ("unquantized", "int8") for n in (8, 16)
     ]
     assert [(load.name, load.concurrency) for load in plan.loads] == [("c1", 1), ("c4", 4)]
     assert plan.loads[0].prompt_tokens == Lengths(kind="fixed", mean=100)
     assert plan.name == "x"
+
+
+def test_an_engine_that_nothing_sets_apart_is_called_by_its_model() -> None:
+    def names(*engines: dict[str, object], **matrix: object) -> list[str]:
+        plan = {"engines": list(engines), "loads": [{"concurrency": 1, "requests": 8}], "matrix": {"engine": matrix}}
+        return [engine.name for engine in expand(plan, source="x.toml").engines]
+
+    assert names({"model": "demo-1m"}) == ["demo-1m"]
+    assert names({"model": "meta-llama/Llama-3.1-8B"}, max_num_seqs=[8, 16]) == [
+        "Llama-3.1-8B-max_num_seqs-8", "Llama-3.1-8B-max_num_seqs-16",
+    ]  # fmt: skip
+    assert names({"model": "demo-1m"}, quantization=["none", "int8"]) == ["unquantized", "int8"]
+    assert names({"model": "demo-1m"}, model=["demo-1m", "demo-100m"]) == ["demo-1m", "demo-100m"]
 
 
 def test_an_expanded_plan_reads_back_from_its_run() -> None:
@@ -102,7 +115,7 @@ RAMP = {"kind": "open", "arrival": "ramp", "rates_rps": [2, 10], "seconds": 9}
         ({"loads": [{**LOADS[0], "prompt_tokens": {"kind": "uniform", "low": 5, "high": 3}}]}, ["3 is below low = 5"]),
         ({"loads": [{**LOADS[0], "prompt_tokens": -1}]}, ["prompt_tokens.mean = -1"]),
         ({"loads": 3}, ["[[loads]]"]),
-        ({"engines": [{}]}, ["engines[none].model", "missing"]),
+        ({"engines": [{}]}, ["engines[engine].model", "missing"]),
         ({"engines": [{"model": "m", "quantization": "int2"}]}, ["engines[int2]", "8-15 %", "Use int4"]),
         ({"engines": [{"model": "m", "quantization": "INT8-g32"}]}, ["no groups"]),
         ({"engines": [{"model": "m", "quantization": "fp16", "dtype": "bfloat16"}]}, ["number format float16"]),
@@ -110,7 +123,7 @@ RAMP = {"kind": "open", "arrival": "ramp", "rates_rps": [2, 10], "seconds": 9}
         ({"quality": {"tokens": 900, "window_tokens": 100}}, ["at least 10 pieces"]),
         ({"quality": {"top": 0}}, ["quality.top = 0"]),
         ({"engines": [{"model": "m", "tensor_parallel": 2}]}, ["Did you mean `tensor_parallel_size`"]),
-        ({"engines": ENGINES * 2}, ["two engines are called 'none'"]),
+        ({"engines": ENGINES * 2}, ["two engines are called 'demo-1m'"]),
         ({"repeat": 3}, ["repeat = 3", "Did you mean `repeats`"]),
         ({"repeats": 0}, ["repeats = 0"]),
         ({"slo": {"ttft": 1}}, ["slo.ttft = 1", "Did you mean `ttft_s`"]),
