@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench.run.stats.window import cut_by_time
+from inputs.quantities import number, seconds
 
 
 class Display:
@@ -56,12 +57,12 @@ def cell_line(cell: dict[str, Any]) -> str:
         return f"{cell['outcome']}: {cell['reason']}"
     parts = []
     if (rate := metrics["output_throughput_tok_s"]) is not None:
-        parts.append(f"{rate:.1f} output tok/s")
+        parts.append(f"{number(rate)} output tok/s")
     elif (rate := metrics["request_throughput_rps"]) is not None:
-        parts.append(f"{rate:.1f} requests/s")
+        parts.append(f"{number(rate)} requests/s")
     for name, label in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("e2e_s", "E2E")):
         if metrics[name] and "p50" in metrics[name]:
-            parts.append(f"{label} p50 {metrics[name]['p50'] * 1000:.0f} ms")
+            parts.append(f"{label} p50 {seconds(metrics[name]['p50'])}")
     load, sent = cell["load"], metrics["requests"]["total"]
     if cut_by_time(load, sent):
         parts.append(f"{sent} of {load['requests']} requests in its {load['seconds']:g} s")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from inputs.quantities import trimmed
+from inputs.quantities import number, seconds, trimmed
 from planning import tables
 from planning.catalog_entries import Price, Spread
 from planning.catalogs import STALE_AFTER_DAYS, Catalog
@@ -259,7 +259,7 @@ def _contexts(made: Estimate) -> RenderableType:
 def _speeds(made: Estimate) -> RenderableType:
     count, half = made.setting.gpus, made.context_tokens // 2
     table = tables.table()
-    for column in ("requests at once", "output tok/s", "time per token", "limited by"):
+    for column in ("requests at once", "output tok/s", "TPOT", "limited by"):
         table.add_column(column, justify="right")
     for batch in (1, 8, 32, 128):
         if batch > 1 and batch > (made.max_concurrency(half) or 0):
@@ -272,7 +272,7 @@ def _speeds(made: Estimate) -> RenderableType:
             context_tokens=half,
             kv_bytes_per_value=made.setting.kv_bytes_per_value,
         )
-        table.add_row(f"{batch}", f"{bound.tok_s:,.0f}", f"{trimmed(bound.step_s * 1e3)} ms", bound.limited_by)
+        table.add_row(f"{batch}", number(bound.tok_s), seconds(bound.step_s), bound.limited_by)
     title = f"At best, with {half:,} tokens of context in use (roofline; no server reaches it)"
     if made.shape.multiplied_parameters is None:
         return tables.titled(title, table)
@@ -287,7 +287,7 @@ def _speeds(made: Estimate) -> RenderableType:
 def _accepted(made: Selection) -> RenderableType:
     table = tables.table()
     table.add_column("candidate", no_wrap=True)
-    for column in ("at once", "TTFT", "per token", "tok/s", "$/h", "$/M out", "quality"):
+    for column in ("at once", "TTFT", "TPOT", "tok/s", "$/h", "$/M out", "quality"):
         table.add_column(column, justify="right")
     table.add_column("speeds")
     for one in made.accepted[:_MOST_ROWS]:
@@ -295,11 +295,11 @@ def _accepted(made: Selection) -> RenderableType:
         table.add_row(
             what.name,
             "" if what.concurrency is None else trimmed(what.concurrency),
-            _ms(what.ttft_s),
-            _ms(what.tpot_s),
-            "" if what.output_tok_s is None else f"{what.output_tok_s:,.0f}",
-            "" if what.usd_per_hour is None else f"{what.usd_per_hour:,.2f}",
-            "" if what.usd_per_mtok is None else f"{what.usd_per_mtok:,.3g}",
+            "" if what.ttft_s is None else seconds(what.ttft_s),
+            "" if what.tpot_s is None else seconds(what.tpot_s),
+            "" if what.output_tok_s is None else number(what.output_tok_s),
+            "" if what.usd_per_hour is None else number(what.usd_per_hour),
+            "" if what.usd_per_mtok is None else number(what.usd_per_mtok),
             "" if what.quality is None else f"{what.quality:.2f}",
             "measured" if what.measured else "bounds",
         )
@@ -328,12 +328,6 @@ def _rejected(rejected: Sequence[Judged]) -> RenderableType:
 def _age(price: Price, today: datetime.date) -> str:
     age = (today - price.retrieved).days
     return f"{age}{' stale' if age > STALE_AFTER_DAYS else ''}"
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.2f} s" if value >= 1 else f"{trimmed(value * 1e3)} ms"
 
 
 def _usd(value: Spread | None, digits: int = 2) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inputs.quantities import MISSING, number, seconds
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -23,12 +25,10 @@ class Figure:
         return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
     def written(self, value: float | None) -> str:
-        """The value as a person reads it: three significant digits, seconds below one as milliseconds."""
+        """The value as a person reads it, as in reports and in the app."""
         if value is None:
-            return "–"
-        if self.unit == "s" and abs(value) < 1:
-            return f"{_three(value * 1000)} ms"
-        return f"{_three(value)} {self.unit}"
+            return MISSING
+        return seconds(value) if self.unit == "s" else f"{number(value)} {self.unit}"
 
 
 FIGURES = (
@@ -38,15 +38,8 @@ FIGURES = (
     Figure("tpot_s.p50", "TPOT p50", "s", higher_is_better=False),
     Figure("e2e_s.p50", "E2E p50", "s", higher_is_better=False),
     Figure("e2e_s.p95", "E2E p95", "s", higher_is_better=False),
-    Figure("goodput_rps", "goodput", "req/s", higher_is_better=True),
+    Figure("goodput_rps", "goodput", "requests/s", higher_is_better=True),
 )
 # Answers without output tokens (hidden states) have this in place of the output throughput.
-REQUESTS = Figure("request_throughput_rps", "requests", "req/s", higher_is_better=True)
+REQUESTS = Figure("request_throughput_rps", "requests", "requests/s", higher_is_better=True)
 ALL = (*FIGURES, REQUESTS)
-
-
-def _three(value: float) -> str:
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"

@@ -92,8 +92,8 @@ def judge(candidate: Candidate, requirements: Requirements) -> Judged:
     reasons: list[str] = []
     unproven: list[str] = []
     for what, value, limit, say in (
-        ("time to first token", candidate.ttft_s, asked.max_ttft_s, _seconds),
-        ("time per output token", candidate.tpot_s, asked.max_tpot_s, _seconds),
+        ("TTFT", candidate.ttft_s, asked.max_ttft_s, _seconds),
+        ("TPOT", candidate.tpot_s, asked.max_tpot_s, _seconds),
         ("time of an answer", candidate.e2e_s, asked.max_e2e_s, _seconds),
         ("rent per million output tokens", candidate.usd_per_mtok, asked.max_usd_per_mtok, _usd),
     ):

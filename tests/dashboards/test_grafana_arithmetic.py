@@ -93,7 +93,7 @@ def one(value: float, labels: str = "{}") -> list[dict[str, object]]:
 
 def test_what_the_boards_compute(tmp_path: Path) -> None:
     prompt, output = expressions("overview", "Tokens per second")
-    (p50, p95, _) = expressions("overview", "Time to first token")
+    (p50, p95, _) = expressions("overview", "TTFT")
     expected = {
         output: one(60),  # 10 + 20 + 30
         prompt: one(120),

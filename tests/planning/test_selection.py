@@ -73,8 +73,8 @@ def test_every_limit_has_its_reason() -> None:
         max_usd_per_mtok=10.0,
     )
     assert judge(one, asked).reasons == (
-        "time to first token is 600 ms, above the limit of 500 ms",
-        "time per output token is 60 ms, above the limit of 50 ms",
+        "TTFT is 600 ms, above the limit of 500 ms",
+        "TPOT is 60 ms, above the limit of 50 ms",
         "time of an answer is 5 s, above the limit of 4 s",
         "rent per million output tokens is $11.00, above the limit of $10.00",
         "gives 50 tok/s, not the 80 required",
@@ -101,7 +101,7 @@ def test_a_bound_can_reject_but_not_prove() -> None:
     assert (fast.reasons, len(fast.unproven)) == ((), 2)
     slow = judge(candidate(measured=False, tpot_s=0.06, output_tok_s=60.0), asked)
     assert slow.reasons == (
-        "time per output token is 60 ms at best, above the limit of 50 ms",
+        "TPOT is 60 ms at best, above the limit of 50 ms",
         "gives 60 tok/s at best, not the 80 required",
     )
 

@@ -130,7 +130,7 @@ BESIDE = Row(
     "Beside it",
     (
         lines(
-            "Inter-token latency of the same servers",
+            "ITL of the same servers",
             "What users of completions feel while hidden states are computed; estimated from bucket bounds.",
             "s",
             *(Query(quantile(q, "vllm:inter_token_latency_seconds", ENGINE), f"p{q * 100:g}") for q in (0.5, 0.95)),

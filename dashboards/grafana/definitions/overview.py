@@ -147,12 +147,12 @@ LATENCY = Row(
         )
         for title, what, histogram in (
             (
-                "Time to first token",
-                "From a request's arrival to its first output token",
+                "TTFT",
+                "Time to first token: from a request's arrival to its first output token",
                 "vllm:time_to_first_token_seconds",
             ),
-            ("Inter-token latency", "Between two output tokens of a request", "vllm:inter_token_latency_seconds"),
-            ("End to end", "From a request's arrival to its last token", "vllm:e2e_request_latency_seconds"),
+            ("ITL", "Inter-token latency: between two output tokens of a request", "vllm:inter_token_latency_seconds"),
+            ("E2E", "End to end: from a request's arrival to its last token", "vllm:e2e_request_latency_seconds"),
         )
     ),
 )

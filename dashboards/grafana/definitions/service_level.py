@@ -12,8 +12,8 @@ from monitoring.alerting.recording import duration
 PER_MODEL = 'model_name=~"$model"'
 OBJECTIVES = (
     ("ttft", "TTFT", "requests whose first token came within the threshold"),
-    ("itl", "Inter-token latency", "gaps between tokens within the threshold"),
-    ("e2e", "End to end", "requests answered in full within the threshold"),
+    ("itl", "ITL", "gaps between tokens within the threshold"),
+    ("e2e", "E2E", "requests answered in full within the threshold"),
     ("queue", "Queue", "requests that waited for the engine no longer than the threshold"),
     ("availability", "Availability", "requests that neither the server nor the engine failed"),
 )
@@ -106,9 +106,9 @@ THRESHOLDS = Row(
             Query(f'max(nbridge_slo:threshold_seconds{{slo="{slo}"}})', "threshold", limit=True),
         )
         for slo, title, what in (
-            ("ttft", "Time to first token", "From a request's arrival to its first output token"),
-            ("itl", "Inter-token latency", "Between two output tokens of a request"),
-            ("e2e", "End to end", "From a request's arrival to its last token"),
+            ("ttft", "TTFT", "Time to first token: from a request's arrival to its first output token"),
+            ("itl", "ITL", "Inter-token latency: between two output tokens of a request"),
+            ("e2e", "E2E", "End to end: from a request's arrival to its last token"),
         )
     ),
 )
@@ -138,7 +138,7 @@ WHERE = Row(
             width=6,
         ),
         heatmap(
-            "End-to-end latency, distribution",
+            "E2E, distribution",
             "Requests per second by their end-to-end time. Two bands are two kinds of request, or two kinds of server.",
             "s",
             buckets("vllm:e2e_request_latency_seconds", ENGINE),

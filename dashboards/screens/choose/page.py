@@ -78,12 +78,8 @@ def required() -> tuple[Requirements, Lengths]:
     """What the visitor asks for; a limit at its end does not matter."""
     st.subheader("What it must do", anchor=False)
     one, two, three = st.columns(3)
-    ttft_ms = one.number_input(
-        "Longest time to first token (ms; 0: any)", 0, 60_000, 0, 50, key="max_ttft_ms", bind="query-params"
-    )
-    tpot_ms = one.number_input(
-        "Longest time per token (ms; 0: any)", 0, 2_000, 0, 5, key="max_tpot_ms", bind="query-params"
-    )
+    ttft_ms = one.number_input("Longest TTFT (ms; 0: any)", 0, 60_000, 0, 50, key="max_ttft_ms", bind="query-params")
+    tpot_ms = one.number_input("Longest TPOT (ms; 0: any)", 0, 2_000, 0, 5, key="max_tpot_ms", bind="query-params")
     quality = two.selectbox("Quality", ["any", *QUALITY_CLASSES], key="min_quality", bind="query-params")
     spoken = sorted({one for model in catalog().models.values() for one in model.languages or ()})
     languages = two.multiselect("Languages", spoken, key="languages", bind="query-params")
@@ -149,7 +145,7 @@ def accepted(made: Selection) -> None:
             "server reaches, so costs are at least these.",
             words=f"{plural(len(drawn), 'candidate')} of {len(rows)} meet the requirements.",
         )  # fmt: skip
-    numeric = ("TTFT", "Per token", "tok/s", "$/h", "$/M out", "Memory", "Quality")
+    numeric = ("TTFT", "TPOT", "tok/s", "$/h", "$/M out", "Memory", "Quality")
     shown = made.accepted if st.session_state.get("all_accepted") else made.accepted[:SHOWN]
     caption = f"{plural(len(made.accepted), 'candidate')} that would do, the best first"
     tabular.table(view.accepted_rows(shown), caption, numeric=numeric, words=("Met at its bound only",))

@@ -53,7 +53,7 @@ def accepted_rows(found: Sequence[Judged]) -> Rows:
         {
             "Candidate": one.candidate.name,
             "TTFT": seconds(one.candidate.ttft_s),
-            "Per token": seconds(one.candidate.tpot_s),
+            "TPOT": seconds(one.candidate.tpot_s),
             "tok/s": number(one.candidate.output_tok_s),
             "$/h": number(one.candidate.usd_per_hour),
             "$/M out": number(one.candidate.usd_per_mtok),
