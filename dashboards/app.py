@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboards import links
+from dashboards import links, taken
 from dashboards.app_pages import PAGES
 
 # The emoji is drawn by the browser; an icon by name would be fetched from elsewhere.
@@ -23,7 +23,9 @@ page = st.navigation(
 links.tab(page.title)
 links.arrive(page.url_path)
 asked, above = links.asked_for(), st.container()
+taken.begin()
 page.run()
+taken.offered(page.url_path)
 with above:
     for key, shown in links.refused(asked).items():
         links.complain(key, asked[key], shown)

@@ -84,11 +84,13 @@ def _serve(port: int, *, open_browser: bool) -> None:
 
     for module in (
         "screens.benchmarks.charts",
+        "screens.benchmarks.requests",
         "screens.benchmarks.view",
         "screens.compare.view",
         "screens.capacity.view",
         "screens.cost.view",
         "screens.live.view",
+        "screens.live.replay",
     ):
         importlib.import_module(f"dashboards.{module}")
     logging.getLogger("streamlit").setLevel(logging.WARNING)

@@ -11,7 +11,7 @@ from altair.utils import schemapi
 
 from bench.errors import BenchError
 from bench.run.store import open_run
-from dashboards import library
+from dashboards import library, taken
 from dashboards.library import Broken, Entry, Known, Shelf, Stamp
 from dashboards.links import pick
 from dashboards.settings import DashboardSettings, from_environment
@@ -44,16 +44,19 @@ def heading(title: str, lead: str) -> None:
     """A page's head: what it is, and in one sentence what it answers."""
     st.html(style(palette()))
     st.title(title, anchor=False)
+    taken.add(f"# {taken.plain(title)}")
     note(lead)
 
 
 def verdict(text: str) -> None:
     """What the page establishes, in words."""
+    taken.add(f"> {taken.plain(text)}")
     st.html(f'<p class="nb-verdict">{html.escape(text)}</p>')
 
 
 def note(text: str, *, bad: bool = False) -> None:
     """A remark in small type; `bad` for what went wrong."""
+    taken.add(taken.plain(text))
     said = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
     st.html(f'<p class="nb-note{" bad" if bad else ""}">{said}</p>')
 
@@ -61,6 +64,7 @@ def note(text: str, *, bad: bool = False) -> None:
 def notes(texts: Sequence[str], *, bad: bool = False) -> None:
     """Several remarks as a list."""
     if texts:
+        taken.add("\n".join(f"- {taken.plain(text)}" for text in texts))
         items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
         st.html(f'<ul class="nb-note{" bad" if bad else ""}">{items}</ul>')
 
@@ -72,6 +76,7 @@ def subheading(text: str) -> None:
 
 def facts(entries: Sequence[tuple[str, str, str]]) -> None:
     """Large figures side by side: (what, value with unit, remark below)."""
+    taken.add("\n".join(f"- {taken.plain(f'{what}: {value} {remark}')}" for what, value, remark in entries))
     parts = "".join(
         f"<div><dt>{html.escape(what)}</dt><dd>{html.escape(value)}"
         f"{f'<small>{html.escape(remark)}</small>' if remark else ''}</dd></div>"
@@ -95,16 +100,34 @@ def tiles(found: Sequence[Tile]) -> None:
                 st.page_link(f"screens/{tile.page}/page.py", label=tile.link, query_params=tile.query)
 
 
-def figure(chart: Any, rows: Rows, *, name: str, title: str, caption: str, words: str, heading: bool = True) -> None:
-    """A figure with its title, its words for those who do not see it, its caption, its data, and itself to save."""
+def figure(
+    chart: Any,
+    rows: Rows,
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    words: str,
+    heading: bool = True,
+    picked: Callable[[], None] | None = None,
+) -> None:
+    """A figure with its title, its words for those who do not see it, its caption, its data, and itself to save.
+
+    `picked` is called when the visitor picks something in it, which then stands in the session under `pick-{name}`.
+    """
     if heading:
         st.subheader(title, anchor=False)
     with st.container(key=f"figure-{name}"):  # the buttons below find the drawing by this name
         spec = chart.to_dict(validate=False)
         spec["config"] = readable(palette()) | spec.get("config", {})
-        st.vega_lite_chart(spec, alt=title)
+        if picked is None:
+            st.vega_lite_chart(spec, alt=title)
+        else:
+            st.vega_lite_chart(spec, alt=title, on_select=picked, key=f"pick-{name}")
+    taken.add(f"**{taken.plain(title)}**", taken.plain(words), taken.plain(caption))
     said = html.escape(title, quote=True)
-    st.html(f'<p class="nb-hidden">{html.escape(words)}</p><p class="nb-note">{html.escape(caption)}</p>')
+    below = f'<p class="nb-note">{html.escape(caption)}</p>' if caption else ""
+    st.html(f'<p class="nb-hidden">{html.escape(words)}</p>{below}')
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         csv_button(rows, name)
         buttons = "".join(
@@ -218,3 +241,6 @@ def guarded(show: Callable[[], None]) -> None:
         show()
     except (BenchError, ReportError, PlanningError) as error:
         st.error(str(error), icon=":material/error:")
+    except OSError as error:  # a run that was deleted while it is shown
+        what = error.filename or "a file of this run"
+        st.error(f"{what}: cannot be read ({error.strerror}). Was it deleted?", icon=":material/error:")

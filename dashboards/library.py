@@ -3,13 +3,14 @@
 Reads run.json alone; a run's records are read column by column when a figure needs them.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import RunFolderError
@@ -190,6 +191,36 @@ def columns(path: Path, cell_id: str, names: list[str]) -> pa.Table:
         return pq.read_table(source, columns=names)
     except (pa.ArrowException, OSError) as error:
         raise RunFolderError(f"{source}: not a readable Parquet file ({error}). Measure the cell again.") from error
+
+
+def known_columns(path: Path, cell_id: str, names: Sequence[str]) -> pa.Table:
+    """As `columns`, of those columns that the records have: earlier versions kept fewer. Raises RunFolderError."""
+    source = cell_dir(path, cell_id) / "requests.parquet"
+    if not source.exists():
+        return SCHEMA.empty_table().select(list(names))
+    try:
+        there = set(pq.read_schema(source).names)
+    except (pa.ArrowException, OSError) as error:
+        raise RunFolderError(f"{source}: not a readable Parquet file ({error}). Measure the cell again.") from error
+    return columns(path, cell_id, [name for name in names if name in there])
+
+
+def one_request(path: Path, cell_id: str, request_id: str) -> dict[str, Any] | None:
+    """All that is recorded of one request; None when the cell has none of that name. Raises RunFolderError.
+
+    Only the group of rows that holds it is read with its lists of chunks.
+    """
+    source = cell_dir(path, cell_id) / "requests.parquet"
+    try:
+        with pq.ParquetFile(source) as file:
+            for group in range(file.num_row_groups):
+                place = pc.index(file.read_row_group(group, columns=["request_id"])["request_id"], request_id).as_py()
+                if place >= 0:
+                    row: dict[str, Any] = file.read_row_group(group).slice(place, 1).to_pylist()[0]
+                    return row
+    except (pa.ArrowException, OSError) as error:
+        raise RunFolderError(f"{source}: cannot be read ({error}). Measure the cell again.") from error
+    return None
 
 
 def latency_curves(path: Path, cell_id: str) -> dict[str, Curve | None]:

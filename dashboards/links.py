@@ -15,6 +15,7 @@ def arrive(page: str) -> None:
 def arrived(page: str) -> None:
     """The page is whole: what changes in its address from now on, the visitor's Back did."""
     st.session_state[_PAGE] = page
+    st.session_state[_ARRIVING] = False  # what is drawn anew by itself from now on does not arrive again
 
 
 def tab(title: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboards import taken
 from reports.tables import Table
 
 Rows = list[dict[str, Any]]
@@ -20,16 +21,17 @@ def table(
     if not rows:
         return
     names = list(rows[0])
+    taken.table(names, [[text(row[name]) for name in names] for row in rows], caption)
     kinds = {name: "number" if name in numeric else "words" if name in words else "" for name in names}
     head = "".join(
         f'<th scope="col" class="{kinds[name]}" role="columnheader">{html.escape(name)}</th>' for name in names
     )
     body = "".join(
         '<tr role="row">'
-        + f'<th scope="row" role="rowheader">{html.escape(_text(row[names[0]]))}</th>'
+        + f'<th scope="row" role="rowheader">{html.escape(text(row[names[0]]))}</th>'
         + "".join(
             f'<td role="cell" class="{kinds[name]}" data-of="{html.escape(name, quote=True)}">'
-            f"{_link(row[name]) if name in links else html.escape(_text(row[name]))}</td>"
+            f"{_link(row[name]) if name in links else html.escape(text(row[name]))}</td>"
             for name in names[1:]
         )
         + "</tr>"
@@ -40,6 +42,11 @@ def table(
 
 def report_table(found: Table) -> None:
     """A table of a report, as the report lays it out."""
+    taken.table(
+        [f"{column.group} {column.name}".strip() for column in found.columns],
+        [[entry.text for entry in row] for row in found.rows],
+        found.caption,
+    )
     groups = "".join(
         f'<th scope="colgroup" class="group" colspan="{count}">{html.escape(name)}</th>'
         if name
@@ -72,7 +79,8 @@ def _scrolled(inner: str, caption: str) -> None:
     )
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value in a table."""
     if value is None:
         return "–"
     return f"{value:,.6g}" if isinstance(value, float) else str(value)

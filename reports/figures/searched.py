@@ -1,6 +1,5 @@
 """The figure of a search: the limiting latency and the goodput over the level, with the SLO and every verdict."""
 
-from collections import Counter
 from typing import Any
 
 import matplotlib as mpl
@@ -25,7 +24,7 @@ from reports.figures.drawing import (
     style_of,
 )
 from reports.measured.cells import Cell, Report
-from reports.measured.searches import Search
+from reports.measured.searches import Search, point_level, point_verdict, shown_condition
 from reports.names import short_names, shortened
 
 _MARKS: dict[str, dict[str, Any]] = {
@@ -39,15 +38,15 @@ _WIDTH_IN, _PANEL_IN = 7.4, 1.95
 
 def searched(report: Report, found: tuple[Search, ...]) -> Picture | None:
     """Every point of every search; None when no point was measured at a level."""
-    drawn = [(one, cell) for one in found for cell in one.points if _level(cell) is not None]
+    drawn = [(one, cell) for one in found for cell in one.points if point_level(cell) is not None]
     if not drawn:
         return None
-    name = _shown_figure(found)
+    name = shown_condition(found)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         engines = list(dict.fromkeys(one.engine for one, _ in drawn))
         short = short_names(report.engines, 30)
         handles: list[Artist] = [line_of(short[e], **{**style_of(report, e), "marker": "None"}) for e in engines]
-        present = {_verdict(cell) for _, cell in drawn}
+        present = {point_verdict(cell) for _, cell in drawn}
         handles += [
             line_of(_LABELS[verdict], linestyle="none", color=INK, **mark)
             for verdict, mark in _MARKS.items()
@@ -60,7 +59,7 @@ def searched(report: Report, found: tuple[Search, ...]) -> Picture | None:
         above = axes_of(figure, 0.75, _PANEL_IN + 0.75, _WIDTH_IN - 0.95, _PANEL_IN)
         below = axes_of(figure, 0.75, 0.48, _WIDTH_IN - 0.95, _PANEL_IN)
         for axes in (above, below):
-            _levels(axes, [_level(cell) or 1.0 for _, cell in drawn])
+            _levels(axes, [point_level(cell) or 1.0 for _, cell in drawn])
             for one in found:
                 if one.answer["value"] is not None:
                     axes.axvspan(one.answer["low"], one.answer["high"], color=SHADE, zorder=0.1)
@@ -71,22 +70,6 @@ def searched(report: Report, found: tuple[Search, ...]) -> Picture | None:
         below.set_xlabel("Requests/s offered" if over == "rate" else "Concurrent requests")
         title = f"{name} and goodput over the {'rate' if over == 'rate' else 'concurrency'}"
         return saved(figure, "capacity", title, _description(found, name), _caption(found, name))
-
-
-def _level(cell: Cell) -> float | None:
-    level = cell.document["point"]["level"]
-    return None if level is None else float(level)
-
-
-def _verdict(cell: Cell) -> str:
-    verdict = cell.judged.verdict if cell.judged else "invalid"
-    return "invalid" if verdict == "died" else verdict
-
-
-def _shown_figure(found: tuple[Search, ...]) -> str:
-    """The condition that is drawn: the one that limits most engines, else the first."""
-    limiting = Counter(name for one in found for name in one.answer["limiting"][:1])
-    return str(limiting.most_common(1)[0][0] if limiting else next(iter(found[0].answer["limits"])))
 
 
 def _levels(axes: Axes, levels: list[float]) -> None:
@@ -133,7 +116,7 @@ def _goodput(report: Report, axes: Axes, found: tuple[Search, ...]) -> None:
 def _draw(report: Report, axes: Axes, one: Search, cells: list[tuple[Cell, float | None]], edge: float | None) -> None:
     """One search's points; a fail without a value is drawn at the upper `edge`."""
     style = style_of(report, one.engine)
-    at = [(level, value, _verdict(cell)) for cell, value in cells if (level := _level(cell)) is not None]
+    at = [(level, value, point_verdict(cell)) for cell, value in cells if (level := point_level(cell)) is not None]
     line = sorted((level, value) for level, value, verdict in at if value is not None and verdict != "invalid")
     if line:
         axes.plot(*zip(*line, strict=True), color=style["color"], linestyle=style["linestyle"], linewidth=1.1)
@@ -152,7 +135,7 @@ def _draw(report: Report, axes: Axes, one: Search, cells: list[tuple[Cell, float
 
 
 def _value(cell: Cell, name: str) -> float | None:
-    return cell.judged.figures.get(name) if cell.judged and _level(cell) is not None else None
+    return cell.judged.figures.get(name) if cell.judged and point_level(cell) is not None else None
 
 
 def _tick(value: float, *, is_time: bool) -> str:
@@ -166,7 +149,9 @@ def _caption(found: tuple[Search, ...], name: str) -> str:
         f"Above: {name} of every point of the search, after its warm-up, against the SLO. Below: requests answered "
         "within the limits per second. Shaded: the interval of each engine's capacity."
     )
-    if any(_value(c, name) is None and _verdict(c) == "fail" for one in found for c in one.points if _level(c)):
+    if any(
+        _value(c, name) is None and point_verdict(c) == "fail" for one in found for c in one.points if point_level(c)
+    ):
         text += " A cross at the upper edge was ended early, as soon as it could no longer pass: it has no value."
     return text
 
@@ -174,6 +159,8 @@ def _caption(found: tuple[Search, ...], name: str) -> str:
 def _description(found: tuple[Search, ...], name: str) -> str:
     parts = []
     for one in found:
-        verdicts = [f"{number(_level(cell))} {_verdict(cell)}" for cell in one.points if _level(cell) is not None]
+        verdicts = [
+            f"{number(point_level(cell))} {point_verdict(cell)}" for cell in one.points if point_level(cell) is not None
+        ]
         parts.append(f"{shortened(one.engine, 60)}: {words.capacity(one.answer)}; points: {', '.join(verdicts)}")
     return f"{name} and goodput over the level. {'. '.join(parts)}."

@@ -1,6 +1,7 @@
 """What the searches for the capacity found, followed again from the verdicts that the records give."""
 
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 
 from bench.capacity.judging import Judged
@@ -65,3 +66,21 @@ def median_goodput(found: list[Search]) -> float | None:
     values = [one.goodput_rps for one in found]
     known = [value for value in values if value is not None]
     return statistics.median(known) if known and len(known) == len(values) else None
+
+
+def shown_condition(found: tuple[Search, ...]) -> str:
+    """The condition that a figure of searches draws: the one that limits most of them, else the first."""
+    limiting = Counter(name for one in found for name in one.answer["limiting"][:1])
+    return str(limiting.most_common(1)[0][0] if limiting else next(iter(found[0].answer["limits"])))
+
+
+def point_level(cell: Cell) -> float | None:
+    """The level of a search's point, in requests/s or concurrent requests; None for one request at a time."""
+    level = cell.document["point"]["level"]
+    return None if level is None else float(level)
+
+
+def point_verdict(cell: Cell) -> str:
+    """“pass”, “fail” or “invalid”: a server that died under a point has not answered it."""
+    verdict = cell.judged.verdict if cell.judged else "invalid"
+    return "invalid" if verdict == "died" else verdict

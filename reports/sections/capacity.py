@@ -6,7 +6,6 @@ Not an estimate from a model of the hardware: that, and how many servers a deman
 from bench.capacity import words
 from inputs.quantities import MISSING, count, number, scaled, seconds, share
 from inputs.quantities import TIME as TIMES
-from reports.figures.searched import searched
 from reports.measured.cells import Cell, Report
 from reports.measured.searches import Search, searches
 from reports.sections.section import Section
@@ -31,6 +30,8 @@ def capacity(report: Report) -> Section | None:
     found = searches(report)
     if not found:
         return None
+    from reports.figures.searched import searched  # it loads matplotlib, which the app does without
+
     picture = searched(report, found)
     slo = ", ".join(found[0].answer["slo"])
     paragraphs = (
@@ -42,12 +43,13 @@ def capacity(report: Report) -> Section | None:
         "capacity",
         "Capacity at the SLO",
         paragraphs,
-        (_answers(found), _points(found)),
+        (answers(found), points(found)),
         () if picture is None else (picture,),
     )
 
 
-def _answers(found: tuple[Search, ...]) -> Table:
+def answers(found: tuple[Search, ...]) -> Table:
+    """What each search found, a row each."""
     repeated = max(one.repeat for one in found) > 1
     columns = [
         Column("Engine", numeric=False),
@@ -87,7 +89,8 @@ def _answers(found: tuple[Search, ...]) -> Table:
     return table("capacity-answers", "The highest load that meets the SLO, by engine", columns, rows, tuple(notes))
 
 
-def _points(found: tuple[Search, ...]) -> Table:
+def points(found: tuple[Search, ...]) -> Table:
+    """Every measured point of every search."""
     names = list(dict.fromkeys(name for one in found for name in one.answer["limits"]))
     columns = [
         Column("Point", numeric=False),

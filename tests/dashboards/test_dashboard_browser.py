@@ -199,6 +199,59 @@ def test_live_figures_move_without_a_click(browser: Any, address: str) -> None:
     visit.context.close()
 
 
+def test_a_request_is_picked_in_the_figure(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    visit.tab.goto(f"{address}/benchmarks?run=sample&cell=int8-c4-r1")
+    visit.settled()
+    points = ".st-key-figure-requests .vega-embed svg .mark-symbol.role-mark path"
+    visit.tab.wait_for_selector(points)
+    visit.tab.locator(points).nth(20).click(force=True)
+    visit.tab.wait_for_url("**request=*")
+    visit.tab.wait_for_selector(".st-key-figure-request .vega-embed svg .mark-rect.role-mark path")
+    visit.settled()
+    shared, picked = visit.tab.url, visit.tab.get_by_role("combobox", name="Request, the slowest first").input_value()
+    other = Visit(browser, address)
+    other.tab.goto(shared)
+    other.settled()
+    other.tab.wait_for_selector(".st-key-figure-request .vega-embed svg .mark-rect.role-mark path")
+    assert other.tab.get_by_role("combobox", name="Request, the slowest first").input_value() == picked
+    assert (visit.problems, visit.outside, other.problems) == ([], [], [])
+    visit.context.close()
+    other.context.close()
+
+
+def test_a_finished_run_is_played_at_its_own_pace(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    visit.tab.goto(f"{address}/live")
+    visit.settled()
+    visit.tab.get_by_text("Replay a finished run").click()
+    visit.tab.get_by_role("button", name="Replay it").click()
+    visit.tab.wait_for_selector(".nb-verdict:has-text('nothing here is live')")
+    visit.tab.wait_for_selector("[class*='st-key-figure-live-running'] .vega-embed svg")
+    visit.tab.get_by_role("button", name="Stop the replay").click()
+    visit.tab.wait_for_selector("text=1 of 2 servers answering")
+    assert (visit.problems, visit.outside) == ([], [])
+    visit.context.close()
+
+
+def test_the_keyboard_alone_opens_a_page_and_changes_it(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    visit.tab.goto(f"{address}/benchmarks?run=sample")
+    visit.settled()
+    visit.tab.wait_for_selector("[class*='st-key-figure-throughput-ttft'] .vega-embed svg")
+    for _ in range(80):  # by Tab to the latency, one of a group
+        visit.tab.keyboard.press("Tab")
+        if visit.tab.evaluate("document.activeElement?.innerText") == "TPOT":
+            break
+        if visit.tab.evaluate("document.activeElement?.innerText") == "TTFT":
+            visit.tab.keyboard.press("ArrowRight")
+            break
+    visit.tab.keyboard.press("Space")
+    visit.tab.wait_for_selector("[class*='st-key-figure-throughput-tpot'] .vega-embed svg")
+    assert visit.problems == []
+    visit.context.close()
+
+
 def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_path: Path) -> None:
     visit = Visit(browser, address, accept_downloads=True)
     visit.tab.goto(f"{address}/benchmarks?run=20260101T000000Z-a-0001")
@@ -228,8 +281,20 @@ def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "scheme"), [("benchmarks", 400, "light"), ("cost", 1280, "dark"), ("compare", 400, "dark")]
-)
+    ("name", "width", "scheme"),
+    [
+        ("benchmarks", 390, "light"),
+        ("benchmarks", 1280, "dark"),
+        ("live", 390, "dark"),
+        ("cost", 640, "dark"),
+        ("compare", 390, "dark"),
+        ("", 390, "light"),
+        ("choose", 390, "light"),
+        ("measure", 390, "dark"),
+        ("capacity", 390, "light"),
+        ("claims", 390, "dark"),
+    ],
+)  # 640: a window of 1,280 at 200 %
 def test_narrow_and_dark_pages_are_accessible_too(
     browser: Any, address: str, name: str, width: int, scheme: str
 ) -> None:

@@ -109,11 +109,69 @@ def test_memory_is_stacked_in_bytes(reference: Report) -> None:
 
 def test_quality_is_shown_only_where_it_was_measured(reference: Report) -> None:
     assert benchmarks.quality(reference) is None
-    judged = ({"engine": "bf16", "against": None}, {"engine": "int8", "against": {"delta_nll": 0.02}})
-    found = benchmarks.quality(replace(reference, quality=judged))
+    against = {"delta_nll": 0.02, "delta_nll_se": 0.005, "delta_nll_95": [0.01, 0.03]}
+    judged = (
+        {"engine": "bf16", "model": "demo-1m", "figures": {"tokens": 9}, "against": None},
+        {"engine": "int8", "model": "demo-1m", "figures": {"tokens": 9}, "against": against},
+        {"engine": "int4", "model": "demo-1m", "figures": None, "against": None},
+    )
+    document = {**reference.document, "quality": {"baseline": "bf16"}}
+    found = benchmarks.quality(replace(reference, document=document, quality=judged))
     assert found is not None
-    assert found[0] == "delta_nll"
-    assert [(row["engine"], row["quality"], round(row["output_tok_s"])) for row in found[1]] == [("int8", 0.02, 304)]
+    drawn = [(row["engine"], row["delta_nll"], row["delta_nll_low"], round(row["output_tok_s"])) for row in found.rows]
+    assert drawn == [("bf16", 0.0, None, 190), ("int8", 0.02, 0.01, 304)]
+    assert [row["says"] for row in found.rows] == ["baseline", "worse"]
+    assert "int8: ΔNLL +0.0200 ± 0.0050 at 304 tokens/s" in found.words
+    assert benchmarks.quality(replace(reference, document=document, quality=judged[:1])) is None
+
+
+def with_slo(folder: Path) -> Report:
+    """The reference run with an SLO that int8 alone meets, and energy as a GPU would have given it."""
+    report = stored(open_run(add_run(folder, "r", created="2026-01-01T00:00:00+00:00")))
+    for cell in report.cells:
+        assert cell.metrics is not None
+        rate = cell.metrics["request_throughput_rps"]
+        good = cell.engine == "int8"
+        cell.metrics |= {"slo": {"ttft_s": 0.8}, "goodput_rps": rate if good else 0.0, "slo_share": float(good)}
+        cell.metrics["energy"] = {"joules_per_output_token": 4.0 / rate, "mean_power_w": 250.0}
+    return report
+
+
+def test_goodput_may_stand_upwards(reference: Report, tmp_path: Path) -> None:
+    assert list(benchmarks.upwards(reference)) == ["output_throughput_tok_s"]
+    report = with_slo(tmp_path)
+    assert list(benchmarks.upwards(report)) == ["output_throughput_tok_s", "goodput_rps"]
+    drawn = benchmarks.pareto(report, "ttft_s", up="goodput_rps")
+    assert drawn is not None
+    assert (drawn.name, drawn.title) == ("goodput-ttft", "Goodput against median TTFT")
+    rows = {(row["engine"], row["at"]): row for row in drawn.rows}
+    assert rows["int8", "16"]["up"] == rows["int8", "16"]["goodput_rps"] == pytest.approx(9.51, abs=0.01)
+    assert (rows["bf16", "16"]["up"], rows["bf16", "16"]["slo_share"]) == (0.0, 0.0)
+    assert "the whole SLO (TTFT ≤ 800 ms)" in drawn.caption
+    assert "9.51 requests/s at 745 ms" in drawn.words
+
+
+def test_a_roofline_stands_beside_the_points_it_is_of(reference: Report) -> None:
+    drawn = benchmarks.pareto(reference, "tpot_s")
+    assert drawn is not None
+    loads = {row["at"]: row["load"] for row in drawn.rows}
+    rows = benchmarks.bound_rows(drawn, {("int8", loads["16"]): 608.84, ("int8", "elsewhere"): 1.0})
+    assert [(row["engine"], row["bound_tok_s"]) for row in rows] == [("int8", 608.84)]
+    assert benchmarks.bound_words(rows, drawn).endswith("Nearest to it: int8 at 16 concurrent requests, 50 %.")
+    near = benchmarks_charts.pareto(drawn.rows, reference.engines, LIGHT, axis="TPOT", limit_s=None, bounds=rows)
+    assert '"type": "log"' not in json.dumps(near.to_dict()["layer"][-1]["encoding"]["y"])
+    far = [{**row, "bound_tok_s": 30_000.0} for row in rows]
+    wide = benchmarks_charts.pareto(drawn.rows, reference.engines, LIGHT, axis="TPOT", limit_s=None, bounds=far)
+    assert wide.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["type"] == "log"
+
+
+def test_energy_is_shown_where_a_gpu_told_it(reference: Report, tmp_path: Path) -> None:
+    assert benchmarks.energy(reference) is None
+    found = benchmarks.energy(with_slo(tmp_path))
+    assert found is not None and len(found.rows) == 9
+    assert "int8 at 16 concurrent requests: 0.420 J per output token" in found.words
+    drawn = benchmarks_charts.energy(found.rows, reference.engines, DARK).to_dict()
+    assert drawn["layer"][1]["encoding"]["y"]["title"] == "J per output token"
 
 
 def test_every_cell_is_in_the_csv_in_base_units(reference: Report) -> None:
@@ -380,7 +438,19 @@ def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, p
         benchmarks_charts.pareto(drawn.rows, reference.engines, palette, axis="E2E", limit_s=2.0),
         benchmarks_charts.memory(benchmarks.memory_rows(stacks(reference)), palette, kind="Memory"),
         benchmarks_charts.quality(
-            [{"engine": "int8", "quality": 0.1, "output_tok_s": 3}], reference.engines, palette, axis="KL"
+            [
+                {
+                    "engine": e,
+                    "delta_nll": v,
+                    "delta_nll_low": low,
+                    "delta_nll_high": 0.2,
+                    "output_tok_s": 3,
+                    "says": "w",
+                }
+                for e, v, low in (("bf16", 0.0, None), ("int8", 0.1, 0.05))
+            ],
+            reference.engines,
+            palette,
         ),
         compare_charts.changes([changed, {**changed, "low": None, "high": None}], 0.05, palette),
         compare_charts.history(points, [], "TTFT", is_time=True, palette=palette),

@@ -1,20 +1,30 @@
 """Benchmarks: one run, its trade-offs, distributions, memory and every cell."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import streamlit as st
 
 from dashboards import layout, links, tabular
 from dashboards.layout import note
-from dashboards.library import Entry
-from dashboards.screens.benchmarks import charts, view
+from dashboards.library import Entry, Stamp
+from dashboards.screens.benchmarks import charts, request_charts, searched, view
+from dashboards.screens.benchmarks.requests import requests
 from inputs.quantities import plural
+from planning import catalogs
+from planning.errors import PlanningError
+from planning.speed.roofline import cell_bound
 from reports.figures.captions import memory_caption, memory_words
 from reports.figures.memory_bars import stacks
 from reports.measured.cells import Report
 from reports.measured.loads import Load
 from reports.sections import setting
+from reports.sections.capacity import answers, points
+from reports.sections.memory import shape_of
 from reports.sections.problems import affected, problems
 from reports.sections.trust import checks
 from reports.statements.headline import headline
+from reports.statements.ranking import THROUGHPUT
 from reports.statements.verdict import verdict
 from reports.tables import key_figures, latencies, repeats
 from reports.tables import throughput as throughputs
@@ -37,57 +47,66 @@ def run(entry: Entry) -> None:
     with st.expander("All that it establishes, and what not"):
         layout.notes(verdict(report))
     tabular.report_table(key_figures(report))
-    throughput(report)
+    throughput(report, entry)
     if report.measured:
         distributions(report, entry)
+    requests(report, entry)
+    layout.guarded(lambda: capacity(report))
     memory(report)
     quality(report)
+    energy(report)
     wrong(report)
-    cells(report, entry)
+    layout.guarded(lambda: cells(report, entry))
 
 
 @st.fragment
-def throughput(report: Report) -> None:
-    left, right = st.columns(2)
-    metric = (
-        left.segmented_control(
-            "Latency",
-            list(view.LATENCIES),
-            default="ttft_s",
-            format_func=view.LATENCIES.__getitem__,
-            key="latency",
-            bind="query-params",
-            required=True,
-        )
-        or "ttft_s"
-    )
+def throughput(report: Report, entry: Entry) -> None:
+    ups = view.upwards(report)
+    columns = st.columns(3 if len(ups) > 1 else 2)
+    metric = segments(columns[0], "Latency", "latency", view.LATENCIES)
     words = view.statistics(report, metric)
-    statistic = next(iter(words))
-    if len(words) > 1:
-        choices = list(words)
-        statistic = (
-            right.segmented_control(
-                "Its",
-                choices,
-                default=statistic,
-                format_func=words.__getitem__,
-                key="its",
-                bind="query-params",
-                required=True,
-            )
-            or statistic
-        )
-    drawing = view.pareto(report, metric, statistic)
+    statistic = segments(columns[1], "Its", "its", words) if len(words) > 1 else next(iter(words))
+    up = segments(columns[2], "Upwards", "up", ups) if len(ups) > 1 else next(iter(ups))
+    drawing = view.pareto(report, metric, statistic, up)
     if drawing is None:
         note("No cell gave a valid measurement of this latency, so there is no trade-off to draw.", bad=True)
         return
     long = view.LONG_NAMES[metric]
-    axis = f"{long[0].upper()}{long[1:]}, {words[statistic]}"
-    limit_s = view.slo_limit(report, metric)
-    chart = charts.pareto(drawing.rows, report.engines, layout.palette(), axis=axis, limit_s=limit_s)
-    layout.figure(
-        chart, drawing.rows, name=drawing.name, title=drawing.title, caption=drawing.caption, words=drawing.words
-    )
+    roof = view.bound_rows(drawing, bounds(str(entry.path), entry.stamp)) if up == THROUGHPUT else []
+    chart = charts.pareto(
+        drawing.rows, report.engines, layout.palette(), axis=f"{long[0].upper()}{long[1:]}, {words[statistic]}",
+        limit_s=view.slo_limit(report, metric), up=ups[up], bounds=roof,
+    )  # fmt: skip
+    caption = drawing.caption + (view.bound_words(roof, drawing) if roof else "")
+    layout.figure(chart, drawing.rows, name=drawing.name, title=drawing.title, caption=caption, words=drawing.words)
+
+
+def segments(where: Any, label: str, key: str, words: Mapping[str, str]) -> str:
+    """One of a few, side by side; it stands in the address."""
+    names = list(words)
+    return (
+        where.segmented_control(
+            label, names, default=names[0], format_func=lambda one: words.get(one, one), key=key, bind="query-params",
+            required=True,
+        )
+        or names[0]
+    )  # fmt: skip
+
+
+@st.cache_resource(max_entries=24)
+def bounds(path: str, stamp: Stamp) -> dict[tuple[str, str], float]:
+    """The roofline at each engine and load, where the run's GPU and the engine's model are known."""
+    report = layout.report_at(path, stamp)
+    gpu = catalogs.measured_on(report.document, catalogs.load())
+    found: dict[tuple[str, str], float] = {}
+    for cell in report.measured if gpu else ():
+        try:
+            bound = cell_bound({**cell.document, "metrics": cell.metrics}, shape_of(cell.document["engine"]), gpu)
+        except PlanningError:
+            continue
+        if bound is not None:
+            found[cell.engine, cell.load.label] = bound.ceiling_tok_s
+    return found
 
 
 @st.fragment
@@ -150,18 +169,51 @@ def memory(report: Report) -> None:
     )  # fmt: skip
 
 
+def capacity(report: Report) -> None:
+    """The search for the highest load within the SLO: points, interval, what limits it."""
+    found = searched.searched(report)
+    if found is None:
+        return
+    st.subheader("Capacity at the SLO", anchor=False)
+    layout.notes(found.said)
+    if found.points:
+        words, (left, right) = searched.words(found), st.columns(2)
+        over = "the rate" if found.over == "rate" else "the concurrency"
+        with left:
+            layout.figure(
+                request_charts.search(found, report.engines, layout.palette(), goodput=False), found.points,
+                name="capacity", title=f"{found.condition} over {over}", caption=searched.caption(found), words=words,
+            )  # fmt: skip
+        with right:
+            layout.figure(
+                request_charts.search(found, report.engines, layout.palette(), goodput=True), found.points,
+                name="capacity-goodput", title=f"Goodput over {over}",
+                caption="Requests per second that met the limits, at every point of the search.", words=words,
+            )  # fmt: skip
+    tabular.report_table(answers(found.searches))
+    with st.expander(f"Every one of the {len(found.points)} points"):
+        tabular.report_table(points(found.searches))
+
+
 def quality(report: Report) -> None:
     found = view.quality(report)
-    st.subheader("Quality against throughput", anchor=False)
     if found is None:
+        st.subheader("Quality against throughput", anchor=False)
         note("Quality was not measured in this run, so nothing can be said about what speed costs in answers.")
         return
-    name, rows = found
-    chart = charts.quality(rows, report.engines, layout.palette(), axis=name.replace("_", " "))
-    words = "; ".join(f"{row['engine']}: {row['quality']:.4g} at {row['output_tok_s']:.4g} tokens/s" for row in rows)
     layout.figure(
-        chart, rows, name="quality", title="Each engine", caption="Best throughput of each engine.", words=words
-    )
+        charts.quality(found.rows, report.engines, layout.palette()), found.rows, name=found.name, title=found.title,
+        caption=found.caption, words=found.words,
+    )  # fmt: skip
+
+
+def energy(report: Report) -> None:
+    found = view.energy(report)
+    if found is not None:  # only a GPU tells
+        layout.figure(
+            charts.energy(found.rows, report.engines, layout.palette()), found.rows, name=found.name,
+            title=found.title, caption=found.caption, words=found.words,
+        )  # fmt: skip
 
 
 def wrong(report: Report) -> None:

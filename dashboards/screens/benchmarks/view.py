@@ -1,30 +1,33 @@
 """One run: throughput against latency, distributions, memory, quality, every cell. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from inputs.quantities import seconds
+from inputs.quantities import number, seconds, share
 from reports.figures.captions import not_drawn, pareto_caption, pareto_words
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point, efficient, points
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve, steps
 from reports.measured.loads import Load
-from reports.measured.repeats import CENTRAL_WORD, central
-from reports.names import shortened
-from reports.statements.ranking import THROUGHPUT
+from reports.measured.repeats import CENTRAL_WORD, central, measured_pairs, metric_spread
+from reports.names import listing, shortened
+from reports.statements.quality import NOT_APPLIED, baseline, delta, scored, standing
+from reports.statements.ranking import THROUGHPUT, slo_words
 
 Rows = list[dict[str, Any]]
 LATENCIES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E latency"}
 DISTRIBUTIONS = {"ttft_s": "TTFT", "itl_s": "ITL", "tpot_s": "TPOT", "e2e_s": "E2E latency"}
 LONG_NAMES = {
     "ttft_s": "time to first token (TTFT)",
-    "itl_s": "time between tokens (ITL)",
+    "itl_s": "inter-token latency (ITL)",
     "tpot_s": "time per output token (TPOT)",
     "e2e_s": "whole answer, end to end (E2E)",
 }
 AUTOMATIC_VALUES = 3_000_000  # token gaps that are read without being asked for: about a second's work
-QUALITY = "delta_nll"
+GOODPUT = "goodput_rps"
+JOULES = "energy.joules_per_output_token"
 
 
 @dataclass(frozen=True)
@@ -52,32 +55,75 @@ def statistics(report: Report, metric: str) -> dict[str, str]:
     return known
 
 
-def pareto(report: Report, metric: str, statistic: str | None = None) -> Drawing | None:
-    """Output throughput against a latency: one row per engine and load with a valid measurement; None without any."""
+def upwards(report: Report) -> dict[str, str]:
+    """What throughput against latency can show upwards: tokens, and goodput where any cell has one."""
+    known = {THROUGHPUT: "Output tokens/s"}
+    if any(cell.value(GOODPUT) is not None for cell in report.measured):
+        known[GOODPUT] = "Goodput, requests/s"
+    return known
+
+
+def pareto(report: Report, metric: str, statistic: str | None = None, up: str = THROUGHPUT) -> Drawing | None:
+    """Throughput, or goodput, against a latency: a row per engine and load with a valid measurement; None without."""
     words = statistics(report, metric)
     statistic = statistic if statistic in words else next(iter(words))
     found = points(report, f"{metric}.{statistic}")
+    if up == GOODPUT:
+        rates = [metric_spread(report.repeats(point.engine, point.load), GOODPUT) for point in found]
+        found = [replace(p, tok_s=rate.median) for p, rate in zip(found, rates, strict=True) if rate is not None]
     if not found:
         return None
     label, word = LATENCIES[metric], words[statistic]
-    title = f"Output throughput against {word} {label}"
+    what = "Goodput" if up == GOODPUT else "Output throughput"
+    title = f"{what} against {word} {label}"
     caption = pareto_caption(report, found, title, label, slo_limit(report, metric))
+    said = pareto_words(found, word, label)
+    if up == GOODPUT:
+        slo = next(cell.metrics["slo"] for cell in report.measured if cell.metrics and cell.value(GOODPUT) is not None)
+        caption += f" Goodput: requests per second that met the whole SLO ({slo_words(slo)})."
+        said = said.replace("Output tokens per second", "Goodput").replace(" tokens/s at", " requests/s at")
     best = efficient(found)
-    rows = [_point_row(point, best=point in best) for point in found]
-    return Drawing(f"throughput-{metric[:-2]}", title, caption, pareto_words(found, word, label), rows)
+    rows = [_point_row(report, point, best=point in best) for point in found]
+    name = f"{'goodput' if up == GOODPUT else 'throughput'}-{metric[:-2]}"
+    return Drawing(name, title, caption, said, rows)
 
 
-def _point_row(point: Point, *, best: bool) -> dict[str, Any]:
+def _point_row(report: Report, point: Point, *, best: bool) -> dict[str, Any]:
+    cells = report.repeats(point.engine, point.load)
+    spreads = {name: metric_spread(cells, name) for name in (THROUGHPUT, GOODPUT, "slo_share")}
+    known = {name: None if spread is None else spread.median for name, spread in spreads.items()}
     return {
         "engine": point.engine,
         "load": point.load.label,
         "at": point.load.short,
         "line": f"{point.load.kind} {point.load.scenario}",
         "latency_s": point.latency_s,
-        "output_tok_s": point.tok_s,
+        "output_tok_s": known[THROUGHPUT],
+        **({} if known[GOODPUT] is None else {"goodput_rps": known[GOODPUT], "slo_share": known["slo_share"]}),
         "repeats": len(point.repeats),
         "best_trade_off": best,
+        "up": point.tok_s,
     }
+
+
+def bound_rows(drawing: Drawing, bounds: Mapping[tuple[str, str], float]) -> Rows:
+    """The roofline beside the points of a drawing: of each engine and load the most that its GPU could deliver."""
+    return [
+        {**{name: row[name] for name in ("engine", "load", "line", "latency_s")}, "bound_tok_s": bound}
+        for row in drawing.rows
+        if (bound := bounds.get((row["engine"], row["load"]))) is not None
+    ]
+
+
+def bound_words(rows: Rows, drawing: Drawing) -> str:
+    """How near the points come to the roofline."""
+    reached = {(row["engine"], row["load"]): row["output_tok_s"] for row in drawing.rows}
+    nearest = max(rows, key=lambda row: (reached[row["engine"], row["load"]] or 0.0) / row["bound_tok_s"])
+    share_of = (reached[nearest["engine"], nearest["load"]] or 0.0) / nearest["bound_tok_s"]
+    return (
+        f" Dashed: the roofline, the most output tokens/s that the GPU's bandwidth and compute allow with that many "
+        f"requests in flight. Nearest to it: {nearest['engine']} at {nearest['load']}, {share(share_of)}."
+    )
 
 
 def curve_rows(cells: list[tuple[Cell, Curve | None]]) -> Rows:
@@ -132,15 +178,62 @@ def memory_rows(found: list[Stack]) -> Rows:
     ]
 
 
-def quality(report: Report) -> tuple[str, Rows] | None:
-    """(name of the quality measure, rows of quality against the best throughput per engine); None when not measured."""
+def quality(report: Report) -> Drawing | None:
+    """ΔNLL against the best throughput, a point per engine, the baseline at 0; None when none was held against it."""
     rows = []
-    for entry in report.quality:
+    base = (report.document.get("quality") or {}).get("baseline")
+    for entry in scored(report):
         cells = report.of_engine(entry["engine"])
         rates = [rate for cell in cells if cell.measured and (rate := cell.value(THROUGHPUT)) is not None]
-        if entry.get("against") and rates:
-            rows.append({"engine": entry["engine"], "quality": entry["against"][QUALITY], "output_tok_s": max(rates)})
-    return (QUALITY, rows) if rows else None
+        if rates and (entry.get("against") or entry["engine"] == base):
+            rows.append(_quality_row(entry, max(rates)))
+    if not any(row["delta_nll_low"] is not None for row in rows):
+        return None
+    said = {entry["engine"]: delta(entry) for entry in scored(report) if entry.get("against")}
+    words = "; ".join(
+        f"{row['engine']}: ΔNLL {said.get(row['engine'], '0, the baseline')} at {number(row['output_tok_s'])} tokens/s"
+        for row in rows
+    )
+    caption = (
+        f"To the right: the best output throughput of each engine. Downwards is better: ΔNLL, the nats a token by "
+        f"which it predicts held-out text worse than {baseline(report)}, with its 95 % interval."
+    )
+    if idle := [row["engine"] for row in rows if row["says"] == NOT_APPLIED]:
+        caption += f" Not applied, because predictions did not change: {listing(idle)}."
+    return Drawing("quality", "Quality against throughput", caption, f"{words}.", rows)
+
+
+def _quality_row(entry: Mapping[str, Any], tok_s: float) -> dict[str, Any]:
+    against = entry.get("against") or {}
+    low, high = against.get("delta_nll_95") or (None, None)
+    return {
+        "engine": entry["engine"],
+        "delta_nll": against.get("delta_nll", 0.0),
+        "delta_nll_low": low,
+        "delta_nll_high": high,
+        "output_tok_s": tok_s,
+        "says": standing(entry) or "baseline",
+    }
+
+
+def energy(report: Report) -> Drawing | None:
+    """Joules of the GPUs per output token, a row per engine and load; None where no cell has them."""
+    rows = []
+    for engine, load in measured_pairs(report):
+        found = metric_spread(report.repeats(engine, load), JOULES)
+        if found is not None:
+            known = {"engine": engine, "load": load.label, "at": load.short, "kind": load.kind, "level": load.level}
+            rows.append({**known, "joules_per_output_token": found.median, "repeats": found.n})
+    if not rows:
+        return None
+    words = "; ".join(
+        f"{row['engine']} at {row['load']}: {number(row['joules_per_output_token'])} J per output token" for row in rows
+    )
+    caption = (
+        "Energy that the GPUs drew over the window, idle power included, for each output token of it, in joules. More "
+        "requests at once share what a step costs."
+    )
+    return Drawing("energy", "Energy per output token", caption, f"{words}.", rows)
 
 
 CELL_COLUMNS = (
@@ -154,6 +247,8 @@ CELL_COLUMNS = (
     *((f"{name}_{p}", f"{name}.{p}") for name in ("ttft_s", "itl_s", "tpot_s", "e2e_s") for p in ("p50", "p95", "p99")),
     ("server_peak_bytes", "memory.server_peak_bytes"),
     ("gpu_used_peak_bytes", "memory.gpu_used_peak_bytes"),
+    ("gpu_mean_power_w", "energy.mean_power_w"),
+    ("joules_per_output_token", JOULES),
 )
 
 

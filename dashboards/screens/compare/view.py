@@ -6,12 +6,11 @@ What may be compared, and whether a figure changed, is decided by `bench.compare
 from typing import Any
 
 from bench.compare.comparison import Comparison, Line
-from bench.compare.figures import Figure
 from bench.compare.history import Group, Series
 from bench.compare.inference import THRESHOLD, interval
 from bench.compare.likeness import Difference
 from bench.compare.printout import percent
-from inputs.quantities import number, plural, seconds
+from inputs.quantities import plural
 
 Rows = list[dict[str, Any]]
 
@@ -48,12 +47,6 @@ def verdict(found: Comparison) -> str:
     return text
 
 
-def shown(value: float | None, figure: Figure) -> str:
-    if value is None:
-        return "–"
-    return seconds(value) if figure.unit == "s" else f"{number(value)} {figure.unit}"
-
-
 def _mean(values: tuple[float, ...]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -68,8 +61,8 @@ def table_rows(found: Comparison) -> Rows:
                 "Engine": line.engine,
                 "Load": line.load,
                 "Figure": line.figure.label,
-                "Old": shown(_mean(change.old), line.figure),
-                "New": shown(_mean(change.new), line.figure),
+                "Old": line.figure.written(_mean(change.old)),
+                "New": line.figure.written(_mean(change.new)),
                 "Change": "–" if change.ratio_change is None else percent(change.ratio_change),
                 "95 % interval": "–" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}",
                 "p": "–" if change.p is None else f"{change.p:.3f}",
@@ -149,8 +142,8 @@ def change_rows(one: Series, group: Group) -> Rows:
     return [
         {
             "Since": group.points[shift.at].run_id,
-            "Before": shown(shift.before, one.figure),
-            "After": shown(shift.after, one.figure),
+            "Before": one.figure.written(shift.before),
+            "After": one.figure.written(shift.after),
             "Change": percent(shift.ratio_change),
             "What else changed": "; ".join(str(d) for d in group.points[shift.at].differs) or "–",
             "": "worse" if one.is_worse(shift) else "better",

@@ -5,6 +5,7 @@ import streamlit as st
 from dashboards import layout, links, tabular
 from dashboards.layout import note
 from dashboards.screens.cost import charts, view
+from dashboards.screens.cost.case_file import case_toml
 from planning.claims.audit import roi_table
 from planning.cost import api_prices, measured, wording
 from planning.cost.assumptions import EXAMPLE, PERFORMANCE, Case, label, load_case, parse_case, quantities, rule
@@ -231,7 +232,13 @@ def tables(case: Case, found: Estimate) -> None:
             [{k: v for k, v in row.items() if k != "name"} for row in assumptions], "Assumptions",
             numeric=("Low", "Most likely", "High"), words=("Source",),
         )  # fmt: skip
-        tabular.csv_button(assumptions, "assumptions", "Assumptions as CSV")
+        with st.container(horizontal=True):
+            tabular.csv_button(assumptions, "assumptions", "Assumptions as CSV")
+            st.download_button(
+                "The case as case.toml", case_toml(case), "case.toml", "application/toml", key="case_toml",
+                on_click="ignore", type="tertiary", icon=":material/download:",
+                help="`nbridge cost case.toml` goes on from here.",
+            )  # fmt: skip
     note(f"API prices: {found.price.package}, list prices of {found.price.on}.")
 
 

@@ -20,12 +20,14 @@ def over_time(
     until: str,
     down: Rows = (),  # type: ignore[assignment]
     limit: float | None = None,
+    slo: float | None = None,
     unit_format: str = ",.3~r",
 ) -> Any:
     """Lines over the last minutes: rows of at (ISO time), series, value; one colour and dash per series.
 
     The axis ends `until` now, also for a server that answered last some minutes ago: `down` shades since when it does
-    not. `limit` is drawn as a line with its value where the values come near it.
+    not. `limit` is drawn as a line with its value where the values come near it. `slo`: what lies below is shaded;
+    where all values are far below, the whole figure is.
     """
     span = range(len(series))
     colours = alt.Scale(domain=list(series), range=[palette.series[i % len(palette.series)] for i in span])
@@ -53,6 +55,8 @@ def over_time(
         tooltip=tips,
     )
     layers = [lines]
+    if slo is not None:
+        layers[:0] = _objective(slo, most, palette)
     if down:
         gone = alt.Chart(data(list(down))).mark_rect(color=palette.bad, opacity=0.13)
         layers.insert(0, gone.encode(x=alt.X("from:T", scale=when), x2="to:T", tooltip=["series:N", "from:T"]))
@@ -64,3 +68,18 @@ def over_time(
         named = alt.Chart(edge).mark_text(align="left", dx=3, dy=-6, color=palette.bad)
         layers.append(named.encode(y="limit:Q", x=alt.value(0), text="label:N"))
     return finished(alt.layer(*layers), 200)
+
+
+def _objective(slo: float, most: float, palette: Palette) -> list[Any]:
+    """The shade of what is within the objective, with its limit in words."""
+    near = most >= slo * NEAR
+    zone = alt.Chart(data([{"low": 0.0, "high": slo, "label": f"SLO ≤ {slo:g} s" + ("" if near else ": all of this")}]))
+    shade = zone.mark_rect(color=palette.shade, opacity=1)
+    where = {"baseline": "top", "dy": 3} if near else {"baseline": "bottom", "dy": -4}
+    word = zone.mark_text(align="right", dx=-4, color=palette.muted, **where)
+    if near:
+        return [shade.encode(y="low:Q", y2="high:Q"), word.encode(x=alt.value("width"), y="high:Q", text="label:N")]
+    return [
+        shade.encode(y=alt.value(0), y2=alt.value("height")),
+        word.encode(x=alt.value("width"), y=alt.value("height"), text="label:N"),
+    ]

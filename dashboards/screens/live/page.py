@@ -7,31 +7,18 @@ import streamlit as st
 from dashboards import layout, tabular
 from dashboards.errors import SourceError
 from dashboards.layout import note
-from dashboards.screens.live import alerts, charts, sources, view
+from dashboards.screens.live import alerts, figures, gateway, looking, replaying, sources, view
+from dashboards.screens.live.figures import thresholds
 from dashboards.screens.live.sources import Seen, Watch
 from inputs.quantities import plural
-from monitoring.alerting.thresholds import Thresholds
-from monitoring.alerting.thresholds import load as load_thresholds
 
 settings = layout.settings()
-FIGURES = (
-    ("output", "Output tokens per second", "Output tokens/s", ",.3~r"),
-    ("ttft", "Mean time to first token", "TTFT (s)", ",.3~r"),
-    ("waiting", "Requests waiting", "Requests", ",.3~r"),
-    ("kv", "KV cache in use", "Share of the cache", ".2~%"),
-)
 
 
 @st.cache_resource(max_entries=16)
 def watch(addresses: tuple[str, ...]) -> Watch:
     """The memory of these addresses' pages, shared by all visitors."""
     return Watch(addresses, settings.history_s, settings.refresh_s)
-
-
-@st.cache_resource
-def thresholds() -> Thresholds:
-    """The limits of alerts and health."""
-    return load_thresholds()
 
 
 def look(addresses: tuple[str, ...]) -> tuple[list[Seen], str | None]:
@@ -50,17 +37,23 @@ def show() -> None:
     # What is refreshed all the time need not fade each time.
     st.html("<style>.stMain [data-stale=true] { opacity: 1 !important; transition: none !important; }</style>")
     addresses = watched()
+    looking.offered()
+    if replaying.is_on():
+        replaying.shown()
+        return
     now(addresses)
     firing()
     history(addresses)
+    replaying.offered()
 
 
 def watched() -> tuple[str, ...]:
     """The addresses to look at: those that the app was started with, or what the visitor typed in."""
     named = ", ".join(dict.fromkeys((*settings.servers, *settings.exporters)))
     text = st.text_input(
-        "Servers and exporters (addresses, with commas between them)", named, key="watch", bind="query-params"
-    )
+        "Servers, exporters and gateways' metrics (addresses, with commas between them)", named, key=looking.WATCH,
+        bind="query-params",
+    )  # fmt: skip
     found, problems = view.addresses(text or named)
     for problem in problems:
         st.error(problem, icon=":material/error:")
@@ -68,8 +61,12 @@ def watched() -> tuple[str, ...]:
 
 
 def servers_of(seen: list[Seen]) -> list[Seen]:
-    """What is no exporter: named as a server, with an engine's page, or typed in and not known to have GPUs."""
-    return [one for one in seen if one.address in settings.servers or one.has_engine or not exporter(one)]
+    """What is neither exporter nor gateway: named as a server, with an engine's page, or not known to be another."""
+    return [
+        one
+        for one in seen
+        if one.address in settings.servers or one.has_engine or not (exporter(one) or one.has_gateway)
+    ]
 
 
 def exporter(one: Seen) -> bool:
@@ -94,7 +91,10 @@ def now(addresses: tuple[str, ...]) -> None:
             note(one.remark)
     if not any(one.scrapes for one in servers):
         nobody()
-    graphics(seen, [one for one in seen if one not in servers])
+    for one in seen:
+        if one.has_gateway:
+            behind(one)
+    graphics(seen, [one for one in seen if one not in servers and not one.has_gateway])
 
 
 def nobody() -> None:
@@ -105,13 +105,35 @@ def nobody() -> None:
     )
 
 
+def behind(one: Seen) -> None:
+    """A gateway: its servers, its models, what its clouds may still spend."""
+    st.subheader(f"Gateway at `{one.address}`", anchor=False)
+    if one.problem:
+        note(f"It does not answer: {one.problem}. Below is what it said last.", bad=True)
+    scrapes = view.recent(one.scrapes, settings.window_s)
+    numeric = ("Running", "Requests/s", "HTTP 5xx", "Ejections", "Waiting", "Sent to another", "Spent", "Limit", "Used")
+    for name, caption, rows in (
+        ("backends", "Servers behind it", gateway.backends(scrapes)),
+        ("routes", "Models it answers for", gateway.routes(scrapes)),
+        (
+            "budgets",
+            "What clouds have cost, by UTC",
+            gateway.budgets(scrapes[-1], thresholds().gateway.budget_warn_share),
+        ),
+    ):
+        tabular.table(rows, caption, numeric=numeric)
+        if rows:
+            tabular.csv_button(rows, f"gateway-{name}")
+    note(gateway.remark(scrapes))
+
+
 def graphics(seen: list[Seen], others: list[Seen]) -> None:
     rows = view.gpus(seen)
     down = [one for one in others if one.problem]
     if rows or down:
         st.subheader("GPUs", anchor=False)
     if rows:
-        tabular.table(rows, "GPUs now", numeric=("Temperature", "Memory", "Busy", "Power"))
+        tabular.table(rows, "GPUs now", numeric=("Temperature", "Memory", "Busy", "Power", "Slowed by heat"))
         tabular.csv_button(rows, "gpus")
     for one in down:
         note(f"{one.address} does not answer: {one.problem}.", bad=True)
@@ -143,35 +165,10 @@ def firing() -> None:
 @st.fragment(run_every=max(10.0, settings.refresh_s))
 def history(addresses: tuple[str, ...]) -> None:
     """The lines over time, drawn anew less often: they change little from one look to the next."""
-    servers = [one for one in servers_of(look(addresses)[0]) if one.scrapes]
-    now_s = time.time()
-    names = [one.address for one in servers]
-    drawn = [(what, title, axis, form, view.course(servers, what)) for what, title, axis, form in FIGURES]
-    drawn = [entry for entry in drawn if entry[4]]
-    if not drawn:
-        return
-    columns = st.columns(2)
-    for index, (what, title, axis, form, rows) in enumerate(drawn):
-        with columns[index % 2]:
-            layout.figure(
-                charts.over_time(
-                    rows,
-                    layout.palette(),
-                    title=axis,
-                    series=names,
-                    until=view.instant(now_s),
-                    down=view.outages(servers, now_s),
-                    limit=view.limit(what, thresholds()),
-                    unit_format=form,
-                ),
-                rows,
-                name=f"live-{what}",
-                title=title,
-                caption=f"The last {settings.history_s / 60:g} minutes, as far as known. A gap in a line, and the "
-                "shaded part: no answer. Dashed, where values come near it: the limit from which an alert "
-                "is raised.",
-                words=f"{title} of {', '.join(names)}.",
-            )
+    seen = look(addresses)[0]
+    caption = f"The last {settings.history_s / 60:g} minutes, as far as known."
+    figures.drawn([one for one in servers_of(seen) if one.scrapes], time.time(), caption)
+    figures.gpus_drawn([one for one in seen if one.has_gpus], time.time())
 
 
 show()

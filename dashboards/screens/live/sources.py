@@ -44,6 +44,7 @@ KEPT = frozenset(
     }
 )
 POINTS = 180  # scrapes that Prometheus is asked for: a figure is not wider
+GATEWAY = "nbridge_gateway_"
 Fetch = Callable[[str], str]
 
 
@@ -60,13 +61,17 @@ class Seen:
         return any("nbridge_gpu_up" in one.series for one in self.scrapes[-1:])
 
     @property
+    def has_gateway(self) -> bool:
+        return any(f"{GATEWAY}retries_allowed" in one.series for one in self.scrapes[-1:])
+
+    @property
     def has_engine(self) -> bool:
         return any(RUNNING in one.series for one in self.scrapes[-1:])
 
 
 def kept(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples that a figure of the page is made of: about a tenth of a server's page."""
-    return [sample for sample in samples if sample.name in KEPT]
+    """The samples that a figure of the page is made of: about a tenth of a server's page, and all of a gateway's."""
+    return [sample for sample in samples if sample.name in KEPT or sample.name.startswith(GATEWAY)]
 
 
 @dataclass
@@ -113,7 +118,7 @@ class Watch:
 
 def ask_prometheus(address: str, *, history_s: float, now_s: float, timeout_s: float = 5.0) -> list[Seen]:
     """Every server and exporter that the Prometheus at `address` scrapes; raises SourceError with the reason."""
-    names = "|".join(sorted(KEPT | {"up"}))
+    names = "|".join((*sorted(KEPT | {"up"}), f"{GATEWAY}.+"))
     step_s = max(history_s / POINTS, 1.0)
     form = {"query": f'{{__name__=~"{names}"}}', "start": now_s - history_s, "end": now_s, "step": step_s}
     url = f"{reachable(address)}/api/v1/query_range"

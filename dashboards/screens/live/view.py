@@ -65,6 +65,7 @@ def server(seen: Seen, window_s: float, thresholds: Thresholds) -> Server:
         ("Waiting", count(now.get("waiting")), "requests"),
         ("KV cache", share(now.get("kv_cache_usage_ratio")), "in use"),
         *_latency_facts(scrapes),
+        *_slo_facts(window, thresholds),
     )
     found = health(seen.scrapes, window_s, thresholds)
     says = f"{found.status}; serves {model(window.last) or 'an unnamed model'}"
@@ -97,9 +98,15 @@ def limit(what: str, thresholds: Thresholds) -> float | None:
     limits = {
         "waiting": float(thresholds.engine.waiting_max),
         "kv": float(thresholds.engine.kv_usage_max),
-        "ttft": float(thresholds.slo.ttft.threshold_s),
+        "temperature_celsius": float(thresholds.gpu.temperature_max_c),
     }
     return limits.get(what)
+
+
+def slo(what: str, thresholds: Thresholds) -> float | None:
+    """The objective of what a figure shows, in seconds; None where there is none."""
+    limits = {"ttft": thresholds.slo.ttft.threshold_s, "itl": thresholds.slo.itl.threshold_s}
+    return float(limits[what]) if what in limits else None
 
 
 def alert_rows(found: Sequence[Firing]) -> Rows:
@@ -138,6 +145,17 @@ def _latency_facts(scrapes: tuple[Scrape, ...]) -> list[Fact]:
         mean = known.get("mean_s")
         facts.append((f"{LATENCY_WORDS[name]}, mean", seconds(mean), bound_words(known) if mean is not None else ""))
     return facts
+
+
+def _slo_facts(window: Window, thresholds: Thresholds) -> list[Fact]:
+    """The share of the requests in the window whose TTFT met the objective; nothing where its histogram cannot tell."""
+    goal = thresholds.slo.ttft
+    counted = window.histogram(HISTOGRAMS["ttft"])
+    above = counted.share_above(float(goal.threshold_s)) if counted else None
+    if above is None:
+        return []
+    asked = f"the SLO asks {share(1 - goal.budget_share)}"
+    return [(f"TTFT ≤ {seconds(goal.threshold_s)}", share(1 - above), asked)]
 
 
 def bound_words(known: dict[str, Any]) -> str:
@@ -218,11 +236,36 @@ def _value(before: Scrape | None, after: Scrape, what: str) -> float | None:
     if before is None:
         return None
     window = Window((before, after))
-    if what == "ttft":
-        counted = window.histogram(HISTOGRAMS["ttft"])
+    if what in ("ttft", "itl"):
+        counted = window.histogram(HISTOGRAMS[what])
         return counted.mean if counted else None
     names = {"output": "vllm:generation_tokens_total", "requests": "vllm:request_success_total"}
     return window.rate(names[what])
+
+
+def gpu_course(seen: list[Seen], name: str) -> Rows:
+    """One line per GPU over the history of what its exporter calls `nbridge_gpu_{name}`; memory as a share of all."""
+    rows: Rows = []
+    for one in seen:
+        scrapes = thinned(one.scrapes)
+        usual_s, part, before = _usual_gap_s(scrapes), 0, None
+        for page in scrapes:
+            if before is not None and page.at_s - before > 3.5 * usual_s:
+                part += 1
+            before = page.at_s
+            for labels, value in page.series.get(f"nbridge_gpu_{name}", {}).items():
+                known = dict(labels)
+                if known.get("mig"):
+                    continue
+                if name == "memory_used_bytes":
+                    whole = page.series.get("nbridge_gpu_memory_total_bytes", {}).get(labels)
+                    if not whole:
+                        continue
+                    value /= whole  # noqa: PLW2901 (its share of the whole)
+                series = f"{known.get('gpu', '0')}: {known.get('name') or 'unnamed'}"
+                series += f" at {one.address}" if len(seen) > 1 else ""
+                rows.append({"at": instant(page.at_s), "series": series, "value": value, "part": f"{series} {part}"})
+    return rows
 
 
 def gpus(seen: list[Seen]) -> Rows:
@@ -249,4 +292,5 @@ def _gpu_row(address: str, gpu: Gpu) -> dict[str, Any]:
         "Memory": f"{byte_size(used)} of {byte_size(whole)}" if used is not None else "–",
         "Busy": share(known.get("utilization_ratio")),
         "Power": f"{watts:.0f} W" if watts is not None else "–",
+        "Slowed by heat": share(gpu.throttled_ratio) if gpu.throttled_ratio is not None else "–",
     }
