@@ -136,6 +136,7 @@ def entry_of(report: Report, run: Run, stamp: Stamp) -> Entry:
     """A run's line in the list, from its report."""
     document = report.document
     rates = [value for cell in report.measured if (value := cell.value(THROUGHPUT)) is not None]
+    told = [cell for cell in report.points if cell.judged and cell.judged.verdict in ("pass", "fail")]
     return Entry(
         id=run.path.name,
         path=run.path,
@@ -143,11 +144,11 @@ def entry_of(report: Report, run: Run, stamp: Stamp) -> Entry:
         name=str((document.get("plan") or {}).get("name") or document.get("run_id") or run.path.name),
         created=_instant(document.get("created")),
         finished=document.get("finished") is not None,
-        models=tuple(dict.fromkeys(str(cell.document["engine"].get("model")) for cell in report.cells)),
+        models=tuple(dict.fromkeys(str(cell.document["engine"].get("model")) for cell in report.every)),
         engines=report.engines,
-        cells=len(report.cells),
-        measured=len(report.measured),
-        requests=sum(cell.records or 0 for cell in report.cells),
+        cells=len(report.every),
+        measured=len(report.measured) + len(told),
+        requests=sum(cell.records or 0 for cell in report.every),
         best_tok_s=max(rates, default=None),
         hardware=hardware(document.get("environment") or {}),
     )

@@ -1,7 +1,6 @@
 """Benchmarks: one run, its trade-offs, distributions, memory and every cell."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 
@@ -46,15 +45,17 @@ def run(entry: Entry) -> None:
     layout.verdict(" ".join(headline(report)))
     with st.expander("All that it establishes, and what not"):
         layout.notes(verdict(report))
-    tabular.report_table(key_figures(report))
-    throughput(report, entry)
+    if report.cells or not report.points:  # a search alone has no loads of its own to compare
+        tabular.report_table(key_figures(report))
+        throughput(report, entry)
     if report.measured:
         distributions(report, entry)
-    requests(report, entry)
     layout.guarded(lambda: capacity(report))
-    memory(report)
-    quality(report)
-    energy(report)
+    requests(report, entry)
+    if report.cells:
+        memory(report)
+        quality(report)
+        energy(report)
     wrong(report)
     layout.guarded(lambda: cells(report, entry))
 
@@ -62,11 +63,11 @@ def run(entry: Entry) -> None:
 @st.fragment
 def throughput(report: Report, entry: Entry) -> None:
     ups = view.upwards(report)
-    columns = st.columns(3 if len(ups) > 1 else 2)
-    metric = segments(columns[0], "Latency", "latency", view.LATENCIES)
-    words = view.statistics(report, metric)
-    statistic = segments(columns[1], "Its", "its", words) if len(words) > 1 else next(iter(words))
-    up = segments(columns[2], "Upwards", "up", ups) if len(ups) > 1 else next(iter(ups))
+    with st.container(horizontal=True, gap="large"):
+        metric = segments("Latency", "latency", view.LATENCIES)
+        words = view.statistics(report, metric)
+        statistic = segments("Its", "its", words) if len(words) > 1 else next(iter(words))
+        up = segments("Upwards", "up", ups) if len(ups) > 1 else next(iter(ups))
     drawing = view.pareto(report, metric, statistic, up)
     if drawing is None:
         note("No cell gave a valid measurement of this latency, so there is no trade-off to draw.", bad=True)
@@ -81,11 +82,11 @@ def throughput(report: Report, entry: Entry) -> None:
     layout.figure(chart, drawing.rows, name=drawing.name, title=drawing.title, caption=caption, words=drawing.words)
 
 
-def segments(where: Any, label: str, key: str, words: Mapping[str, str]) -> str:
+def segments(label: str, key: str, words: Mapping[str, str]) -> str:
     """One of a few, side by side; it stands in the address."""
     names = list(words)
     return (
-        where.segmented_control(
+        st.segmented_control(
             label, names, default=names[0], format_func=lambda one: words.get(one, one), key=key, bind="query-params",
             required=True,
         )
@@ -231,7 +232,7 @@ def wrong(report: Report) -> None:
 def cells(report: Report, entry: Entry) -> None:
     st.subheader("Every cell", anchor=False)
     if not report.cells:
-        note("This run has no cells.")
+        note("This run has no cells." if not report.points else "This run is a search alone: its points stand above.")
         return
     with st.expander(f"Numbers of {plural(len(report.cells), 'cell')}"):
         for table in (repeats(report), throughputs(report), latencies(report), checks(report)):

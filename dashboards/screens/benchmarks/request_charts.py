@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboards.drawing import TIME, Rows, data, engine_scales, finished
+from dashboards.drawing import TIME, Rows, data, decades, engine_scales, finished
 from dashboards.screens.benchmarks.searched import INVALID, MET, MISSED, OVER, Searched
 from dashboards.theme import Palette
 
@@ -34,7 +34,8 @@ def search(found: Searched, engines: Sequence[str], palette: Palette, *, goodput
     words = {"labelExpr": TIME} if found.is_time and not goodput else {"format": ",.3~r" if goodput else ".2~%"}
     scale = alt.Scale(type="log", domain=[min(known) / 1.4, top]) if wide else alt.Scale(domain=[0, top], nice=False)
     title = "Goodput, requests/s" if goodput else found.condition
-    y = alt.Y("drawn:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, **words))
+    ticks = {"values": decades([min(known), top], 6)} if wide else {"tickCount": 5}
+    y = alt.Y("drawn:Q", title=title, scale=scale, axis=alt.Axis(**ticks, **words))
     layers: list[Any] = []
     if found.intervals:
         band = alt.Chart(data(found.intervals)).mark_rect(color=palette.shade, opacity=1)
@@ -47,7 +48,9 @@ def search(found: Searched, engines: Sequence[str], palette: Palette, *, goodput
         layers.append(edge.mark_rule(color=palette.bad, strokeDash=[4, 3]).encode(y=y))
         named = edge.mark_text(align="left", dx=3, dy=-6, color=palette.bad)
         layers.append(named.encode(y=y, x=alt.value(0), text="says:N"))
-    legend = alt.Legend(title=None, orient="top", columns=0)
+    legend = alt.Legend(
+        title=None, orient="top", columns=0, symbolFillColor=palette.muted, symbolStrokeColor=palette.muted
+    )
     shape = alt.Shape(
         "says:N", legend=legend,
         scale=alt.Scale(domain=list(_VERDICT_SHAPES), range=list(_VERDICT_SHAPES.values())),
@@ -82,7 +85,10 @@ def requests(rows: Rows, palette: Palette, *, title: str) -> Any:
     legend = alt.Legend(title=None, orient="top")
     marks = alt.Chart(data(rows)).mark_point(size=55, filled=True, opacity=0.85, cursor="pointer")
     chart = marks.encode(
-        x=alt.X("sent_s:Q", title="Sent, seconds from the cell's zero", scale=alt.Scale(nice=False)),
+        x=alt.X(
+            "sent_s:Q", title="Sent, seconds after the load began", scale=alt.Scale(nice=False),
+            axis=alt.Axis(tickCount=8, format=",.4~r", labelOverlap=True),
+        ),
         y=alt.Y("value_s:Q", title=title, axis=alt.Axis(labelExpr=TIME, tickCount=6), scale=alt.Scale(zero=True)),
         color=alt.Color("says:N", scale=says, legend=legend),
         shape=alt.Shape("says:N", scale=shapes, legend=legend),
@@ -102,11 +108,11 @@ def strip(phases: Rows, chunks: Rows, palette: Palette) -> Any:
         axis=alt.Axis(labelExpr=TIME, tickCount=6, labelOverlap=True),
     )  # fmt: skip
     lanes = alt.Y("lane:N", sort=["phases", "chunks"], title=None, axis=alt.Axis(labelLimit=90))
-    colours = alt.Scale(domain=list(PHASES), range=[palette.bad, *palette.series[:4]])
+    colours = alt.Scale(domain=list(PHASES), range=[palette.series[i] for i in (5, 0, 1, 2, 7)])
     bars = alt.Chart(data([{**row, "lane": "phases"} for row in phases])).mark_bar(
         height=22, stroke=palette.paper, strokeWidth=1
     )
-    legend = alt.Legend(title=None, orient="top", columns=0, labelLimit=200)
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=200)
     tips = [alt.Tooltip("phase:N"), alt.Tooltip("took_s:Q", title="seconds", format=",.3~r")]
     layers = [
         bars.encode(x=x, x2="to_s:Q", y=lanes, color=alt.Color("phase:N", scale=colours, legend=legend), tooltip=tips)
