@@ -85,13 +85,12 @@ def throughput(report: Report, entry: Entry) -> None:
 def segments(label: str, key: str, words: Mapping[str, str]) -> str:
     """One of a few, side by side; it stands in the address."""
     names = list(words)
-    return (
-        st.segmented_control(
-            label, names, default=names[0], format_func=lambda one: words.get(one, one), key=key, bind="query-params",
-            required=True,
-        )
-        or names[0]
+    chosen = st.segmented_control(
+        label, names, default=names[0], format_func=lambda one: words.get(one, one), key=key, bind="query-params",
+        required=True,
     )  # fmt: skip
+    links.shown_as(key, words[chosen or names[0]])
+    return chosen or names[0]
 
 
 @st.cache_resource(max_entries=24)

@@ -49,6 +49,7 @@ def chosen(report: Report, entry: Entry) -> None:
         "By", list(slowest.METRICS), default="ttft_s", format_func=slowest.METRICS.__getitem__, key="by",
         bind="query-params", required=True,
     )  # fmt: skip
+    links.shown_as("by", slowest.METRICS[metric or "ttft_s"])
     if st.session_state.get(OF) not in (None, cell.id):
         st.query_params.pop("request", None)  # it was one of another cell
     st.session_state[OF] = cell.id
