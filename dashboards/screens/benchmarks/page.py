@@ -99,7 +99,9 @@ def bounds(path: str, stamp: Stamp) -> dict[tuple[str, str], float]:
     report = layout.report_at(path, stamp)
     gpu = catalogs.measured_on(report.document, catalogs.load())
     found: dict[tuple[str, str], float] = {}
-    for cell in report.measured if gpu else ():
+    if gpu is None:
+        return found
+    for cell in report.measured:
         try:
             bound = cell_bound({**cell.document, "metrics": cell.metrics}, shape_of(cell.document["engine"]), gpu)
         except PlanningError:

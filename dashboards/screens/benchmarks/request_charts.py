@@ -31,10 +31,12 @@ def search(found: Searched, engines: Sequence[str], palette: Palette, *, goodput
         "level:Q", title=OVER[found.over], axis=alt.Axis(format=",.3~r", tickCount=6, labelOverlap=True),
         scale=alt.Scale(type="log", domain=[min(levels) / 1.15, max(levels) * 1.15], nice=False),
     )  # fmt: skip
-    words = {"labelExpr": TIME} if found.is_time and not goodput else {"format": ",.3~r" if goodput else ".2~%"}
+    words: dict[str, Any] = (
+        {"labelExpr": TIME} if found.is_time and not goodput else {"format": ",.3~r" if goodput else ".2~%"}
+    )
     scale = alt.Scale(type="log", domain=[min(known) / 1.4, top]) if wide else alt.Scale(domain=[0, top], nice=False)
     title = "Goodput, requests/s" if goodput else found.condition
-    ticks = {"values": decades([min(known), top], 6)} if wide else {"tickCount": 5}
+    ticks: dict[str, Any] = {"values": decades([min(known), top], 6)} if wide else {"tickCount": 5}
     y = alt.Y("drawn:Q", title=title, scale=scale, axis=alt.Axis(**ticks, **words))
     layers: list[Any] = []
     if found.intervals:

@@ -180,7 +180,7 @@ def memory_rows(found: list[Stack]) -> Rows:
 
 def quality(report: Report) -> Drawing | None:
     """ΔNLL against the best throughput, a point per engine, the baseline at 0; None when none was held against it."""
-    rows = []
+    rows: Rows = []
     base = (report.document.get("quality") or {}).get("baseline")
     for entry in scored(report):
         cells = report.of_engine(entry["engine"])
@@ -203,7 +203,7 @@ def quality(report: Report) -> Drawing | None:
     return Drawing("quality", "Quality against throughput", caption, f"{words}.", rows)
 
 
-def _quality_row(entry: Mapping[str, Any], tok_s: float) -> dict[str, Any]:
+def _quality_row(entry: dict[str, Any], tok_s: float) -> dict[str, Any]:
     against = entry.get("against") or {}
     low, high = against.get("delta_nll_95") or (None, None)
     return {
@@ -218,7 +218,7 @@ def _quality_row(entry: Mapping[str, Any], tok_s: float) -> dict[str, Any]:
 
 def energy(report: Report) -> Drawing | None:
     """Joules of the GPUs per output token, a row per engine and load; None where no cell has them."""
-    rows = []
+    rows: Rows = []
     for engine, load in measured_pairs(report):
         found = metric_spread(report.repeats(engine, load), JOULES)
         if found is not None:

@@ -75,7 +75,7 @@ def _objective(slo: float, most: float, palette: Palette) -> list[Any]:
     near = most >= slo * NEAR
     zone = alt.Chart(data([{"low": 0.0, "high": slo, "label": f"SLO ≤ {slo:g} s" + ("" if near else ": all of this")}]))
     shade = zone.mark_rect(color=palette.shade, opacity=1)
-    where = {"baseline": "top", "dy": 3} if near else {"baseline": "bottom", "dy": -4}
+    where: dict[str, Any] = {"baseline": "top", "dy": 3} if near else {"baseline": "bottom", "dy": -4}
     word = zone.mark_text(align="right", dx=-4, color=palette.muted, **where)
     if near:
         return [shade.encode(y="low:Q", y2="high:Q"), word.encode(x=alt.value("width"), y="high:Q", text="label:N")]

@@ -39,12 +39,15 @@ def listening() -> list[str]:
         raise SourceError(
             f"This system does not tell what listens on it ({type(error).__name__}): type the address in."
         ) from error
-    places = {
-        (_EVERYWHERE[one.laddr.ip], one.laddr.port)
-        for one in found
-        if one.status == psutil.CONN_LISTEN and one.laddr.ip in _EVERYWHERE
-    }
+    places = {place for one in found if (place := _place(one)) is not None}
     return [f"http://{host}:{port}" for host, port in sorted(places)][:MOST_PORTS]
+
+
+def _place(connection: Any) -> tuple[str, int] | None:
+    """Where to ask what listens; None for what does not, or not on the loopback."""
+    if connection.status != psutil.CONN_LISTEN or connection.laddr.ip not in _EVERYWHERE:
+        return None
+    return _EVERYWHERE[connection.laddr.ip], int(connection.laddr.port)
 
 
 def look(

@@ -248,7 +248,8 @@ def gpu_course(seen: list[Seen], name: str) -> Rows:
     rows: Rows = []
     for one in seen:
         scrapes = thinned(one.scrapes)
-        usual_s, part, before = _usual_gap_s(scrapes), 0, None
+        usual_s, part = _usual_gap_s(scrapes), 0
+        before: float | None = None
         for page in scrapes:
             if before is not None and page.at_s - before > 3.5 * usual_s:
                 part += 1
