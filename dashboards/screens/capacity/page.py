@@ -43,9 +43,6 @@ def show() -> None:
 
 def everything() -> None:
     known = catalog()
-    stale = catalogs.stale_note(known, datetime.datetime.now().astimezone().date())
-    if stale:
-        note(stale, bad=True)
     fit(known)
     st.subheader("How many servers", anchor=False)
     measured = goodput(known)
@@ -150,6 +147,8 @@ def others(made: Estimate, known: Catalog) -> None:
         numeric=("Room for the cache", "Sequences at once"),
     )
     tabular.csv_button(rows, "gpu-sets")
+    if stale := catalogs.stale_note(known, datetime.datetime.now().astimezone().date()):
+        note(stale)
 
 
 def speed(made: Estimate) -> None:

@@ -92,7 +92,10 @@ def figures(found: Comparison) -> None:
             words=view.words(rows),
         )
     numeric = ("Old", "New", "Change", "95 % interval", "p", "Repeats")
-    tabular.table(view.table_rows(found), "Every figure", numeric=numeric)
+    with st.expander(
+        f"Every figure in both runs: {plural(len(found.lines), 'row')}", expanded=found.verdict == "regression"
+    ):
+        tabular.table(view.table_rows(found), "Every figure", numeric=numeric)
     tabular.csv_button(view.csv_rows(found), "comparison", "Every figure as CSV")
 
 
