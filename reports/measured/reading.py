@@ -208,7 +208,7 @@ def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:
         raise ReportError(
             f"{run.path / 'run.json'}: `capacity` is no list of answers; it was changed by hand or damaged."
         )
-    plan = whole.get("plan") if isinstance(whole.get("plan"), dict) else {}
+    plan: Json = whole["plan"] if isinstance(whole.get("plan"), dict) else {}
     cells, points = (
         tuple(cell(run, one, load, plan) for one, load in zip(part, labelled_loads(part), strict=True))
         for part in ([d for d in documents if not d.get("point")], [d for d in documents if d.get("point")])

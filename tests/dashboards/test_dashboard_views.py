@@ -132,7 +132,7 @@ def with_slo(folder: Path) -> Report:
         assert cell.metrics is not None
         rate = cell.metrics["request_throughput_rps"]
         good = cell.engine == "int8"
-        cell.metrics |= {"slo": {"ttft_s": 0.8}, "goodput_rps": rate if good else 0.0, "slo_share": float(good)}
+        cell.metrics.update(slo={"ttft_s": 0.8}, goodput_rps=rate if good else 0.0, slo_share=float(good))
         cell.metrics["energy"] = {"joules_per_output_token": 4.0 / rate, "mean_power_w": 250.0}
     return report
 

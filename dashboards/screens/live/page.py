@@ -91,9 +91,9 @@ def now(addresses: tuple[str, ...]) -> None:
             note(one.remark)
     if not any(one.scrapes for one in servers):
         nobody()
-    for one in seen:
-        if one.has_gateway:
-            behind(one)
+    for door in seen:
+        if door.has_gateway:
+            behind(door)
     graphics(seen, [one for one in seen if one not in servers and not one.has_gateway])
 
 
