@@ -86,9 +86,10 @@ def test_its_figures_are_valid_vega(report: Report, palette: Any, goodput: bool)
     assert found is not None
     drawn = request_charts.search(found, report.engines, palette, goodput=goodput).to_dict()
     assert drawn["layer"][0]["mark"]["type"] == "rect"  # the interval
-    assert ("the SLO" in json.dumps(drawn)) is not goodput
+    assert ('"says": "the SLO"' in json.dumps(drawn)) is not goodput
     early = [{**row, "value": None} if row["says"] == searched.MISSED else row for row in found.points]
     edge = searched.Searched(**{**found.__dict__, "points": early})
     assert edge.ended_early and "ended early" in searched.caption(edge)
-    rows = request_charts.search(edge, report.engines, palette, goodput=False).to_dict()["layer"][-1]["data"]["values"]
+    whole = request_charts.search(edge, report.engines, palette, goodput=False).to_dict()
+    rows = whole["datasets"][whole["layer"][-1]["data"]["name"]]
     assert {row["drawn"] for row in rows if row["says"] == searched.MISSED} == {max(row["drawn"] for row in rows)}
