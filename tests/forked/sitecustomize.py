@@ -34,6 +34,8 @@ def _fork_what_vllm_spawns(multiprocessing: "ModuleType") -> None:
 def _fork_what_is_owned(process: "ModuleType") -> None:
     from types import SimpleNamespace
 
+    if (folder := __file__.rpartition("/")[0]) not in sys.path:  # a worker of pytest-xdist has the path of its parent
+        sys.path.append(folder)
     import servers
 
     process.subprocess = SimpleNamespace(Popen=servers.start, DEVNULL=process.subprocess.DEVNULL)
