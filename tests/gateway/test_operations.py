@@ -12,7 +12,9 @@ from waiting import wait_for
 
 from gateway.errors import DoesNotFit
 from gateway.settings import Server, parse_server
+from gateway.swap import exchange
 from gateway.swap.exchange import Served, check_fits, ended, objection, with_gap
+from serve.processes.log_file import roll
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 FAST = "[health]\nslow_start_s = 0\n"
@@ -176,6 +178,29 @@ def test_a_gap_is_measured(tmp_path: Path) -> None:
             assert a.process.wait(20) is not None
             assert door.ask().headers["x-nbridge-backend"] == "m/b"
             wait_for(lambda: door.status()["servers"].keys() == {"b"}, 20)
+
+
+def test_a_swap_reads_on_where_the_log_was_rolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (parse_server({"name": name, "url": ":1", "model": "m"}, "test") for name in ("old", "new"))
+    monkeypatch.setattr(exchange, "_rows", lambda *_: {"old": None, "new": None})
+    log = tmp_path / "haproxy.log"
+    log.write_text("a line of before\n")
+    before = exchange._served(tmp_path, old, new, None)
+
+    def answered(server: str, head_ms: int) -> None:
+        with log.open("a") as file:
+            file.write(json.dumps({"server": server, "status": 200, "head_ms": head_ms}) + "\n")
+
+    def heads_s() -> tuple[list[float], list[float]]:
+        told = exchange._served(tmp_path, old, new, before)
+        return list(told["old"].heads_s), list(told["new"].heads_s)
+
+    answered("old", 10)
+    answered("new", 20)
+    assert heads_s() == ([0.01], [0.02])
+    assert roll(log, 1)
+    answered("new", 30)
+    assert heads_s() == ([0.01], [0.02, 0.03])
 
 
 def test_only_what_a_swap_started_is_ended() -> None:
