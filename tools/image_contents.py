@@ -26,13 +26,12 @@ GATEWAY = (
     "typer",
     "uvicorn",
 )
-# Only tests, headers, examples and parts that nothing here asks for (Arrow's RPC, its plan format, its S3 client;
+# Only tests, headers, examples and parts that nothing here asks for (Arrow's RPC and its S3 client;
 # pydeck's part for notebooks; OpenMP's offloading to GPUs and SYCL's loader, which come with the one library in use).
 NOT_NEEDED = (
     "pyarrow/include",
     "pyarrow/tests",
     "pyarrow/libarrow_flight.so*",
-    "pyarrow/libarrow_substrait.so*",
     "pyarrow/libarrow_s3.so*",
     "pyarrow/_flight*.so",
     "pyarrow/_substrait*.so",

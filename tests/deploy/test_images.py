@@ -1,7 +1,11 @@
 """How images are built, as far as it can be told without building one."""
 
 import configparser
+import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +82,36 @@ def test_what_is_not_needed_goes_and_the_rest_stays(tmp_path):
     assert [path.name for path in (tmp_path / "lib").iterdir() if path.is_file()] == ["libiomp5.so"]
     image_contents.slim(tmp_path, cpu=True)
     assert not (packages / "torch" / "include").exists()
+
+
+def linked(source: str, target: str) -> None:
+    """Not copied where it need not be: slimming removes files and changes none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def test_what_is_left_of_arrow_loads(tmp_path):
+    import pyarrow
+
+    packages = tmp_path / "lib" / "python3" / "site-packages"
+    packages.mkdir(parents=True)
+    shutil.copytree(Path(pyarrow.__file__).parent, packages / "pyarrow", copy_function=linked)
+    before = {path.name for path in (packages / "pyarrow").iterdir()}
+    image_contents.slim(tmp_path, cpu=True)
+    gone = before - {path.name for path in (packages / "pyarrow").iterdir()}
+    assert any(name.startswith("libarrow_flight") for name in gone)
+    program = (
+        f"import sys; sys.path.insert(0, {str(packages)!r})\n"
+        "import pyarrow, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.fs, pyarrow.json, pyarrow.parquet\n"
+        "table = pyarrow.table({'a': [1, 2]})\n"
+        "pyarrow.parquet.write_table(table, sys.argv[1])\n"
+        "print(pyarrow.__file__, pyarrow.compute.sum(pyarrow.parquet.read_table(sys.argv[1])['a']).as_py())"
+    )
+    argv = [sys.executable, "-c", program, str(tmp_path / "a.parquet")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.split() == [str(packages / "pyarrow" / "__init__.py"), "3"], done.stderr
 
 
 def test_without_podman_or_docker_it_is_said(monkeypatch, capsys):
