@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos soak test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy doctor clean gateway-overhead
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos soak test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy ray test-ray doctor clean gateway-overhead
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -116,6 +116,14 @@ test-deploy: setup     ## the compose file for real with podman: up, request, sc
 	@sh tools/packages.sh containers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check podman-compose
 	NBRIDGE_CONTAINERS=1 $(BIN)/python -m pytest -s tests/deploy $(ARGS)
+
+ray: setup             ## add Ray (0.5 GB): for `nbridge bench --on ray`
+	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt -e '.[$(EXTRA),dev,ray]' 2>&1 | { grep -v 'WARNING: Location' || true; }
+	@test $(EXTRA) = gpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+
+test-ray: ray          ## sweeps on two nodes of a real Ray on this machine; one is killed
+	$(BIN)/python -m pytest tests/bench/test_ray_sweep.py $(ARGS)
 
 doctor: setup          ## check this machine and installation
 	$(BIN)/nbridge doctor $(ARGS)

@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,21 +15,20 @@ from bench import sweep as sweeps
 from bench.capacity.size import Over
 from bench.capacity.task import require_objective
 from bench.display import Display
+from bench.ending import document, ended, last_lines
 from bench.errors import PlanError
 from bench.execution import run
 from bench.formats import Format
-from bench.order import Asked, machines, order
+from bench.order import Asked, machines, order, require_engines_of, require_own_engines
 from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
-from bench.quality import passes
 from bench.run.beforehand import longest, short_loads
-from bench.run.outcome import NEGATIVE, NOTHING, WELL, exit_code, spoilt
 from bench.run.slo import EXAMPLE
 from inputs.durations import seconds_of
 from inputs.quantities import plural
 
 if TYPE_CHECKING:
-    from bench.compare.turns import Pair, Said
+    from bench.compare.turns import Pair
 
 console = Console(stderr=True, highlight=False)
 
@@ -86,6 +86,19 @@ def bench(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="With --workers: where workers find this machine.")
     ] = "127.0.0.1:5557",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RAY",
+            help="Measure on the nodes of a Ray cluster: ray://HOST[:PORT] is its head; ray is this machine's own.",
+        ),
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="With --on: N engines at once on the processors of one machine. [default: 1]"
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; finished cells stay untouched.")
     ] = None,
@@ -109,7 +122,18 @@ def bench(
     """
     display = Display(console)
     asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats)
-    work = _work(asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
+    order_of = partial(_work, asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
+    if on is not None:
+        require_own_engines(asked, against=against, workers=workers)
+        from bench.cluster.driver import Driver, joined  # where it is used: Ray is an extra, and large
+
+        with joined(on, at_once, display.say) as cluster:
+            work = order_of(environment=cluster.measuring)
+            _carry_out(work, display, report=report, as_json=as_json, measure=lambda one: Driver(one, cluster).run())
+        return
+    if at_once is not None:
+        raise PlanError("--at-once goes with --on RAY: without it, one engine is measured after the other.")
+    work = order_of()
     if workers is not None:
         for part in _parts(work):
             part.machines = machines(workers, listen, part.plan)
@@ -183,7 +207,14 @@ def _parts(work: "sweeps.Sweep | Pair") -> list[sweeps.Sweep]:
     return [work] if isinstance(work, sweeps.Sweep) else [work.old, work.new]
 
 
-def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, as_json: bool) -> None:
+def _carry_out(
+    work: "sweeps.Sweep | Pair",
+    display: Display,
+    *,
+    report: bool,
+    as_json: bool,
+    measure: Callable[[sweeps.Sweep], None] = run,
+) -> None:
     """Measure what is pending, write reports, say what came of it, and end with its exit code."""
     parts = _parts(work)
     for part in parts:
@@ -196,14 +227,14 @@ def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, a
     interrupted = False
     try:
         with display:
-            run(work) if isinstance(work, sweeps.Sweep) else work.run(display)
+            measure(work) if isinstance(work, sweeps.Sweep) else work.run(display)
     except KeyboardInterrupt:
         interrupted = True
     shown = [_reported(part.run_dir, write_files=report) for part in parts]
     found = None if interrupted or isinstance(work, sweeps.Sweep) else work.compared()
-    code, reasons = (130, ["interrupted"]) if interrupted else _ended(parts, found)
+    code, reasons = (130, ["interrupted"]) if interrupted else ended(parts, found)
     if as_json:
-        print(json.dumps(_document(parts, found, code, reasons), ensure_ascii=False))
+        print(json.dumps(document(parts, found, code, reasons), ensure_ascii=False))
     elif found is not None:
         print(found.text)
     else:
@@ -213,7 +244,7 @@ def _carry_out(work: "sweeps.Sweep | Pair", display: Display, *, report: bool, a
     for _, page in shown:
         if page is not None:
             display.say(f"report: {page}")
-    for line in _last_lines(parts, reasons, interrupted=interrupted):
+    for line in last_lines(parts, reasons, interrupted=interrupted):
         display.say(line)
     if code:
         raise typer.Exit(code)
@@ -228,13 +259,17 @@ def _work(
     display: Display,
     *,
     retry_failed: bool,
+    environment: dict[str, Any] | None = None,
 ) -> "sweeps.Sweep | Pair":
-    """What shall be measured: one run or two by turns, new or taken up again."""
+    """What shall be measured: one run or two by turns, new or taken up again; on this machine, or on one of which
+    `environment` tells."""
     command_line = shlex.join(["nbridge", *sys.argv[1:]])
     if resume is not None:
         if asked != Asked() or against is not None or allow:
             raise PlanError("--resume takes plan, target, repeats and baseline from the run; give only the run folder.")
-        sweep = sweeps.resume(resume, display, retry_failed=retry_failed)
+        sweep = sweeps.resume(resume, display, retry_failed=retry_failed, environment=environment)
+        if environment is not None:
+            require_engines_of(sweep)
         if "against" not in sweep.document:
             return sweep
         from bench.compare import turns  # where it is used: scipy's statistics take a second
@@ -251,47 +286,11 @@ def _work(
     chosen = load_plan(find_plan(asked.plan), remote=asked.target is not None)
     if asked.repeats is not None:
         chosen = validate({**chosen.model_dump(mode="json"), "repeats": asked.repeats}, source="--repeats")
-    sweep = order(chosen, asked, display.say).sweep(out, display, command_line)
+    sweep = order(chosen, asked, display.say).sweep(out, display, command_line, environment)
+    if environment is not None:
+        require_engines_of(sweep)
     sweep.save()
     return sweep
-
-
-def _ended(parts: list[sweeps.Sweep], found: "Said | None") -> tuple[int, list[str]]:
-    """(exit code, why it is not 0). Of two sides the new one's counts, and of the old one whether it was measured."""
-    code, reasons = exit_code(parts[-1].document)
-    if found is None or code == NOTHING:
-        return code, reasons
-    of_old, why = exit_code(parts[0].document)
-    if of_old == NOTHING:
-        return NOTHING, [f"baseline: {one}" for one in why]
-    reasons += [f"baseline: {one}" for one in spoilt(parts[0].document)]
-    reasons += [found.verdict] if found.exit_code else []
-    return (NEGATIVE if reasons else WELL), reasons
-
-
-def _document(parts: list[sweeps.Sweep], found: "Said | None", code: int, reasons: list[str]) -> dict[str, Any]:
-    """What --json prints: the run, or both runs and what they say about each other."""
-    ended = {"exit_code": code, "exit_reasons": reasons}
-    runs = [{**part.document, "path": str(part.run_dir)} for part in parts]
-    if len(runs) == 1:
-        return {**runs[0], **ended}
-    return {"old": runs[0], "new": runs[1], "comparison": found and found.document, **ended}
-
-
-def _last_lines(parts: list[sweeps.Sweep], reasons: list[str], *, interrupted: bool) -> Iterator[str]:
-    """Why the exit code is what it is, and how to go on."""
-    resume_with = f"nbridge bench --resume {shlex.quote(str(parts[-1].run_dir))}"
-    if interrupted:
-        judged = sum(len(part.unjudged) for part in parts)
-        left = f"{sum(len(part.pending) for part in parts)} cells"
-        left += f" and the quality of {plural(judged, 'engine')}" if judged else ""
-        left = f"{left} are left" if not parts[0].tasks else "the search has not ended"
-        yield f"interrupted; {left}. Go on with: {resume_with}"
-        return
-    yield from reasons
-    of_all = [one for part in parts for one in (*part.document["cells"], *passes.engines(part.document))]
-    if any(one["outcome"] in sweeps.RETRIED for one in of_all):
-        yield f"Measure failed cells again with: {resume_with} --retry-failed"
 
 
 def _reported(run_dir: Path, *, write_files: bool) -> tuple[RenderableType, Path | None]:

@@ -5,6 +5,8 @@ BenchError                 the measuring itself failed                        ex
 ├── RunFolderError         a run folder cannot be read                         exit code 2
 │   └── NewerFormatError   … because a newer Neural Bridge wrote it
 ├── TargetError            `--target` does not answer as an OpenAI server      exit code 4
+├── ClusterError           Ray does not answer, or all that measured is gone   exit code 4
+│   └── NotOnCluster       Ray or a node lacks what the sweep needs             exit code 3
 └── StorageError           the run folder cannot be written (disk full …)      exit code 4
 """
 
@@ -31,3 +33,11 @@ class TargetError(BenchError):
 
 class StorageError(BenchError):
     pass
+
+
+class ClusterError(BenchError):
+    pass
+
+
+class NotOnCluster(ClusterError):
+    exit_code = 3

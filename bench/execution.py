@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 from bench.capacity import search
-from bench.capacity.task import Task
 from bench.cell.measurement import measure, set_aside
 from bench.errors import RunFolderError
 from bench.plans.loads import Load
@@ -49,7 +48,7 @@ def at_work(sweep: Sweep) -> Iterator[None]:
 def run_repeat(sweep: Sweep, repeat: int) -> None:
     """Measure the pending cells of one repeat as `run` does, within `at_work`."""
     for engine in sweep.plan.engines:
-        _run_engine(sweep, engine, repeat)
+        run_engine(sweep, engine, repeat)
 
 
 @contextlib.contextmanager
@@ -65,7 +64,7 @@ def _only_one(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
+def run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
     """All pending cells of one engine and repeat, then its search, on one server, and its quality where that is of the
     same model; a server that dies is started anew for the next cell."""
     while _next_cell(sweep, engine, repeat) is not None or passes.pending(sweep.document, engine):
@@ -84,7 +83,7 @@ def _run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
                     passes.judge(sweep.run_dir, sweep.document, sweep.plan, engine, target, sweep.watcher.say)
                     sweep.save()
         except CannotServe as problem:
-            _cannot_serve(sweep, engine, repeat, problem)
+            cannot_serve(sweep, engine, repeat, problem)
             return
 
 
@@ -93,7 +92,7 @@ def _next_cell(sweep: Sweep, engine: Engine, repeat: int) -> dict[str, Any] | No
     mine = (c for c in sweep.pending if c["engine"]["name"] == engine.name and c["repeat"] == repeat)
     if (cell := next(mine, None)) is not None:
         return cell
-    if (task := _task(sweep, engine, repeat)) is None:
+    if (task := sweep.task(engine, repeat)) is None:
         return None
     wanted = search.next_point(task, sweep.document, sweep.watcher.say)
     if wanted is not None:
@@ -103,11 +102,7 @@ def _next_cell(sweep: Sweep, engine: Engine, repeat: int) -> dict[str, Any] | No
     return cell
 
 
-def _task(sweep: Sweep, engine: Engine, repeat: int) -> Task | None:
-    return next((one for one in sweep.tasks if one.engine == engine and one.repeat == repeat), None)
-
-
-def _cannot_serve(sweep: Sweep, engine: Engine, repeat: int, problem: CannotServe) -> None:
+def cannot_serve(sweep: Sweep, engine: Engine, repeat: int, problem: CannotServe) -> None:
     """Nothing more of this engine and repeat can be measured: its pending cells and its search say so."""
     cells = [c for c in sweep.pending if c["engine"]["name"] == engine.name and c["repeat"] == repeat]
     names = ", ".join(cell["id"] for cell in cells) or engine.name
@@ -121,7 +116,7 @@ def _cannot_serve(sweep: Sweep, engine: Engine, repeat: int, problem: CannotServ
             with store.explained(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "server.log").write_bytes(problem.log_path.read_bytes())
-    if (task := _task(sweep, engine, repeat)) is not None:
+    if (task := sweep.task(engine, repeat)) is not None:
         search.give_up(task, sweep.document, str(problem))
     sweep.save()
 
@@ -134,7 +129,7 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
     log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
     result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
     result["began"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-    task = _task(sweep, Engine.model_validate(cell["engine"]), cell["repeat"]) if cell.get("point") else None
+    task = sweep.task(Engine.model_validate(cell["engine"]), cell["repeat"]) if cell.get("point") else None
     began_s = monotonic()
     try:
         measure(

@@ -36,10 +36,18 @@ class Order:
     remote: dict[str, Any] | None = None
     refused: dict[str, str] = field(default_factory=dict)
 
-    def sweep(self, runs: Path, watcher: Watcher, command_line: str) -> Sweep:
+    def sweep(
+        self, runs: Path, watcher: Watcher, command_line: str, environment: dict[str, Any] | None = None
+    ) -> Sweep:
         """Its run, of which nothing is written yet."""
         return new(
-            self.plan, runs, watcher, command_line=command_line, remote=self.remote, refused=self.refused or None
+            self.plan,
+            runs,
+            watcher,
+            command_line=command_line,
+            remote=self.remote,
+            refused=self.refused or None,
+            environment=environment,
         )
 
 
@@ -58,6 +66,29 @@ def machines(workers: int, listen: str, plan: Plan) -> Machines:
                 f"load {load.name}: {load.concurrency} users for {workers} workers: at most one worker per user."
             )
     return Machines(workers, host.strip("[]"), int(port))
+
+
+def require_own_engines(asked: Asked, *, against: str | None, workers: int | None) -> None:
+    """Raise PlanError for what is not an engine that a cluster could start and measure beside others."""
+    if asked.target is not None:
+        raise PlanError(
+            f"--on places engines on a cluster, and --target {asked.target} is a server that already runs. Load from "
+            "several machines on it: --workers N, without --on."
+        )
+    if against is not None:
+        raise PlanError("--against measures two sides by turns on one machine; on a cluster turns mean nothing.")
+    if workers is not None:
+        raise PlanError(
+            "--workers sends the load of one server from other machines, and --on measures each engine on the node "
+            "that it runs on. For a cluster's own door: nbridge bench --target DOOR --workers N."
+        )
+
+
+def require_engines_of(sweep: Sweep) -> None:
+    """As require_own_engines, of a plan or run with a target or a baseline in itself."""
+    target = (sweep.remote or {}).get("base_url")
+    against = "baseline" if "against" in sweep.document else None
+    require_own_engines(Asked(target=target), against=against, workers=None)
 
 
 def order(plan: Plan, asked: Asked, say: Callable[[str], None]) -> Order:

@@ -76,6 +76,10 @@ class Sweep:
         repeats = range(1, self.plan.repeats + 1)
         return [Task(self.plan, self.plan.capacity, one, repeat) for repeat in repeats for one in self.plan.engines]
 
+    def task(self, engine: Engine, repeat: int) -> Task | None:
+        """The search of one engine in one repeat, if the plan has any."""
+        return next((one for one in self.tasks if one.engine == engine and one.repeat == repeat), None)
+
     def save(self) -> None:
         store.write_json(self.run_dir / "run.json", self.document)
 
@@ -103,9 +107,10 @@ def new(
     command_line: str,
     remote: dict[str, Any] | None = None,
     refused: dict[str, str] | None = None,
+    environment: dict[str, Any] | None = None,
 ) -> Sweep:
     """A sweep with every cell `pending`, of which nothing is written yet. `remote` describes a server that already runs
-    (bench.remote).
+    (bench.remote), `environment` the machine that will measure, unless it is this one.
 
     `refused`: why which loads, by name, cannot be carried; their cells are `unsupported` from the beginning.
     Raises PlanError for a prompts file, texts or a baseline that are not usable.
@@ -124,7 +129,7 @@ def new(
         "target": remote,
         "plan": (planned := plan.model_dump(mode="json")),
         "plan_sha256": resumption.plan_sha256(planned),
-        "environment": describe(),
+        "environment": environment or describe(),
         "cells": [
             pending_cell(engine, load, repeat, (refused or {}).get(load.name)) | {"prompts": files.get(load.name)}
             for repeat in range(1, plan.repeats + 1)
@@ -137,8 +142,11 @@ def new(
     return Sweep(runs / run_id, document, plan, watcher, remote)
 
 
-def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sweep:
+def resume(
+    run_dir: Path, watcher: Watcher, *, retry_failed: bool = False, environment: dict[str, Any] | None = None
+) -> Sweep:
     """Take up a run: its pending cells are measured, with `retry_failed` the failed ones too; all others stay.
+    `environment`: the machine that will measure, unless it is this one.
 
     Raises RunFolderError when it is not the same run any more (see bench.resumption), TargetError when its server does
     not answer. Nothing is written here.
@@ -148,7 +156,7 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
     if not isinstance(document.get("plan"), dict):
         raise RunFolderError(f"{run.path / 'run.json'}: has no plan, so it cannot be gone on with.")
     plan = validate(document["plan"], source=f"{run.path / 'run.json'}: plan")
-    environment = describe()
+    environment = environment or describe()
     resumption.require_same(run, plan, environment)
     if note := resumption.other_commit(document.get("environment"), environment):
         watcher.say(note)
@@ -157,6 +165,7 @@ def resume(run_dir: Path, watcher: Watcher, *, retry_failed: bool = False) -> Sw
         for cell in document["cells"]:
             if cell["outcome"] in RETRIED:
                 cell.update(outcome="pending", **dict.fromkeys(_RESULTS))
+                cell.pop("placed", None)
                 points.forget(cell)
         passes.retry(document, RETRIED)
         document["finished"] = None

@@ -1,6 +1,6 @@
 """Are two runs of a kind? The facts by which they are not, by name, with both values. Pure.
 
-format · cpu · gpus · python · memory_bytes · packages.NAME · target.KEY · slo.KEY      of the runs
+format · cpu · gpus · python · memory_bytes · packages.NAME · target.KEY · slo.KEY · at_once   of the runs
 engine.KEY · load.KEY · startup.engine_version · clock                                  of what is held together
 """
 
@@ -16,7 +16,7 @@ from bench.run.store import Run
 
 SLO_LIMITS = ("ttft_s", "tpot_s", "e2e_s")
 _TARGET = ("base_url", "model", "max_model_len", "dialect")
-_WHOLE = ("format", "cpu", "gpus", "python", "memory_bytes", "clock")
+_WHOLE = ("format", "cpu", "gpus", "python", "memory_bytes", "clock", "at_once")
 _OPEN_ENDED = ("packages", "target")  # groups whose members only the runs know
 _MEMBERS = {
     "slo": frozenset(SLO_LIMITS),
@@ -89,6 +89,15 @@ def run_differences(old: Run, new: Run) -> Iterator[Difference]:
     for name in SLO_LIMITS:
         if limits[0].get(name) != limits[1].get(name):
             yield Difference(f"slo.{name}", limits[0].get(name), limits[1].get(name))
+    beside = [_at_once(document) for document in (before, after)]
+    if beside[0] != beside[1]:
+        yield Difference("at_once", beside[0], beside[1])
+
+
+def _at_once(document: dict[str, Any]) -> int:
+    """How many engines shared the processors of a machine; on GPUs each has its own."""
+    cluster = _table(document.get("cluster"))
+    return int(cluster.get("at_once") or 1) if cluster.get("on") == "cpu" else 1
 
 
 def _targets(old: Any, new: Any) -> Iterator[Difference]:

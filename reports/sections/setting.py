@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from inputs.quantities import MISSING, byte_size, count, number, seconds
+from inputs.quantities import MISSING, byte_size, count, number, plural, seconds
 from reports.measured.cells import Report
 from reports.tables import Column, Entry, Table, table
 
@@ -112,11 +112,26 @@ def environment(report: Report) -> list[tuple[str, str]]:
         ("Python", found.get("python")),
         ("Packages", ", ".join(f"{name} {version or MISSING}" for name, version in packages.items()) or None),
         *([("Host (hashed)", found["hostname_hash"])] if found.get("hostname_hash") else []),
+        *_placed(report),
         ("Started", report.document.get("created")),
         ("Finished", report.document.get("finished") or "not finished"),
         ("Run", report.document.get("run_id") or report.folder),
     ]
     return [(name, str(value) if value else "not recorded") for name, value in facts]
+
+
+def _placed(report: Report) -> list[tuple[str, str]]:
+    """Of a run on a cluster: on how many machines, and whether engines were on one at the same time."""
+    cells = [cell.document["placed"] for cell in report.every if isinstance(cell.document.get("placed"), dict)]
+    if not cells:
+        return []
+    hosts = sorted({str(one.get("host")) for one in cells})
+    beside = sum(bool(one.get("beside")) for one in cells)
+    on_cpu = (report.document.get("cluster") or {}).get("on") == "cpu"
+    shared = "on the same processors, so they took time from each other" if on_cpu else "on other GPUs of it"
+    said = f"{beside} of {plural(len(cells), 'cell')} had other engines on their machine, {shared}" if beside else "no"
+    machines = f"{plural(len(hosts), 'machine')} of a Ray cluster (hashed): {', '.join(hosts)}"
+    return [("Measured on", machines), ("Beside each other", said)]
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
