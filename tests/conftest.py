@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from waiting import wait_for
 
 from checkpoints.prepare import prepare
@@ -26,6 +27,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 FORKED = ROOT / "tests" / "forked"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FORKED), os.environ.get("PYTHONPATH"))))
 _IMPORTED: set[str] = set()
+# By itself an example that takes 0.2 s fails: on a busy machine any does.
+hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.load_profile("tests")
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would what the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
