@@ -14,6 +14,7 @@ from functools import partial
 import psutil
 
 from monitoring.gpu import nvml
+from monitoring.scrape.address import is_loopback
 from monitoring.scrape.metrics import MetricsError, fetch, parse
 
 # Gauges and counters worth a time series; histograms are compared once per cell, by sum and count.
@@ -94,13 +95,18 @@ class Sampler:
     def take(self) -> None:
         """One reading of every source, now."""
         now = self.clock()
+        of_gpus = [nvml.ENERGY]
         if self._rounds % MEMORY_EVERY == 0:
-            memory = process_memory(self.pids())
+            pids = self.pids()
+            memory = process_memory(pids)
             if memory is not None:
                 self._add(now, "process", "memory_bytes", {}, memory)
+            of_gpus.append(nvml.held_by(frozenset(pids)))
         self._rounds += 1
-        for name, labels, value in nvml.readings():
-            self._add(now, "gpu", name, labels, value)
+        if is_loopback(self.base_url):  # the GPUs of this machine are none of a server's elsewhere
+            now = self.clock()
+            for name, labels, value in nvml.readings(*of_gpus):
+                self._add(now, "gpu", name, labels, value)
         with contextlib.suppress(MetricsError):
             read = self.read or partial(fetch, self.base_url, timeout_s=self.interval_s * 2, headers=self.headers)
             page = read()

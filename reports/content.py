@@ -2,9 +2,12 @@
 
 from dataclasses import asdict, dataclass
 
+from inputs.quantities import seconds
 from reports import tables
 from reports.definitions import DEFINITIONS
 from reports.figures.drawing import Picture
+from reports.figures.first_token import MOST_BARS, PARTS, Bar, bars, first_token
+from reports.figures.over_time import most_loaded, over_time
 from reports.figures.pictures import pictures
 from reports.measured.cells import Cell, Json, Report
 from reports.measured.searches import searches
@@ -19,7 +22,7 @@ from reports.sections.section import Section
 from reports.sections.turns import turns
 from reports.statements.headline import headline
 from reports.statements.verdict import unfinished, verdict
-from reports.tables import Table
+from reports.tables import Column, Entry, Table, table
 
 NOTHING_TO_DRAW = "No cell gave a valid measurement of output tokens, so there is nothing to draw."
 
@@ -43,6 +46,7 @@ class Content:
     repeats: Table | None
     performance: tuple[Picture, ...]
     distributions: tuple[Picture, ...]
+    over_time: tuple[Section, ...]
     memory: tuple[Picture, ...]
     sections: tuple[Section, ...]
     cells: tuple[Table, ...]
@@ -77,6 +81,7 @@ def content(report: Report) -> Content:
         repeats=tables.repeats(report),
         performance=tuple(p for p in drawn if p.name.startswith("throughput")),
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
+        over_time=_over_time(report),
         memory=tuple(p for p in drawn if p.name == "memory"),
         sections=(*judged(report), *sections(report)),
         cells=tuple(t for t in (_throughput(report), _latencies(report), turns(report), lost(report)) if t is not None),
@@ -112,6 +117,32 @@ def _throughput(report: Report) -> Table | None:
 
 def _latencies(report: Report) -> Table | None:
     return tables.latencies(report) if any(cell.shown for cell in report.cells) else None
+
+
+def _over_time(report: Report) -> tuple[Section, ...]:
+    """Where the time to the first token goes, and the most loaded cells over time; what is not known has no part."""
+    found = []
+    picture, said = first_token(report)
+    if picture is not None:
+        left_out = bars(report)[:-MOST_BARS]
+        apart = (_undrawn(left_out),) if left_out else ()
+        found.append(Section("first-tokens", "Where the time to the first token goes", said, apart, (picture,)))
+    lines = tuple(over_time(cell, cell.over_time) for cell in most_loaded(report) if cell.over_time is not None)
+    if lines:
+        engines = len({cell.engine for cell in report.cells if cell.over_time is not None})
+        more = (f"Of {engines} engines the first {len(lines)} are drawn.",) if engines > len(lines) else ()
+        why = ("Of each engine the cell with the most requests in flight.", *more)
+        found.append(Section("over-time", "The most loaded cells over time", why, pictures=lines))
+    return tuple(found)
+
+
+def _undrawn(left_out: list[Bar]) -> Table:
+    columns = [Column("Engine", numeric=False), Column("Load", numeric=False), *(Column(name) for *_, name in PARTS)]
+    rows: list[list[str | Entry]] = [
+        [bar.engine, bar.load.label, *(seconds(bar.parts[part]) if part in bar.parts else "" for part, *_ in PARTS)]
+        for bar in left_out
+    ]
+    return table("ttft-parts", "Mean time to the first token in parts, of what is not drawn", columns, rows)
 
 
 def _judged(cell: Cell) -> Json:

@@ -15,6 +15,13 @@ DEFINITIONS = (
         "queueing in the client. Open-loop loads report both.",
     ),
     (
+        "TTFT in parts",
+        "Means that add up. In the client: due → left. Connecting: TCP and TLS, for new connections. Network and "
+        "unexplained: the client's TTFT less the server's own. Server, beside queue and prefill: taking up, "
+        "tokenizing, handing on. Queue and prefill: as the server's histograms sum them up over exactly the measured "
+        "requests.",
+    ),
+    (
         "Arrival",
         "When the kernel had taken up the last byte of what a read brought, on the client's monotonic clock; where the "
         "kernel does not say (TLS, other systems than Linux), when the read returned. The cell says which. A chunk "
@@ -104,6 +111,12 @@ DEFINITIONS = (
         "when client and server disagree (output tokens must equal the server's counter exactly; mean TTFT and E2E "
         "within 5 ms or 3 %, whichever is larger, beyond the time to the response head, until which the "
         "server's own clock may not be running). Warm-up and aborted requests are left out on both sides.",
+    ),
+    (
+        "GPU energy",
+        "What the GPUs drew over the measurement window by their energy counters (straight between the samples at its "
+        "ends), else the integral of the power sampled every second; idle power is part of it. Per output token: over "
+        "the output tokens whose chunks arrived inside the window.",
     ),
     (
         "Server memory",

@@ -71,6 +71,7 @@ def markdown(content: Content) -> str:
     if content.loads:
         lines += ["## Throughput against latency", "", *_md_pictures(content.performance)]
         lines += ["## Distributions of latency", "", *_md_pictures(content.distributions)]
+        lines += [line for section in content.over_time for line in _md_section(section)]
         lines += ["## Memory", "", *_md_pictures(content.memory, "No engine stated what it uses.")]
     lines += [line for section in content.sections for line in _md_section(section)]
     if content.cells:

@@ -42,7 +42,7 @@ def read_report(run_dir: Path) -> Report:
 def write(run_dir: Path, made: Content) -> ReportPaths:
     """Write `made` into `run_dir`."""
     searched = (made.capacity,) if made.capacity else ()
-    in_sections = [picture for section in (*searched, *made.sections) for picture in section.pictures]
+    in_sections = [picture for section in (*searched, *made.over_time, *made.sections) for picture in section.pictures]
     pictures: tuple[Picture, ...] = (*made.performance, *made.distributions, *made.memory, *in_sections)
     folder = run_dir / "figures"
     try:

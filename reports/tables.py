@@ -15,7 +15,7 @@ from reports.measured.repeats import (
     metric_spread,
     planned_repeats,
 )
-from reports.statements import answers
+from reports.statements import answers, energy
 from reports.statements.ranking import THROUGHPUT, slo_words
 from reports.statements.verdict import outcome_of
 
@@ -180,6 +180,8 @@ def throughput(report: Report) -> Table:
         Column("requests/s", "Throughput"),
         Column("goodput/s", "Throughput"),
         Column("in flight (mean)"),
+        Column("mean power", "GPU energy"),
+        Column("J per output token", "GPU energy"),
         Column("window"),
         Column("peak memory"),
     ]
@@ -197,6 +199,7 @@ def throughput(report: Report) -> Table:
                 *(_number(cell, name) for name in (THROUGHPUT, "prompt_throughput_tok_s", "request_throughput_rps")),
                 _number(cell, "goodput_rps") if slo else "",
                 _number(cell, "mean_in_flight"),
+                *_energy(cell),
                 seconds(cell.value("window_s") if cell.shown else None),
                 byte_size(peak_memory((cell,)) if cell.shown else None),
             ]
@@ -205,7 +208,7 @@ def throughput(report: Report) -> Table:
     if slo:
         notes.append(f"Goodput counts requests within the SLO: {slo_words(slo)}.")
     notes += [text for text in (answers.counted_by(report), answers.lengths(report)) if text]
-    notes += [*answers.absent(report), *answers.oddities(report)]
+    notes += [*answers.absent(report), *answers.oddities(report), *energy.notes(report)]
     return table("cells-throughput", "All cells: outcome and throughput", columns, rows, tuple(notes))
 
 
@@ -214,6 +217,15 @@ def _outcome(cell: Cell) -> Entry:
         return Entry("ok, validity not checked")
     text = outcome_of(cell)
     return Entry("ok, valid" if text == "ok" else text, "" if text == "ok" else "bad")
+
+
+def _energy(cell: Cell) -> tuple[str, str]:
+    """Watts, and joules per output token; empty where no GPU was sampled."""
+    found = (cell.metrics or {}).get("energy") if cell.shown else None
+    if not found:
+        return "", ""
+    power, per_token = found["mean_power_w"], found["joules_per_output_token"]
+    return f"{number(power)} W" if power is not None else MISSING, number(per_token)
 
 
 def _number(cell: Cell, name: str) -> str:

@@ -5,11 +5,11 @@ from typing import Any
 import pyarrow as pa
 
 from bench.plans.loads import Load
-from bench.run.reconcile import Total, reconcile, reconcile_states
+from bench.run.reconcile import reconcile, reconcile_states
+from bench.run.stats.beside import beside_load
+from bench.run.stats.growth import totals
 from bench.run.stats.summary import summarise
 from bench.run.validity import dispatch_lateness, validity
-from monitoring.sampler import Reading
-from monitoring.scrape import metrics as metrics_page
 
 
 def judge(
@@ -17,7 +17,7 @@ def judge(
     table: pa.Table,
     load: Load,
     phase: dict[str, Any],
-    readings: list[Reading],
+    samples: pa.Table | None,
     slo: dict[str, float] | None,
     tokenizer: str | None,
 ) -> None:
@@ -26,14 +26,12 @@ def judge(
     summary = summarise(table, described, slo)
     summary["tokens_by"] = f"client ({tokenizer})" if tokenizer else "server"
     compare = reconcile_states if load.scenario == "hidden_states" else reconcile
-    agreement = compare(table, _totals(phase.get("metrics_before")), _totals(phase.get("metrics_after")))
+    pages = totals(phase.get("metrics_before")), totals(phase.get("metrics_after"))
+    agreement = compare(table, *pages)
+    summary |= beside_load(table, described, summary, pages, samples)
     if tokenizer:
         agreement["exact"] = None
         agreement["notes"].append(f"Output tokens were counted here, by the tokenizer {tokenizer}, not by the server.")
-    summary["memory"] = {
-        "server_peak_bytes": _peak(readings, "process", "memory_bytes"),
-        "gpu_used_peak_bytes": _peak(readings, "gpu", "memory_used_bytes"),
-    }
     summary["client"] = _client(table, phase)
     verdict = validity(table, described, summary, agreement, errors_count=not cell.get("point"))
     cell.update(metrics=summary, reconciliation=agreement, validity=verdict)
@@ -61,28 +59,9 @@ def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _peak(readings: list[Reading], source: str, name: str) -> int | None:
-    """The highest value of a series, added up over its labels at each instant; None if it was never read."""
-    sums: dict[float, float] = {}
-    for reading in readings:
-        if reading.source == source and reading.name == name:
-            sums[reading.at_s] = sums.get(reading.at_s, 0.0) + reading.value
-    return round(max(sums.values())) if sums else None
-
-
 def _why_none(table: pa.Table) -> str:
     errors = [str(error) for error in table["error"].to_pylist() if error]
     if not len(table):
         return "No request was recorded."
     common = max(set(errors), key=errors.count) if errors else "no reason was recorded"
     return f"None of {len(table)} requests was answered. Most often: {common}"
-
-
-def _totals(page: str | None) -> Total | None:
-    if not page:
-        return None
-    try:
-        samples = metrics_page.parse(page)
-    except metrics_page.MetricsError:
-        return None
-    return lambda name, **labels: metrics_page.total(samples, name, **labels)

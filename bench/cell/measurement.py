@@ -62,7 +62,8 @@ def measure(
     phase = _read_phase(folder / "phase.json")
     tokenizer = target.settings.tokenizer
     table = _collect(folder, phase, sampler.readings, counter(tokenizer) if tokenizer else None)
-    judge(cell, table, load, phase, sampler.readings, slo, tokenizer)
+    samples = store.Run(run_dir, {}).samples(cell["id"])
+    judge(cell, table, load, phase, samples, slo, tokenizer)
     cell["ended_early"] = stopped[1] if stopped is not None and stopped[0] == ENOUGH else None
     if cell["ended_early"]:
         return

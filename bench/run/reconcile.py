@@ -6,8 +6,6 @@ meanwhile. An aborted or failed request's tokens are known to the server alone: 
 compared exactly. Other traffic is a disagreement, but for requests of one token each (canaries): see `beside`.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bench.run.stats.distributions import Floats
+from bench.run.stats.growth import Grown, Total, delta
 from bench.run.stats.latencies import column, latencies, ok_only
 
 # The server's clock starts when its API process has taken the request up, which is at the latest when it sends the
@@ -25,18 +24,6 @@ TTFT_TOLERANCE_S = 0.005
 TTFT_TOLERANCE_SHARE = 0.03
 # Canaries may take so much of the server's tokens: what they ask disturbs the load no more than that.
 BESIDE_SHARE = 0.01
-
-Total = Callable[..., float | None]  # (name, **labels) → the sum of the series with that name and those labels
-Grown = Callable[..., float | None]
-
-
-def delta(before: Total, after: Total, name: str, **labels: str) -> float | None:
-    """How much a counter grew; None when the server does not have it, it was reset or is no finite number."""
-    start, end = before(name, **labels), after(name, **labels)
-    if end is None:
-        return None
-    grown = end - (start or 0.0)
-    return grown if 0 <= grown < math.inf else None  # a page may hold NaN and infinity
 
 
 def reconcile(requests: pa.Table, before: Total | None, after: Total | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ LEAST_FREE_BYTES = 1 << 20  # a cell is not begun with less: its prompts and its
 FULL_BYTES = 64 << 10  # below this, a cell's next records or the engine's next lines do not fit
 SET_ASIDE = ".interrupted-"  # between a cell's id and a number: the folder of an earlier attempt
 _RUN_BYTES = 256 << 20  # of a run.json; a cell takes some 5 kB in it
+_PAGE_BYTES = 64 << 20  # of a metrics page; vLLM's have some 60 kB
 _DEPTH = 64  # of tables in a run.json; ours have eight
 _CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -194,6 +195,11 @@ class Run:
         """Timed samples beside the load: t_s, source, name, labels (JSON), value; None if none were taken."""
         return self._parquet(cell_id, "samples.parquet")
 
+    def pages(self, cell_id: str) -> tuple[str | None, str | None]:
+        """The server's metrics page before and after the cell's measured requests; None where none was kept."""
+        before, after = (cell_dir(self.path, cell_id) / f"metrics_{when}.prom" for when in ("before", "after"))
+        return _text(before), _text(after)
+
     def scored(self, name: str) -> pa.Table | None:
         """One row per held-out token that an engine was asked for (columns: bench.run.quality.SCHEMA); None without."""
         return self._table(quality_file(self.path, name))
@@ -208,6 +214,15 @@ class Run:
             return pq.read_table(path, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise RunFolderError(f"{path}: not a readable Parquet file ({error}). Measure the cell again.") from error
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return files.read_text(path, limit_bytes=_PAGE_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}). Measure the cell again.") from error
 
 
 def open_run(path: Path) -> Run:

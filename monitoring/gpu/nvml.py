@@ -5,7 +5,7 @@ nvidia-ml-py is imported as `pynvml` and loads `libnvidia-ml.so.1` only when NVM
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import pynvml as nvml
@@ -117,10 +117,11 @@ ESSENTIAL: tuple[Read, ...] = (
     _one("power_watts", nvml.nvmlDeviceGetPowerUsage, per=1000),
     _one("temperature_celsius", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
 )
+ENERGY = _one("energy_joules_total", nvml.nvmlDeviceGetTotalEnergyConsumption, per=1000)
 CHANGING: tuple[Read, ...] = (
     *ESSENTIAL,
     _one("power_limit_watts", nvml.nvmlDeviceGetEnforcedPowerLimit, per=1000),  # nvidia-smi -pl changes it any time
-    _one("energy_joules_total", nvml.nvmlDeviceGetTotalEnergyConsumption, per=1000),
+    ENERGY,
     _one("fan_speed_ratio", nvml.nvmlDeviceGetFanSpeed, per=100),
     *(
         _one("clock_hertz", nvml.nvmlDeviceGetClockInfo, clock, times=1_000_000, labels=f'clock="{name}"')
@@ -203,13 +204,28 @@ def handles() -> Iterator[list[tuple[int, Any]]]:
             nvml.nvmlShutdown()
 
 
-def readings() -> Iterator[tuple[str, dict[str, str], float]]:
-    """(name, labels, value) of each GPU's memory, utilization, power and temperature now; nothing without a driver."""
+def readings(*more: Read) -> Iterator[tuple[str, dict[str, str], float]]:
+    """(name, labels, value) of each GPU's memory, utilization, power and temperature now; nothing without a driver.
+
+    With `more`, what these read, too.
+    """
     with handles() as found:
         for index, handle in found:
             with contextlib.suppress(nvml.NVMLError):
-                for name, _, value in read(handle, ESSENTIAL):
+                for name, _, value in read(handle, (*ESSENTIAL, *more)):
                     yield name, {"gpu": str(index)}, value
+
+
+def held_by(pids: Collection[int]) -> Read:
+    """The read of the memory that processes hold on a GPU, as `server_memory_bytes`; none when they hold none."""
+
+    def held(device: Any) -> Iterator[Value]:
+        used = [process.usedGpuMemory for process in nvml.nvmlDeviceGetComputeRunningProcesses(device)
+                if process.pid in pids]  # fmt: skip
+        if used:
+            yield "server_memory_bytes", "", sum(size for size in used if size is not None)
+
+    return held
 
 
 def described() -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from bench.capacity.judging import Judged
 from reports.measured.curves import Curve
 from reports.measured.differences import Difference
 from reports.measured.loads import Load
+from reports.measured.timelines import Timeline
 
 Json = dict[str, Any]
 NUMBERS_SHOWN = ("ok", "invalid")  # outcomes whose records cover the whole cell
@@ -35,6 +36,7 @@ class Cell:
     chunk_gap: Curve | None
     document: Json
     judged: Judged | None = None
+    over_time: Timeline | None = None
 
     @property
     def valid(self) -> bool | None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from bench.capacity.judging import Judged
 from bench.capacity.points import are_answers, is_point, judged_of
 from bench.capacity.search import rejudged
 from bench.errors import RunFolderError
 from bench.run import quality
+from bench.run.stats.beside import beside_load
 from bench.run.stats.gaps import token_gaps
+from bench.run.stats.growth import totals
 from bench.run.stats.latencies import latencies, ok_only
 from bench.run.stats.summary import summarise
 from bench.run.store import Run, engines_called
@@ -26,8 +27,8 @@ from reports.measured.cells import Cell, Json, Report
 from reports.measured.curves import Curve, ecdf
 from reports.measured.differences import Difference, differences
 from reports.measured.loads import Load, labelled_loads
+from reports.measured.timelines import timeline
 
-_MEMORY = {"server_peak_bytes": ("process", "memory_bytes"), "gpu_used_peak_bytes": ("gpu", "memory_used_bytes")}
 SLO_LIMITS = ("ttft_s", "tpot_s", "e2e_s")
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -47,19 +48,17 @@ def _curves(requests: pa.Table) -> tuple[Curve | None, Curve | None, Curve | Non
     return ttft, itl_curve, gap_curve
 
 
-def peaks(samples: pa.Table | None) -> Json:
-    """`memory`: the highest sampled memory in bytes of the server's processes and of the GPUs, added up per instant.
+def beside(run: Run, document: Json, requests: pa.Table, summary: Json) -> Json:
+    """`memory`, `ttft_parts` and `energy` of a cell, recomputed from what was recorded beside its requests.
 
-    {} when nothing was sampled, so that what run.json stores stays.
+    Without what they follow from, so that what run.json stores stays: runs of earlier versions kept less.
     """
-    if samples is None or not samples.num_rows:
-        return {}
-    found: Json = {}
-    for name, (source, series) in _MEMORY.items():
-        chosen = samples.filter(pc.and_(pc.equal(samples["source"], source), pc.equal(samples["name"], series)))
-        totals = chosen.group_by("t_s").aggregate([("value", "sum")])
-        found[name] = round(pc.max(totals["value_sum"]).as_py()) if totals.num_rows else None
-    return {"memory": found}
+    samples, pages = run.samples(document["id"]), run.pages(document["id"])
+    found = beside_load(requests, document["load"], summary, (totals(pages[0]), totals(pages[1])), samples)
+    stored = document.get("metrics") or {}
+    lacking = {"memory", "energy"} if samples is None or not samples.num_rows else set()
+    lacking |= {"ttft_parts"} if pages == (None, None) and "ttft_parts" in stored else set()
+    return {name: value for name, value in found.items() if name not in lacking}
 
 
 def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
@@ -67,6 +66,7 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
     changed: tuple[Difference, ...] = ()
     metrics, records, broken = None, None, None
     curves: tuple[Curve | None, ...] = (None, None, None)
+    over_time = None
     known = _stored_cell(run, document, load, plan)
     judged = known.judged
     try:
@@ -77,10 +77,11 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
         records = requests.num_rows
         if records:
             recomputed = summarise(requests, document["load"], slo_of(stored, plan))
-            recomputed |= peaks(run.samples(document["id"]))
+            recomputed |= beside(run, document, requests, recomputed)
             changed = differences(stored, recomputed)
             metrics = {**(stored or {}), **recomputed}
             curves = _curves(requests)
+            over_time = timeline(requests, run.samples(document["id"]), document["load"])
         if judged is not None:
             now = rejudged(engines_called(run.document), document, requests)
             changed += differences({"point": _told(judged)}, {"point": _told(now)})
@@ -95,6 +96,7 @@ def _cell(run: Run, document: Json, load: Load, plan: Json) -> Cell:
         ttft=curves[0],
         itl=curves[1],
         chunk_gap=curves[2],
+        over_time=over_time,
     )
 
 

@@ -8,7 +8,7 @@ from inputs.quantities import in_words, plural
 from reports.measured.cells import Cell, Report
 from reports.measured.repeats import ENOUGH, fewest, planned_repeats
 from reports.names import listing, shortened
-from reports.statements import quality
+from reports.statements import energy, quality
 from reports.statements.answers import counted_by, lengths
 from reports.statements.capacities import capacities, searched
 from reports.statements.hidden_states import hidden_states
@@ -35,6 +35,7 @@ def verdict(report: Report) -> list[str]:
         shortest_ttft(report),
         hidden_states(report),
         slo_met(report),
+        energy.least(report),
         capacities(report),
         searched(report),
         not_measured(report),

@@ -11,6 +11,7 @@
  *     away GPU             is not listed by nvmlDeviceGetCount and ByIndex (the others move up)
  *     hang GPU             calls for it do not return while this line is there; "hang init": nvmlInit
  *     mig GPU N            is divided into N MIG devices
+ *     draw GPU W           its energy counter grows by W watts from now on (else it stands still)
  *     xid GPU CODE         an event; each such line is delivered once, in order
  *     return FUNCTION CODE every call of FUNCTION gives CODE (3: not supported, 999: unknown error)
  *
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef int ret_t;
@@ -48,7 +50,7 @@ static int initialised, latched[MAX], delivered;
 static device whole[MAX], part[MAX][MAX];
 static struct {
     int count, init, hang_init, temperature[MAX], lost[MAX], away[MAX], hang[MAX], mig[MAX], rules, xids;
-    unsigned throttle[MAX];
+    unsigned throttle[MAX], draw[MAX];
     struct { char function[64]; int code; } rule[MAX_RULES];
     struct { int gpu, code; } xid[MAX_RULES];
 } now;
@@ -73,6 +75,7 @@ static void read_orders(const char *path) {
         else if (sscanf(line, "away %d", &a) == 1) now.away[a] = 1;
         else if (sscanf(line, "hang %d", &a) == 1) now.hang[a] = 1;
         else if (sscanf(line, "mig %d %d", &a, &b) == 2) now.mig[a] = b;
+        else if (sscanf(line, "draw %d %d", &a, &b) == 2) now.draw[a] = (unsigned)b;
         else if (sscanf(line, "xid %d %d", &a, &b) == 2 && now.xids < MAX_RULES) {
             now.xid[now.xids].gpu = a;
             now.xid[now.xids++].code = b;
@@ -112,6 +115,13 @@ static ret_t enter(const char *function, int gpu) {
     pthread_mutex_unlock(&lock);
     return ret;
 }
+/* What a constant power in watts comes to, in mJ, since the machine was started. */
+static u64 drawn_mj(unsigned watts) {
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (u64)(watts * (at.tv_sec * 1e3 + at.tv_nsec / 1e6));
+}
+
 #define ENTER(gpu) do { ret_t r = enter(__func__, gpu); if (r) return r; } while (0)
 #define WHOLE(dev) do { ENTER((dev)->gpu); if ((dev)->mig >= 0) return NOT_SUPPORTED; } while (0)
 
@@ -201,7 +211,7 @@ ret_t nvmlDeviceGetTemperatureThreshold(device *dev, unsigned which, unsigned *c
     ret_t NAME(device *dev, TYPE *out) { WHOLE(dev); *out = (EXPRESSION); return OK; }
 NUMBER(nvmlDeviceGetPowerUsage, unsigned, 312345 + dev->gpu)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, 700000)
-NUMBER(nvmlDeviceGetTotalEnergyConsumption, u64, 5000000000ULL)
+NUMBER(nvmlDeviceGetTotalEnergyConsumption, u64, 5000000000ULL + drawn_mj(now.draw[dev->gpu]))
 NUMBER(nvmlDeviceGetFanSpeed, unsigned, 40)
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, u64, now.throttle[dev->gpu])
 #ifndef OLD_DRIVER
