@@ -20,7 +20,7 @@ from bench.errors import PlanError
 from bench.execution import run
 from bench.formats import Format
 from bench.order import Asked, machines, order, require_engines_of, require_own_engines
-from bench.plans.plan import PLANS, find_plan, load_plan, only_searching, validate
+from bench.plans.plan import PLANS, adapting, find_plan, load_plan, only_searching, validate
 from bench.plans.tables import Arrival
 from bench.run.beforehand import longest, short_loads
 from bench.run.slo import EXAMPLE
@@ -106,6 +106,10 @@ def bench(
         bool, typer.Option("--retry-failed", help="With --resume: measure cells that failed or timed out again.")
     ] = False,
     repeats: Annotated[int | None, typer.Option(min=1, max=100, help="How often to measure every cell.")] = None,
+    adaptive: Annotated[
+        bool,
+        typer.Option("--adaptive", help="Drop engines that are behind; at most half of the cells are measured."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
     report: Annotated[bool, typer.Option(help="Write report.html, report.md and figures at the end.")] = True,
     as_json: Annotated[
@@ -121,7 +125,7 @@ def bench(
     measured.
     """
     display = Display(console)
-    asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats)
+    asked = Asked(plan, target, api_key_env, tuple(more or ()), repeats, adaptive)
     order_of = partial(_work, asked, against, allow or [], resume, out, display, retry_failed=retry_failed)
     if on is not None:
         require_own_engines(asked, against=against, workers=workers)
@@ -277,6 +281,8 @@ def _work(
         return turns.resumed(sweep, display, retry_failed=retry_failed)
     if retry_failed:
         raise PlanError("--retry-failed goes with --resume RUN.")
+    if against is not None and asked.adaptive:
+        raise PlanError("--adaptive chooses among the engines of one plan; it does not go with --against.")
     if against is not None:
         from bench.compare import turns
 
@@ -286,6 +292,8 @@ def _work(
     chosen = load_plan(find_plan(asked.plan), remote=asked.target is not None)
     if asked.repeats is not None:
         chosen = validate({**chosen.model_dump(mode="json"), "repeats": asked.repeats}, source="--repeats")
+    if asked.adaptive or chosen.adaptive is not None:
+        chosen = adapting(chosen, display.say, elsewhere=environment is not None)
     sweep = order(chosen, asked, display.say).sweep(out, display, command_line, environment)
     if environment is not None:
         require_engines_of(sweep)

@@ -1,10 +1,12 @@
 """How a sweep is shown while it goes on: a progress bar on a terminal, plain lines elsewhere."""
 
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench.remaining import Remaining
 from bench.run.stats.window import cut_by_time
 from inputs.quantities import number, seconds
 
@@ -20,12 +22,15 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=target,
             transient=True,
             disable=not target.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, visible=False)
+        self._task = self._bar.add_task("", total=None, visible=False, left="")
         self._label = ""
+        self._left: Remaining | None = None
+        self._told_s = 0.0
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -39,10 +44,20 @@ class Display:
 
     def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None:
         self._label = f"cell {number}/{total} {cell['id']}"
-        self._bar.reset(self._task, description=self._label, total=cell["load"]["requests"], visible=True)
+        total_requests, left = cell["load"]["requests"], self._time_left()
+        self._bar.reset(self._task, description=self._label, total=total_requests, visible=True, left=left)
 
     def requests_ended(self, done: int, total: int | None) -> None:
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, left=self._time_left())
+
+    def time_left(self, left: Remaining | None) -> None:
+        """What the sweep will still take, as far as it is known now; said again only on a terminal, as it shrinks."""
+        self._left, self._told_s = left, monotonic()
+        if left is not None and not self._console.is_terminal:
+            self.say(left.words())
+
+    def _time_left(self) -> str:
+        return "" if self._left is None else self._left.words(monotonic() - self._told_s)
 
     def cell_ended(self, cell: dict[str, Any]) -> None:
         self._bar.update(self._task, visible=False)

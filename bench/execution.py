@@ -10,12 +10,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from bench.adaptive import halving
 from bench.capacity import search
 from bench.cell.measurement import measure, set_aside
 from bench.errors import RunFolderError
+from bench.plans import constraints
 from bench.plans.loads import Load
 from bench.plans.tables import Engine
 from bench.quality import passes
+from bench.remaining import remaining
 from bench.remote import running_server
 from bench.run import store
 from bench.sweep import RETRIED, Sweep, other_model, pending_cell
@@ -28,6 +31,25 @@ def run(sweep: Sweep) -> None:
     KeyboardInterrupt ends the current cell and its server, leaves that cell pending, and goes on to the caller.
     """
     with at_work(sweep):
+        if sweep.plan.adaptive is not None:
+            _adapt(sweep)
+            return
+        for repeat in range(1, sweep.plan.repeats + 1):
+            run_repeat(sweep, repeat)
+
+
+def _adapt(sweep: Sweep) -> None:
+    """Measure what successive halving asks for, round after round, until one engine is left."""
+    told = ""
+    while True:
+        found = halving.settle(sweep.plan, sweep.document)
+        sweep.save()
+        if (said := sweep.document["adaptive"]["said"]) != told:
+            sweep.watcher.say(f"adaptive: {said}")
+        told = said
+        if found.over:
+            return
+        sweep.only = frozenset(found.wanted)
         for repeat in range(1, sweep.plan.repeats + 1):
             run_repeat(sweep, repeat)
 
@@ -89,7 +111,11 @@ def run_engine(sweep: Sweep, engine: Engine, repeat: int) -> None:
 
 def _next_cell(sweep: Sweep, engine: Engine, repeat: int) -> dict[str, Any] | None:
     """The next cell of an engine and repeat to be measured; the plan's come first, then the points of its search."""
-    mine = (c for c in sweep.pending if c["engine"]["name"] == engine.name and c["repeat"] == repeat)
+    mine = (
+        c
+        for c in sweep.pending
+        if (c["engine"]["name"], c["repeat"]) == (engine.name, repeat) and (sweep.only is None or c["id"] in sweep.only)
+    )
     if (cell := next(mine, None)) is not None:
         return cell
     if (task := sweep.task(engine, repeat)) is None:
@@ -125,6 +151,8 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
     cells = sweep.document["cells"]
     if kept := set_aside(sweep.run_dir, cell["id"]):
         sweep.watcher.say(f"{cell['id']}: records of the earlier attempt are kept in {kept.name}")
+    at_most = sweep.plan.adaptive is not None
+    sweep.watcher.time_left(remaining(cells, search=sweep.plan.capacity is not None, at_most=at_most))
     sweep.watcher.cell_started(cell, cells.index(cell) + 1, len(cells))
     log_start = log_path.stat().st_size if log_path and log_path.exists() else 0
     result = copy.deepcopy(cell)  # an interrupt must leave the cell as it was: pending
@@ -150,6 +178,7 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
                 log.seek(log_start)
                 store.cell_dir(sweep.run_dir, cell["id"]).joinpath("server.log").write_bytes(log.read())
     cell.update(result)
+    cell["took_s"] = monotonic() - began_s
     if task is not None:
         requests = store.Run(sweep.run_dir, sweep.document).requests(cell["id"])
         sweep.watcher.say(search.settle(task, sweep.document, cell, requests, monotonic() - began_s))
@@ -158,6 +187,8 @@ def _run_cell(sweep: Sweep, cell: dict[str, Any], load: Load, target: Target, lo
 
 
 def _server(sweep: Sweep, engine: Engine, repeat: int) -> AbstractContextManager[Served]:
+    if why := constraints.skipped(sweep.plan.skip, engine):
+        raise CannotServe("skipped", why, beforehand=True)
     if sweep.remote is not None:
         return _remote(sweep.remote, engine)
     log_path = sweep.run_dir / "logs" / f"{store.slug(engine.name)}-r{repeat}.log"

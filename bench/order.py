@@ -18,13 +18,15 @@ from monitoring.scrape.address import normalised, reachable
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line says: a plan's file or name, a server's address, what else is needed to reach it, repeats."""
+    """What a command line says: a plan's file or name, a server's address, what else is needed to reach it, repeats,
+    whether engines that are behind are dropped."""
 
     plan: str | None = None
     target: str | None = None
     api_key_env: str | None = None
     more: tuple[str, ...] = ()
     repeats: int | None = None
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)

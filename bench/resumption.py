@@ -22,7 +22,7 @@ from bench.plans.tables import Engine
 from bench.run import store
 from bench.run.store import Run
 
-OUTCOMES = ("pending", "ok", "invalid", "failed", "oom", "timeout", "unsupported")
+OUTCOMES = ("pending", "ok", "invalid", "failed", "oom", "timeout", "unsupported", "skipped", "dropped")
 MEMORY_SHARE = 0.01  # a kernel of another version keeps some MiB more or less for itself
 PACKAGE = "packages."  # before a package's name: a fact's name
 _SHOWN = 4

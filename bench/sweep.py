@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import resumption
+from bench.adaptive import halving
 from bench.capacity import points, search
 from bench.capacity.task import Task, require_objective
 from bench.cell.inputs import request_count, warmup_count
 from bench.cell.locust_process import Machines
 from bench.errors import RunFolderError
+from bench.plans import constraints
 from bench.plans.loads import Load
 from bench.plans.plan import Plan, cell_id, validate
 from bench.plans.tables import Engine
 from bench.prompts.requests import check
 from bench.quality import passes
+from bench.remaining import Remaining
 from bench.remote import again
 from bench.run import store
 from bench.target import Target
 from monitoring.machine import describe
 
 RETRIED = ("failed", "timeout")  # outcomes that may have been the server's passing trouble
-_RESULTS = ("began", "reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity")
+_RESULTS = ("began", "took_s", "reason", "known_beforehand", "startup", "metrics", "reconciliation", "validity")
 
 
 class Watcher(Protocol):
@@ -33,6 +36,7 @@ class Watcher(Protocol):
     def cell_started(self, cell: dict[str, Any], number: int, total: int) -> None: ...
     def requests_ended(self, done: int, total: int | None) -> None: ...
     def cell_ended(self, cell: dict[str, Any]) -> None: ...
+    def time_left(self, left: Remaining | None) -> None: ...
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Sweep:
     watcher: Watcher
     remote: dict[str, Any] | None = None
     machines: Machines | None = None
+    only: frozenset[str] | None = None  # ids of the cells that are measured now; None: all that are pending
     _lock: list[Any] = field(default_factory=list)
 
     @property
@@ -116,6 +121,8 @@ def new(
     Raises PlanError for a prompts file, texts or a baseline that are not usable.
     """
     require_objective(plan)
+    if plan.adaptive is not None:
+        halving.contest(plan)
     plan, files = _with_files(plan, watcher)
     alone = plan.capacity is not None and plan.capacity.alone
     now = datetime.now(UTC)
@@ -131,7 +138,8 @@ def new(
         "plan_sha256": resumption.plan_sha256(planned),
         "environment": environment or describe(),
         "cells": [
-            pending_cell(engine, load, repeat, (refused or {}).get(load.name)) | {"prompts": files.get(load.name)}
+            pending_cell(engine, load, repeat, (refused or {}).get(load.name), _skipped(plan, engine, load))
+            | {"prompts": files.get(load.name)}
             for repeat in range(1, plan.repeats + 1)
             for engine in plan.engines
             for load in plan.loads
@@ -140,6 +148,11 @@ def new(
         "quality": passes.start(plan, remote=remote is not None),
     }
     return Sweep(runs / run_id, document, plan, watcher, remote)
+
+
+def _skipped(plan: Plan, engine: Engine, load: Load) -> str | None:
+    """Why a cell is not measured, as far as the plan alone says."""
+    return constraints.skipped(plan.skip, engine, load) or constraints.of_load(engine, load)
 
 
 def resume(
@@ -168,6 +181,7 @@ def resume(
                 cell.pop("placed", None)
                 points.forget(cell)
         passes.retry(document, RETRIED)
+        halving.reopen(document)
         document["finished"] = None
     search.reopen(document)
     if sweep.unfinished:
@@ -200,13 +214,17 @@ def _with_files(plan: Plan, watcher: Watcher) -> tuple[Plan, dict[str, str]]:
     return plan.model_copy(update={"loads": tuple(loads)}), files
 
 
-def pending_cell(engine: Engine, load: Load, repeat: int, refused: str | None) -> dict[str, Any]:
-    return {
+def pending_cell(
+    engine: Engine, load: Load, repeat: int, refused: str | None, skipped: str | None = None
+) -> dict[str, Any]:
+    """A cell to be measured; or one that is not, because the server refuses its load, or it is skipped."""
+    cell = {
         "id": cell_id(engine, load, repeat),
         "engine": engine.model_dump(mode="json"),
         "load": load.model_dump(mode="json"),
         "repeat": repeat,
         **dict.fromkeys(_RESULTS),
-        "outcome": "pending" if refused is None else "unsupported",
-        "reason": refused,
+        "outcome": "unsupported" if refused else "skipped" if skipped else "pending",
+        "reason": refused or skipped,
     }
+    return cell | ({"known_beforehand": True} if skipped and not refused else {})

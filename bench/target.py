@@ -12,12 +12,15 @@ from bench.client.dialect import VLLM, Dialect
 from bench.client.target import Target as Address
 from bench.errors import PlanError
 from bench.load.loadfile import open_target
+from bench.plans import constraints
 from bench.plans.tables import Engine, RunningServer
 from bench.plans.workload import Vocabulary
 from bench.run import store
 from checkpoints.errors import CheckpointError
+from checkpoints.finetuning import adapters
 from checkpoints.prepare import Checkpoint, prepare
 from checkpoints.tensors import schemes
+from inputs import files
 from inputs.quantities import GIB
 from monitoring.machine import cpu, gpus
 from serve.engine import command, server
@@ -104,13 +107,18 @@ def own_server(
     engine: Engine, log_path: Path, *, start_timeout_s: float, say: Callable[[str], None]
 ) -> Iterator[Served]:
     """Make the engine's checkpoint and serve it until the context ends. Raises CannotServe."""
+    device, flags = command.detect_device(), cpu()["flags"]
+    beforehand = constraints.of_settings(engine) or constraints.of_machine(engine, device, len(gpus()), flags)
+    if beforehand:
+        raise CannotServe("skipped", f"Not started: {beforehand}", beforehand=True)
     try:
         checkpoint = prepare(engine.model, engine.quantization, progress=say)
-        settings = engine_settings(engine, checkpoint)
+        if impossible := constraints.of_model(engine, _config(checkpoint)):
+            raise CannotServe("skipped", f"Not started: {impossible}", beforehand=True)
+        settings = engine_settings(engine, checkpoint, say)
     except (CheckpointError, SettingsError) as error:
         raise CannotServe("failed", str(error)) from error
-    device = command.detect_device()
-    if missing := lacks_kernel(checkpoint, device, cpu()["flags"]):
+    if missing := lacks_kernel(checkpoint, device, flags):
         raise CannotServe("unsupported", missing, beforehand=True)
     if too_big := exceeds_memory(engine, checkpoint, device):
         raise CannotServe("oom", too_big, beforehand=True)
@@ -144,7 +152,7 @@ def own_server(
 
         target = Target(
             base_url=running.base_url,
-            model=running.model_name,
+            model=next(iter(settings.lora_modules), running.model_name),
             api_key_env=None,
             vocabulary=vocabulary_of(checkpoint),
             max_model_len=engine.max_model_len or checkpoint.max_model_len,
@@ -160,11 +168,12 @@ def error_paragraph(error: ServeError) -> str:
     return f"{error.summary}{words} {error.next_step}".strip()
 
 
-def engine_settings(engine: Engine, checkpoint: Checkpoint) -> EngineSettings:
-    """The server settings of a plan's engine on a free loopback port. Raises SettingsError."""
+def engine_settings(engine: Engine, checkpoint: Checkpoint, say: Callable[[str], None]) -> EngineSettings:
+    """The server settings of a plan's engine on a free loopback port. Raises SettingsError and CheckpointError."""
+    served = f"{checkpoint.name.rstrip('/').rpartition('/')[2]}-{store.slug(engine.name)}"
     values = {
         "model": checkpoint.path,
-        "served_model_name": f"{checkpoint.name.rstrip('/').rpartition('/')[2]}-{store.slug(engine.name)}",
+        "served_model_name": served,
         "port": 0,
         "load_format": checkpoint.load_format,
         "quantization": checkpoint.vllm_quantization,
@@ -178,13 +187,46 @@ def engine_settings(engine: Engine, checkpoint: Checkpoint) -> EngineSettings:
         "enable_chunked_prefill": engine.chunked_prefill,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "pipeline_parallel_size": engine.pipeline_parallel_size,
-        "speculative": engine.speculative,
+        "speculative": _speculative(engine, checkpoint, say),
+        **({} if engine.lora is None else _adapter(Path(engine.lora), checkpoint, f"{served}-adapter")),
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "cpu_kv_cache_gib": engine.cpu_kv_cache_gib,
         "enforce_eager": engine.enforce_eager,
         "extra_args": list(engine.extra_args),
     }
     return parse({k: v for k, v in values.items() if v is not None}, f"engine {engine.name}")
+
+
+def _speculative(engine: Engine, checkpoint: Checkpoint, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What proposes tokens, with a draft model's name as its directory. Raises SettingsError and CheckpointError."""
+    said = engine.speculative
+    if said is None or said.get("model") is None:
+        return said
+    draft = prepare(str(said["model"]), progress=say)
+    if draft.load_format != checkpoint.load_format:
+        weightless, other = (draft, checkpoint) if draft.load_format == "dummy" else (checkpoint, draft)
+        raise SettingsError(
+            f"engine {engine.name}: {weightless.name} has random weights and {other.name} has not, and vLLM loads a "
+            "model and its draft in one way: take both with weights, or both without."
+        )
+    return {**said, "model": draft.path}
+
+
+def _adapter(path: Path, checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """How an adapter is served, under a name of its own. Raises CheckpointError when it is none of this model's."""
+    adapter = adapters.read(path)
+    adapters.check_base(adapter, Path(checkpoint.path))
+    rank = next(rank for rank in adapters.RANKS if rank >= adapter.rank)
+    return {"lora_modules": {name: str(path.resolve())}, "max_lora_rank": rank}
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The model's config.json; empty where it is not on this machine yet."""
+    try:
+        found = files.read_json(Path(checkpoint.path) / "config.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def lacks_kernel(checkpoint: Checkpoint, device: str, flags: Sequence[str]) -> str | None:

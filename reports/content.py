@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from inputs.quantities import seconds
 from reports import tables
+from reports.contest import contest
 from reports.definitions import DEFINITIONS
 from reports.figures.drawing import Picture
 from reports.figures.first_token import MOST_BARS, PARTS, Bar, bars, first_token
@@ -83,7 +84,7 @@ def content(report: Report) -> Content:
         distributions=tuple(p for p in drawn if p.name.startswith("distribution")),
         over_time=_over_time(report),
         memory=tuple(p for p in drawn if p.name == "memory"),
-        sections=(*judged(report), *sections(report)),
+        sections=(*contest(report), *judged(report), *sections(report)),
         cells=tuple(t for t in (_throughput(report), _latencies(report), turns(report), lost(report)) if t is not None),
         trust=tuple(
             t

@@ -100,6 +100,12 @@ DEFINITIONS = (
         "One engine configuration × one load × one repeat.",
     ),
     (
+        "Contest, dropped",
+        "A contest measures every engine at one load and drops those that are behind by one named figure, so that at "
+        "most a part of the grid is measured. A dropped cell was not measured and has not failed. “Surely” behind: by "
+        "more than repeats differ by luck in 19 of 20 cases.",
+    ),
+    (
         "Invalid",
         "A cell is invalid when the client was saturated (dispatch lateness p99 > 20 ms, or of an open load > 5 ms "
         "and > 5 % of the mean gap between requests, or reads p99 > 20 ms and > the median chunk gap "

@@ -210,7 +210,8 @@ def _server(side: Order) -> tuple[Any, Any]:
 
 
 def _repeated(side: Order, repeats: int) -> Order:
-    changes = {"repeats": repeats, "capacity": None}  # a search measures each side at levels of its own
+    # A search measures each side at levels of its own, and a contest leaves out cells that the other side has.
+    changes = {"repeats": repeats, "capacity": None, "adaptive": None}
     plan = validate({**side.plan.model_dump(mode="json"), **changes}, source="--repeats")
     return replace(side, plan=plan)
 

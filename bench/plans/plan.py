@@ -20,6 +20,12 @@
     url = "http://127.0.0.1:8000"
     [quality]                        # how well each engine predicts held-out text, beside the first one
     model = "demo-1m"                # on a trained model, where the engines' own has random weights
+    [[skip]]                         # cells that shall not be measured, and why
+    engine = {quantization = "int4"}
+    load = {concurrency = [1, 4]}
+    reason = "four bits are for many users"
+    [adaptive]                       # drop engines that are behind: at most half of the grid is measured
+    objective = "goodput"
     [cost]                           # a report with sections on memory, capacity and cost
     gpu = "rtx-4090"
     api = "openai/gpt-4o"
@@ -30,7 +36,7 @@ all engines alike and every repeat starts its servers anew.
 
 import itertools
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -39,7 +45,7 @@ from pydantic import Field, ValidationError, model_validator
 from bench.errors import PlanError
 from bench.plans.faults import explain, require_known
 from bench.plans.loads import Load
-from bench.plans.tables import Capacity, Cost, Engine, Objective, Quality, RunningServer, Slo, Table
+from bench.plans.tables import Adaptive, Capacity, Cost, Engine, Objective, Quality, RunningServer, Skip, Slo, Table
 from bench.run.store import engine_word, slug
 from inputs import files
 
@@ -58,6 +64,8 @@ class Plan(Table):
     cell_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     target: RunningServer | None = None
+    skip: tuple[Skip, ...] = ()
+    adaptive: Adaptive | None = None
     engines: Annotated[tuple[Engine, ...], Field(min_length=1)]
     loads: Annotated[tuple[Load, ...], Field(min_length=1)]
 
@@ -87,6 +95,24 @@ class Plan(Table):
                 f"capacity: the load {self.searched_load.name!r} has rates of its own (arrival = "
                 f'"{self.searched_load.arrival}"), so it has no other one: name another load in capacity.load'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _skips_what_there_is(self) -> Self:
+        for rule in self.skip:
+            for kind, table, model in (("engine", rule.engine, Engine), ("load", rule.load, Load)):
+                for key in table:
+                    if key not in model.model_fields:
+                        raise ValueError(f"skip.{kind}: unknown key `{key}`: name one that an {kind} has")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_by_a_load(self) -> Self:
+        if self.adaptive is None or self.adaptive.load is None:
+            return self
+        names = [load.name for load in self.loads]
+        if self.adaptive.load not in names:
+            raise ValueError(f"adaptive.load = {self.adaptive.load!r} is none of the loads: {', '.join(names)}")
         return self
 
     @property
@@ -149,8 +175,7 @@ def expand(document: dict[str, Any], *, source: str, base: Path | None = None, r
                 varied = {**entry, **values} if values or len(entries) > 1 else merged
                 if values or not merged.get("name"):
                     merged["name"] = _name(kind, merged, varied, values)
-                if kind == "load":
-                    _find(merged, "prompts_file", base)
+                _find(merged, "prompts_file" if kind == "load" else "lora", base)
                 expanded.append(merged)
         document[f"{kind}s"] = expanded
     document.setdefault("name", Path(source).stem)
@@ -191,8 +216,19 @@ def only_searching(plan: Plan, given: dict[str, Any], *, anew: bool = False) -> 
     said = None if anew else document["capacity"]
     capacity = {**(said or {}), **given, "alone": True}
     loads = [plan.searched_load.model_dump(mode="json")]
-    changes = {"loads": loads, "capacity": capacity, "quality": None}
+    changes = {"loads": loads, "capacity": capacity, "quality": None, "adaptive": None}
     return validate({**document, **changes}, source="nbridge capacity")
+
+
+def adapting(plan: Plan, say: Callable[[str], None], *, elsewhere: bool = False) -> Plan:
+    """The plan with [adaptive], and without what would measure every engine all the same. Raises PlanError."""
+    if elsewhere:
+        raise PlanError("adaptive: a contest goes round by round on this machine, not on a cluster: leave --on out.")
+    left_out = [name for name in ("capacity", "quality") if getattr(plan, name) is not None]
+    if left_out:
+        say(f"adaptive: [{'] and ['.join(left_out)}] left out, which would measure every engine all the same")
+    changes = {"adaptive": (plan.adaptive or Adaptive()).model_dump(mode="json"), "capacity": None, "quality": None}
+    return validate({**plan.model_dump(mode="json"), **changes}, source="--adaptive")
 
 
 def _sub_table(document: dict[str, Any], key: str, source: str) -> dict[str, dict[str, Any]]:
@@ -230,7 +266,17 @@ def _name(kind: str, merged: dict[str, Any], varied: dict[str, Any], values: dic
     skipped = {"name", "quantization", "concurrency", "rate_rps", "requests", "seconds", "extra_args", "kind"}
     shown = values if parts else varied
     for key, value in shown.items():
-        word = value.get("mean", value.get("high")) if isinstance(value, dict) else value
+        word = _word(value)
         if key not in skipped and isinstance(word, (str, int, float, bool)):
             parts.append(word if isinstance(word, str) else f"{key}-{word}")
     return slug("-".join(parts))[:60]
+
+
+def _word(value: Any) -> Any:
+    """What stands for a value in a name: of lengths the mean, of speculation who and how many, of a path its end."""
+    if not isinstance(value, dict):
+        return Path(value).name if isinstance(value, str) and "/" in value else value
+    if "num_speculative_tokens" in value:
+        who = Path(str(value.get("model") or value.get("method") or "")).name
+        return f"{who}-{value['num_speculative_tokens']}"
+    return value.get("mean", value.get("high"))

@@ -2,13 +2,22 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bench.errors import PlanError
 from bench.run import slo as objectives
 from bench.run.slo import MISSED, Condition
 from checkpoints.errors import BadScheme
 from checkpoints.tensors import schemes
+from serve.engine.settings import Speculative
 
 Positive = Annotated[int, Field(gt=0)]
 Arrival = Literal["poisson", "constant"]
@@ -22,7 +31,11 @@ class Table(BaseModel):
 
 
 class Engine(Table):
-    """One server configuration. What is None is left to vLLM."""
+    """One server configuration. What is None is left to vLLM.
+
+    `speculative`: who proposes tokens and how many at a time (serve.engine.settings.Speculative); its `model` may be a
+    known name. `lora`: the directory of an adapter, to which all requests then go.
+    """
 
     name: str = ""
     model: str
@@ -38,6 +51,7 @@ class Engine(Table):
     tensor_parallel_size: Positive = 1
     pipeline_parallel_size: Positive = 1
     speculative: dict[str, Any] | None = None
+    lora: str | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     cpu_kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     enforce_eager: bool | None = None
@@ -60,6 +74,47 @@ class Engine(Table):
         if schemes.DTYPES.get({"float": "float32"}.get(given, given)) != dtype:
             raise ValueError(f"quantization = {word!r} is the number format {dtype}, and dtype = {given!r} is another")
         return values
+
+    @field_validator("speculative")
+    @classmethod
+    def _proposes(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        try:
+            Speculative.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = "".join(f"{part}: " for part in first["loc"])
+            raise ValueError(f"{place}{first['msg'].removeprefix('Value error, ')}") from None
+        return value
+
+
+class Skip(Table):
+    """Cells that shall not be measured: those whose engine and load have each of these values (or one of a list)."""
+
+    engine: dict[str, Any] = {}
+    load: dict[str, Any] = {}
+    reason: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if not self.engine and not self.load:
+            raise ValueError("needs `engine` or `load`: the values by which a cell is left out")
+        return self
+
+
+class Adaptive(Table):
+    """Successive halving over the engines (bench.adaptive): after each round those behind are dropped.
+
+    `objective` decides, at the load called `load` (the heaviest, unless named); at most `share` of the grid's cells are
+    measured.
+    """
+
+    objective: Literal[
+        "throughput", "goodput", "requests", "ttft_p50", "ttft_p95", "tpot_p50", "e2e_p50", "e2e_p95", "energy"
+    ] | None = None  # fmt: skip
+    load: str | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class Slo(Table):

@@ -45,7 +45,9 @@ def spoilt(document: dict[str, Any]) -> list[str]:
 
 
 def _tried(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [cell for cell in document["cells"] if not cell.get("known_beforehand") and not cell.get("point")]
+    """The plan's cells that were to be measured: not what was known to be impossible, or dropped by a contest."""
+    cells = (cell for cell in document["cells"] if not cell.get("known_beforehand") and not cell.get("point"))
+    return [cell for cell in cells if cell["outcome"] != "dropped"]
 
 
 def _quality(document: dict[str, Any]) -> list[str]:

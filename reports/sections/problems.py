@@ -21,7 +21,7 @@ def problems(report: Report) -> list[Problem]:
     """Every cell without a valid measurement, cells of one engine with the same outcome and reason taken together."""
     found: dict[tuple[str, str, tuple[str, ...]], list[Cell]] = {}
     for cell in report.every:
-        if not cell.measured:
+        if not cell.measured and cell.outcome != "dropped":  # of a contest, which has a section of its own
             found.setdefault((cell.engine, outcome_of(cell), _reasons(cell)), []).append(cell)
     return [
         Problem(

@@ -11,6 +11,7 @@ from reports.names import listing, shortened
 from reports.statements import energy, quality
 from reports.statements.answers import counted_by, lengths
 from reports.statements.capacities import capacities, searched
+from reports.statements.contest import contest
 from reports.statements.hidden_states import hidden_states
 from reports.statements.ranking import best_latency_open, best_throughput, shortest_ttft, slo_met
 
@@ -22,6 +23,7 @@ OUTCOMES = {
     "timeout": "timed out",
     "failed": "failed",
     "skipped": "skipped",
+    "dropped": "dropped by the contest",
     "pending": "not run yet",
 }
 
@@ -30,6 +32,7 @@ def verdict(report: Report) -> list[str]:
     """Every statement of the report; its headline (`headline`) is the short form."""
     statements = (
         scope(report),
+        contest(report),
         best_throughput(report),
         best_latency_open(report),
         shortest_ttft(report),

@@ -33,7 +33,9 @@ def beside_load(
 def _peaks(samples: pa.Table | None) -> dict[str, int | None]:
     """The highest sampled memory in bytes of the server's processes and of the GPUs, added up per instant."""
     found: dict[str, int | None] = dict.fromkeys(_MEMORY)
-    for name, (source, series) in _MEMORY.items() if samples is not None else ():
+    if samples is None:
+        return found
+    for name, (source, series) in _MEMORY.items():
         chosen = samples.filter(pc.and_(pc.equal(samples["source"], source), pc.equal(samples["name"], series)))
         totals = chosen.group_by("t_s").aggregate([("value", "sum")])
         found[name] = round(pc.max(totals["value_sum"]).as_py()) if totals.num_rows else None

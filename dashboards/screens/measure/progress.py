@@ -50,7 +50,7 @@ def progress(run_dir: Path) -> Progress | None:
         document = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         cells = list(document["cells"])
         pending = [cell for cell in cells if cell["outcome"] == "pending"]
-        wrong = tuple(f"{c['id']}: {c['outcome']}" for c in cells if c["outcome"] not in ("ok", "pending"))
+        wrong = tuple(f"{c['id']}: {c['outcome']}" for c in cells if c["outcome"] not in ("ok", "pending", "dropped"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     current = next((cell for cell in pending if _in_work(run_dir, cell)), None)
