@@ -3,7 +3,7 @@
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from inputs.quantities import TIME, plural, scaled, seconds, share, trimmed
 from reports.figures.drawing import ENGINES, INK, MUTED, SHADE, STYLE, Picture, axes_of, figure_of, line_of, saved
@@ -11,6 +11,7 @@ from reports.measured.cells import Cell, Report
 from reports.measured.timelines import POINTS, Series, Timeline
 
 MOST = 4  # timelines in a report
+_LITTLE = 0.2  # shares below this are drawn on a scale of their own
 _WIDTH_IN, _LEFT_IN = 7.6, 0.72
 _RUNNING, _WAITING, _KV, _HITS = ENGINES[0], ENGINES[1], ENGINES[2], ENGINES[3]
 
@@ -104,10 +105,15 @@ def _shares(axes: Axes, line: Timeline) -> None:
     for series, colour, dash, _ in _lines(line)[2:]:
         if series:
             axes.plot(series.at_s, series.values, linewidth=1.3, color=colour, linestyle=dash)
-    axes.axhline(1.0, color=MUTED, linewidth=0.7)
-    axes.set_ylim(0, 1.08)
-    axes.yaxis.set_major_locator(MaxNLocator(2))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    highest = max([*line.kv_usage.values, *line.prefix_hits.values], default=0.0)
+    if 0 < highest < _LITTLE:
+        axes.set_ylim(0, 1.25 * highest)
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+    else:
+        axes.axhline(1.0, color=MUTED, linewidth=0.7)
+        axes.set_ylim(0, 1.08)
+        axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1.0]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{trimmed(100 * value, 2)} %"))
 
 
 def _caption(cell: Cell, line: Timeline) -> str:
