@@ -1,5 +1,6 @@
 """Cells that cannot be, or shall not, are said before a server is started."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from bench.plans.loads import Load
 from bench.plans.plan import Plan, expand
 from bench.plans.tables import Engine
 from bench.run.outcome import exit_code
-from bench.target import CannotServe, own_server
+from bench.target import CannotServe, engine_settings, own_server
+from checkpoints.errors import CheckpointError
+from checkpoints.prepare import Checkpoint
 from monitoring.machine import cpu
 from serve.engine import command
+from serve.errors import SettingsError
 
 AVX512 = ["avx2", "avx512f"]
 
@@ -140,6 +144,30 @@ def test_an_impossible_engine_is_known_before_a_server_starts(tmp_path: Path) ->
         assert str(caught.value).startswith("Not started: ")
     assert not (tmp_path / "log").exists()
     assert not said
+
+
+def checkpoint(load_format: str) -> Checkpoint:
+    unknown = dict.fromkeys(("weights_bytes", "parameters", "hidden_size", "num_layers", "max_model_len"))
+    return Checkpoint("/models/m", "m", load_format, None, "none", **unknown, kv_bytes_per_token=None)
+
+
+def test_an_adapter_is_served_under_a_name_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 9, "target_modules": ["q_proj"]}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    settings = engine_settings(engine(lora=str(tmp_path)), checkpoint("auto"), print)
+    assert settings.lora_modules == {"m-e-adapter": str(tmp_path)}
+    assert settings.max_lora_rank == 16  # the least that vLLM takes for rank 9
+    with pytest.raises(CheckpointError, match="no adapter directory"):
+        engine_settings(engine(lora=str(tmp_path / "none")), checkpoint("auto"), print)
+
+
+def test_a_draft_model_has_weights_where_the_model_has() -> None:
+    asked = engine(speculative={"model": "demo-1m", "num_speculative_tokens": 2})
+    found = engine_settings(asked, checkpoint("auto"), lambda _: None).speculative
+    assert found is not None
+    assert (Path(str(found.model)) / "config.json").is_file()  # a known name became its directory
+    with pytest.raises(SettingsError, match="m has random weights and demo-1m has not"):
+        engine_settings(asked, checkpoint("dummy"), lambda _: None)
 
 
 class _Silent:
