@@ -252,6 +252,8 @@ def said(what: Contest, found: Standing) -> str:
     if found.winner is None:
         return f"by {by}, no engine could be judged"
     text = f"by {by}, {found.winner} is the best of {len(what.engines)} engines"
+    if unjudged := [one.engine for one in found.dropped if one.behind is None]:
+        text += f", of which {', '.join(unjudged)} could not be judged"
     if found.within_noise:
         text += f", though {', '.join(found.within_noise)} may be as good: the difference is within what luck does"
     return f"{text}; {found.measured} of {what.grid} cells were measured"
