@@ -124,7 +124,7 @@ def test_speculation_is_checked_with_the_plan_and_names_its_engine() -> None:
         "loads": [{"concurrency": 1, "requests": 4}],
     }
     names = [one.name for one in expand(document, source="x.toml").engines]
-    assert names[0] == "none-ngram-3-prefix_caching-True"
+    assert names[0] == "m-ngram-3-prefix_caching-True"
     assert len(set(names)) == 4
 
 
