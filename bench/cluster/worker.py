@@ -18,6 +18,7 @@ from bench.errors import BenchError
 from bench.execution import run_engine
 from bench.plans.plan import validate
 from bench.quality import passes
+from bench.remaining import Remaining
 from bench.run import store
 from bench.sweep import Sweep
 from monitoring.machine import describe
@@ -97,6 +98,8 @@ class _Report:
         self._outbox.put("began", cell=cell["id"])
 
     def requests_ended(self, done: int, total: int | None) -> None: ...
+
+    def time_left(self, left: Remaining | None) -> None: ...  # of its part alone, which nobody asked for
 
     def cell_ended(self, cell: Json) -> None:  # noqa: ARG002 (whatever has changed is sent)
         self.send()
