@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,7 @@ def test_a_node_killed_in_a_cell_fails_its_cells_alone_and_they_can_be_measured_
                 break
         threading.Thread(target=lambda: lines.extend(bench.stderr or ()), daemon=True).start()
         # The one whose cell begins is on one of the two nodes: that with the processes of a Locust below it.
-        node = next(
-            one for one in made.worker_nodes if any("locust" in " ".join(child.cmdline()) for child in _below(one))
-        )
+        node = wait_for(lambda: next((one for one in made.worker_nodes if _measures(one)), None))
         made.remove_node(node, allow_graceful=False)
         out = bench.stdout.read() if bench.stdout else ""
         assert bench.wait(600) == 1, "".join(lines)
@@ -160,10 +158,11 @@ def test_a_node_killed_in_a_cell_fails_its_cells_alone_and_they_can_be_measured_
     wait_for(lambda: not living(str(tmp_path)), 60)
 
 
-def _below(node: Any) -> Iterator[psutil.Process]:
-    for kind in ("raylet",):
-        for info in node.all_processes.get(kind, ()):
-            yield from psutil.Process(info.process.pid).children(recursive=True)
+def _measures(node: Any) -> bool:
+    """Whether a Locust runs below the raylet of a node."""
+    (raylet,) = node.all_processes["raylet"]
+    found = psutil.Process(raylet.process.pid).children(recursive=True)
+    return any("locust" in " ".join(one.cmdline()) for one in found if one.is_running())
 
 
 def test_an_interrupted_sweep_leaves_nothing_and_goes_on_here(tmp_path: Path, nbridge: Nbridge) -> None:
