@@ -103,10 +103,10 @@ def csv_text(rows: Rows) -> str:
 
 
 def csv_button(rows: Rows, name: str, label: str = "Data as CSV") -> None:
-    """A download of `rows`."""
+    """A download of `rows`, made when it is asked for: where figures move, a file made beforehand is gone by then."""
     st.download_button(
         label,
-        csv_text(rows),
+        lambda: csv_text(rows),
         f"neural-bridge-{name}.csv",
         "text/csv",
         key=f"csv-{name}",

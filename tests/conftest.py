@@ -30,9 +30,11 @@ _IMPORTED: set[str] = set()
 # By itself an example that takes 0.2 s fails: on a busy machine any does.
 hypothesis_settings.register_profile("tests", deadline=None)
 hypothesis_settings.load_profile("tests")
-# A shell starts what it runs in the background with Ctrl-C ignored, and so would what the tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it runs in the background with Ctrl-C ignored, nohup with the end of the terminal, and so would be
+# what the tests interrupt.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -194,7 +194,7 @@ def test_live_figures_move_without_a_click(browser: Any, address: str) -> None:
     visit.tab.wait_for_selector("text=1 of 2 servers answering")
     visit.tab.wait_for_selector("dd:has-text('50.0')")  # tokens a second, known from the second look on
     assert visit.tab.get_by_text("Does not answer: http://127.0.0.1:9").count() == 1
-    assert visit.tab.get_by_text("0: Example GPU").count() == 1
+    visit.tab.get_by_text("0: Example GPU").first.wait_for()
     assert visit.problems == []
     visit.context.close()
 
