@@ -96,7 +96,7 @@ def test_what_a_stranger_sends(tmp_path: Path) -> None:
 
         def asked() -> int:  # without the agent's canaries, which ask for one token
             logs = (server.log() for server in (*one, *two))
-            return sum((entry.get("body") or {}).get("max_tokens") == 2 for log in logs for entry in log)
+            return sum((entry["asked"] or {}).get("max_tokens") == 2 for log in logs for entry in log)
 
         before = asked()
         # What is no JSON is asked of nobody: a server that falls over it would be followed by the next one.
