@@ -11,7 +11,8 @@ from gateway.errors import MissingProgram, SettingsError
 
 LEAST = (2, 6)
 # A buffer holds a whole body, and what is that large glibc takes from the system for each request and gives back, page
-# by page: of 64 that came at once the last waited 59 to 86 ms, and 26 ms with these (three runs and one, two cores).
+# by page: of 64 that came at once the last waited 59 to 86 ms (three runs on two cores), and 26 ms with the first of
+# these and a trim threshold of 1 GiB (one run).
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 _NEEDED = {"+LUA": "Lua", "+PROMEX": "the Prometheus exporter"}
 _INSTALL = "On Debian and Ubuntu: apt-get install haproxy (and systemctl disable --now haproxy: it is started here)."
