@@ -44,8 +44,8 @@ def judge(
 
 
 def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
-    """What the load generator says of itself: its share of a core, how late it sent, how long it stood still, and
-    what became of its clock meanwhile."""
+    """What the load generator says of itself: its share of a core, how late it sent, how long it stood still,
+    what became of its clock meanwhile, and what the host of its virtual machine took of the processors."""
     duration_s = (phase.get("ended") or 0) - (phase.get("zero") or 0)
     cpu_s, paused_s = phase.get("client_cpu_s"), phase.get("paused_s")
     return {
@@ -53,7 +53,7 @@ def _client(table: pa.Table, phase: dict[str, Any]) -> dict[str, Any]:
         if cpu_s is not None and duration_s > 0
         else None,
         "dispatch_lateness_p99_s": dispatch_lateness(table),
-        **{name: phase.get(name) for name in ("longest_pause_s", "clock_step_s", "clock_slew")},
+        **{name: phase.get(name) for name in ("longest_pause_s", "clock_step_s", "clock_slew", "stolen_share")},
         "paused_share": paused_s / duration_s if paused_s is not None and duration_s > 0 else None,
         "machines": phase.get("machines"),
     }

@@ -25,6 +25,7 @@ CONCURRENCY_SHARE = 0.95
 RATE_SHARE = 0.02
 LONGEST_PAUSE_S = 0.5
 PAUSED_SHARE = 0.02
+STOLEN_SHARE = 0.005  # no limit: from here on the host of a virtual machine is named as a cause
 REQUESTS_FAILED = "requests failed"
 ARRIVALS_NOT_SENT = "arrivals not sent"
 
@@ -161,6 +162,8 @@ def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
     """Did the client stand still, or its clock jump? Then times are wrong, which no record shows."""
     longest, share = client.get("longest_pause_s"), client.get("paused_share")
     step, slew = client.get("clock_step_s"), client.get("clock_slew")
+    stolen = client.get("stolen_share") or 0.0
+    host = f" This machine's host kept {stolen:.1%} of the processors' time from it." if stolen >= STOLEN_SHARE else ""
     return [
         _check(
             "client's longest pause",
@@ -168,14 +171,15 @@ def _pulse_checks(client: dict[str, Any]) -> list[dict[str, Any]]:
             LONGEST_PAUSE_S,
             "s",
             f"The client stood still for {(longest or 0):.1f} s (stopped, starved or swapped out), so the times of "
-            "what arrived or fell due meanwhile are wrong.",
+            f"what arrived or fell due meanwhile are wrong.{host}",
         ),
         _check(
             "client paused",
             share,
             PAUSED_SHARE,
             "share",
-            f"The client stood still for {(share or 0):.1%} of the time: it was starved by what else the machine does.",
+            f"The client stood still for {(share or 0):.1%} of the time: it was starved by what else the machine does."
+            f"{host}",
         ),
         _check(
             "clock step",

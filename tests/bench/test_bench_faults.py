@@ -179,7 +179,7 @@ def test_a_cell_that_failed_is_measured_again_when_asked(tmp_path: Path, nbridge
         answer = nbridge("bench", "--resume", run_dir, "--retry-failed", "--json")
     document = json.loads(answer.stdout)
     assert answer.returncode == document["exit_code"]
-    assert document["cells"][0]["metrics"]["requests"]["ok"] == 100
+    assert document["cells"][0]["metrics"]["requests"]["ok"] == 100, (document["cells"][0], answer.stderr)
     assert (run_dir / "cells" / "target-c2-r1.interrupted-1").is_dir()
 
 

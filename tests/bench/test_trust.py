@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from test_stats import request, rows
@@ -201,10 +202,17 @@ def test_a_client_that_stood_still_is_not_valid() -> None:
         ({"longest_pause_s": 0.2, "paused_share": 0.03}, "stood still for 3.0% of the time"),
         ({"clock_step_s": 1.5}, "clock was set by 1.5 s"),
         ({"clock_slew": 0.05}, "ran 5.00% too fast or too slow"),
+        ({"paused_share": 0.03, "stolen_share": 0.02}, "host kept 2.0% of the processors' time from it."),
     ):
         verdict = validity(table, CLOSED, {**metrics, "client": client}, agreement)
         assert [reason for reason in verdict["reasons"] if words in reason]
-    calm = {"longest_pause_s": 0.2, "paused_share": 0.01, "clock_step_s": 1e-6, "clock_slew": 0.0005}
+    calm = {
+        "longest_pause_s": 0.2,
+        "paused_share": 0.01,
+        "clock_step_s": 1e-6,
+        "clock_slew": 0.0005,
+        "stolen_share": 0.3,
+    }
     assert validity(table, CLOSED, {**metrics, "client": calm}, agreement)["valid"]
 
 
@@ -310,6 +318,17 @@ def test_the_pulse_counts_what_it_wakes_late() -> None:
     pulse.run()
     assert pulse.longest_pause_s == pytest.approx(4.0)
     assert pulse.paused_s == pytest.approx(4.08)
+
+
+def test_the_pulse_says_what_the_host_of_a_virtual_machine_took() -> None:
+    """80 ms of which the host kept 40 ms; None where the system does not count it."""
+    for stolen_s, share in (([7.0, 7.04], 0.04 / 0.08 / (psutil.cpu_count() or 1)), ([None, None], None)):
+        counted = iter(stolen_s)
+        clock = Clock(0.02, 0.02, 0.02, 0.02)
+        pulse = Pulse(clock, clock.sleep, stolen=lambda counted=counted: next(counted))
+        clock.at_end = pulse.end  # type: ignore[method-assign]
+        pulse.run()
+        assert pulse.stolen_share == (None if share is None else pytest.approx(share))
 
 
 def test_the_pulse_notices_that_a_clock_was_set() -> None:
