@@ -117,13 +117,13 @@ test-deploy: setup     ## the compose file for real with podman: up, request, sc
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check podman-compose
 	NBRIDGE_CONTAINERS=1 $(BIN)/python -m pytest -s tests/deploy $(ARGS)
 
-ray: setup             ## add Ray (0.5 GB): for `nbridge bench --on ray`
+ray: setup             ## add Ray (0.5 GB): for `nbridge bench --on ray` and `nbridge ray`
 	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt -e '.[$(EXTRA),dev,ray]' 2>&1 | { grep -v 'WARNING: Location' || true; }
 	@test $(EXTRA) = gpu || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-test-ray: ray          ## sweeps on two nodes of a real Ray on this machine; one is killed
-	$(BIN)/python -m pytest tests/bench/test_ray_sweep.py $(ARGS)
+test-ray: ray          ## sweeps on two nodes of a real Ray on this machine, one of which is killed; a model on Ray Serve
+	$(BIN)/python -m pytest tests/bench/test_ray_sweep.py tests/deploy/test_ray_serve.py $(ARGS)
 
 doctor: setup          ## check this machine and installation
 	$(BIN)/nbridge doctor $(ARGS)

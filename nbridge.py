@@ -44,6 +44,7 @@ COMMANDS = {
     ),
     "gateway": ("gateway.cli:gateway", "One door in front of many servers: failover, routing, drain."),
     "swap": ("gateway.swap.cli:swap", "Exchange a server of a gateway for another under load, without a gap."),
+    "ray": ("deploy.ray.cli:ray", "One model on a Ray cluster: Ray Serve, a server in each replica, autoscaling."),
     "scale": ("deploy.scaling.cli:scale", "Autoscaling played through: a day of demand on measured replicas."),
     "render": ("deploy.rendering.cli:render", "Files for containers and Kubernetes, filled from a measured run."),
     "vram": ("planning.memory.cli:vram", "Does a model fit on a GPU, with how much context for how many requests?"),
@@ -61,7 +62,7 @@ COMMANDS = {
 # As README lists them; a command that is in none comes last.
 GROUPS = {
     "Measure": ("bench", "capacity", "prompts", "report", "compare", "history", "export", "worker"),
-    "Serve": ("serve", "gateway", "swap", "render", "models", "quantize", "fetch", "finetune"),
+    "Serve": ("serve", "gateway", "swap", "ray", "render", "models", "quantize", "fetch", "finetune"),
     "Watch": ("health", "doctor", "stack", "exporter"),
     "Decide": ("vram", "cost", "select", "audit", "prices", "scale", "dashboard"),
     "Align": ("hidden", "align"),

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "alignment": {"inputs", "serve"},
     "dashboards": {"inputs", "reports", "bench", "planning", "monitoring"},
     "gateway": {"inputs", "serve", "planning", "monitoring"},
-    "deploy": {"inputs", "bench", "monitoring", "gateway"},
+    "deploy": {"inputs", "bench", "checkpoints", "monitoring", "gateway", "serve"},
 }
 # Of a room with work and facts in it, others may use only these modules.
 MAY_USE = {
@@ -44,6 +44,8 @@ MAY_USE = {
         "bench.errors",
     },
     ("deploy", "bench"): {"bench.run.store", "bench.errors"},
+    ("deploy", "checkpoints"): {"checkpoints.cache", "checkpoints.errors", "checkpoints.prepare"},
+    ("deploy", "serve"): {"serve.engine", "serve.errors", "serve.plugin.first_chunk", "serve.processes"},
     ("alignment", "serve"): {"serve.client", "serve.errors"},
     ("gateway", "serve"): {"serve.client", "serve.errors", "serve.processes"},
     ("planning", "checkpoints"): {

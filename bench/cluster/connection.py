@@ -18,13 +18,15 @@ _TCP_WAIT_S = 10.0
 _OBJECT_STORE_BYTES = 256 << 20  # of a cluster of our own: only pieces of files go through it
 _ADDRESS = re.compile(r"(?:ray://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^:/\[\]\s]+):(?P<port>\d{1,5})")
 Json = dict[str, Any]
+_RESUMED = "What was measured is kept; go on with `nbridge bench --resume RUN --on …`."
 _STARTING = "Start one there with: ray start --head (and RAY_AUTH_MODE=token in its environment)."
 
 
 @contextlib.contextmanager
-def connected(on: str, say: Callable[[str], None]) -> Iterator[Any]:
+def connected(on: str, say: Callable[[str], None], *, after_loss: str = _RESUMED) -> Iterator[Any]:
     """The module `ray`, connected as `on` says ("ray" or "ray://HOST[:PORT]") until the context ends.
 
+    `after_loss`: what a person is told to do when the connection was lost.
     Raises PlanError for another word, NotOnCluster without Ray or with another version of it, ClusterError when no
     head answers.
     """
@@ -39,10 +41,7 @@ def connected(on: str, say: Callable[[str], None]) -> Iterator[Any]:
     try:
         yield ray
     except ConnectionError as error:
-        raise ClusterError(
-            f"The connection to Ray's head was lost ({_first_line(error)}). What was measured is kept; go on with "
-            "`nbridge bench --resume RUN --on …`."
-        ) from error
+        raise ClusterError(f"The connection to Ray's head was lost ({_first_line(error)}). {after_loss}") from error
     finally:
         ray.shutdown()
 
@@ -69,7 +68,7 @@ def _imported() -> Any:
         import ray
     except ModuleNotFoundError:
         raise NotOnCluster(
-            "--on needs Ray, which is not installed here: make ray in a checkout, else pip install "
+            "This needs Ray, which is not installed here: make ray in a checkout, else pip install "
             "'neural-bridge[ray]' by the versions of constraints.txt and constraints-ray.txt; the same on every node."
         ) from None
     return ray

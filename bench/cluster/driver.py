@@ -13,12 +13,12 @@ from typing import Any
 
 from bench.cluster import units
 from bench.cluster.connection import connected
+from bench.cluster.crew import Crew, Member
 from bench.cluster.nodes import Node, nodes, require_alike, unlike, words
 from bench.cluster.outbox import Message
 from bench.cluster.parcels import Arriving, pieces
 from bench.cluster.places import Places
 from bench.cluster.units import Unit
-from bench.cluster.worker import Worker
 from bench.errors import ClusterError, NotOnCluster, PlanError
 from bench.execution import at_work, cannot_serve
 from bench.quality import passes
@@ -68,12 +68,12 @@ class _Running:
     """A unit under way. `beside`: the units that were on its machine at any time since its present cell began."""
 
     unit: Unit
-    actor: Any
+    member: Member
+    begun: Any
     arriving: Arriving
     node: Node | None
     since_s: float
     asked: Any = None
-    seen: int = 0
     host: str | None = None
     machine: str | None = None
     age_s: float = 0.0
@@ -89,12 +89,14 @@ class Driver:
         self._sweep, self._cluster, self._clock = sweep, cluster, clock
         self._ray, self._places = cluster.ray, cluster.places
         self._running: list[_Running] = []
+        self._crew = Crew(cluster.ray, cluster.places.at_once)
         self._files: dict[str, list[Any]] = {}
         self._kept = sweep.document.setdefault("cluster", {})
         at_once = max(cluster.places.at_once, self._kept.get("at_once", 1))  # also when it was taken up again
         self._kept |= {"asked": cluster.asked, "at_once": at_once, "on": "gpu" if cluster.places.on_gpus else "cpu"}
         self._kept.setdefault("nodes", {}).update({node.host: node.environment for node in cluster.places.nodes})
-        self._kept.setdefault("scheduling", {"units": 0, "cells": 0, "seconds": 0.0})
+        none_yet = {"units": 0, "cells": 0, "seconds": 0.0, "starting_s": 0.0, "sending_s": 0.0}
+        self._kept["scheduling"] = none_yet | self._kept.get("scheduling", {})
 
     def run(self) -> None:
         """Measure every pending cell, as `bench.execution.run` does on one machine.
@@ -111,11 +113,14 @@ class Driver:
             finally:
                 for one in list(self._running):
                     self._end(one)
+                self._crew.disband()
             self._say_overhead()
 
     def _carry_out(self, waiting: list[Unit]) -> None:
         while waiting or self._running:
             waiting = self._start(waiting)
+            if not waiting:
+                self._crew.disband()
             if not self._running and not waiting:
                 return
             if not self._running:
@@ -137,31 +142,22 @@ class Driver:
             if (why := self._places.never(unit)) is not None:
                 self._give_up(unit, "unsupported", why)
                 continue
-            node = None if self._places.on_gpus else self._places.take(unit)
-            if node is None and not self._places.on_gpus:
+            if not self._places.take(unit):
                 left.append(unit)
                 continue
+            node = self._places.node_of(unit)
             self._running.append(self._send_off(unit, node))
         return left
 
     def _send_off(self, unit: Unit, node: Node | None) -> _Running:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        if node is None:
-            options: Json = {"num_cpus": 1, "num_gpus": unit.gpus}
-        else:
-            strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
-            options = {"num_cpus": max(1, node.cpus // self._places.at_once), "scheduling_strategy": strategy}
-        # Two threads: one may wait in `messages` while Ray asks for something else.
-        options |= {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
         document = units.part(self._sweep.document, unit)
-        actor = self._ray.remote(Worker).options(**options).remote(
-            document, unit.engine.name, unit.repeat, self._files_of(document["plan"])
-        )  # fmt: skip
+        member = self._crew.member(node, unit.gpus)
+        files = self._files_of(document["plan"])
+        begun = member.actor.begin.remote(document, unit.engine.name, unit.repeat, files)
         arriving = Arriving(self._sweep.run_dir, unit.name)
         arriving.drop()  # of a driver that was killed
-        one = _Running(unit, actor, arriving, node, self._clock())
-        one.asked = actor.messages.remote(0)
+        one = _Running(unit, member, begun, arriving, node, self._clock())
+        one.asked = member.actor.messages.remote(member.seen)
         return one
 
     def _files_of(self, plan: Json) -> Json:
@@ -178,6 +174,8 @@ class Driver:
         errors = self._ray.exceptions
         try:
             messages = self._ray.get(one.asked)
+            if not messages and one.placed_s is None and self._ray.wait([one.begun], timeout=0)[0]:
+                self._ray.get(one.begun)  # nobody hears of it by another way when that failed
         except errors.ActorUnavailableError:
             messages = []  # Ray does not know yet whether it is gone
             time.sleep(_LOOK_S)
@@ -186,10 +184,10 @@ class Driver:
             self._lose(one, f"Ray lost the worker that measured it{where}: {words(error)}")
             return
         for message in messages:
+            one.member.seen = message.number
             if not self._handle(one, message):
                 return
-            one.seen = message.number
-        one.asked = one.actor.messages.remote(one.seen)
+        one.asked = one.member.actor.messages.remote(one.member.seen)
 
     def _handle(self, one: _Running, message: Message) -> bool:
         """Whether more is to come from this worker."""
@@ -213,6 +211,7 @@ class Driver:
     def _placed(self, one: _Running, data: Json) -> bool:
         environment = data["environment"]
         one.host, one.age_s, one.placed_s = environment["host"], data["age_s"], self._clock()
+        one.member.node_id = data["node_id"]
         node = next((node for node in self._places.nodes if node.id == data["node_id"]), None)
         one.machine = node.machine if node else data["node_id"]
         try:
@@ -247,10 +246,14 @@ class Driver:
         if data["reason"] is not None:
             self._lose(one, data["reason"])
             return
-        self._end(one)
-        spent = self._kept["scheduling"]
+        self._end(one, lost=False)
+        spent, placed_s = self._kept["scheduling"], one.placed_s or one.since_s
+        # Who waits for GPUs waits for other people's work; a node is this sweep's from the moment on that it was asked.
+        starting_s = placed_s - one.since_s if one.node is not None else one.age_s
         spent["units"] += 1
-        spent["seconds"] += max(0.0, one.age_s + self._clock() - (one.placed_s or one.since_s) - data["work_s"])
+        spent["starting_s"] += starting_s
+        spent["sending_s"] += data["home_s"]
+        spent["seconds"] += max(0.0, starting_s + self._clock() - placed_s - data["work_s"])
         self._sweep.save()
 
     def _lose(self, one: _Running, reason: str) -> None:
@@ -270,13 +273,15 @@ class Driver:
                 entry.update(outcome=outcome, reason=reason)
         self._sweep.save()
 
-    def _end(self, one: _Running) -> None:
-        """End a unit's worker, and with it whatever it started: servers live no longer than who started them."""
+    def _end(self, one: _Running, *, lost: bool = True) -> None:
+        """A unit is over; its worker is kept for another unless it is `lost`, or was at work still."""
         self._running.remove(one)
         self._places.free(one.unit)
         one.arriving.drop()
-        with contextlib.suppress(ConnectionError, self._ray.exceptions.RayError):  # gone already, or the head is
-            self._ray.kill(one.actor, no_restart=True)
+        if lost:
+            self._crew.let_go(one.member)
+        else:
+            self._crew.rest(one.member)
 
     def _say_waiting(self, one: _Running) -> None:
         if one.placed_s is None and not one.said_waiting and self._clock() - one.since_s > _LONG_WAIT_S:
@@ -288,5 +293,7 @@ class Driver:
         spent = self._kept["scheduling"]
         if spent["cells"]:
             self._sweep.watcher.say(
-                f"scheduling took {spent['seconds'] / spent['cells']:.1f} s a cell: workers started, records taken home"
+                f"scheduling took {spent['seconds'] / spent['cells']:.1f} s a cell: "
+                f"{spent['starting_s'] / spent['cells']:.1f} s of it until a worker began, "
+                f"{spent['sending_s'] / spent['cells']:.1f} s to take records home"
             )

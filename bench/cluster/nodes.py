@@ -50,6 +50,7 @@ def _asked(ray: Any, node_id: str) -> Any:
     """A reference to what a node says of itself."""
 
     def look() -> Json:  # sent whole, not by name: a node that lacks this application has to be able to say so
+        import contextlib
         import platform
         from pathlib import Path
 
@@ -58,6 +59,8 @@ def _asked(ray: Any, node_id: str) -> Any:
             from serve.engine.command import detect_device
         except ImportError as error:
             return {"missing": str(error), "python": platform.python_version()}
+        with contextlib.suppress(ImportError):  # for the worker that this process becomes when an engine goes there
+            import bench.cluster.worker  # noqa: F401
         boot = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
         machine = boot.read_text() if boot.exists() else platform.node()
         return {"environment": describe(), "device": detect_device(), "machine": machine.strip()}

@@ -12,7 +12,7 @@ class Places:
     def __init__(self, nodes: tuple[Node, ...], at_once: int) -> None:
         self.nodes = nodes
         self.at_once = at_once
-        self._taken: dict[str, str] = {}  # unit → node
+        self._taken: dict[str, tuple[str | None, int]] = {}  # unit → node, GPUs
 
     @property
     def on_gpus(self) -> bool:
@@ -41,14 +41,30 @@ class Places:
             return None
         return f"It needs {unit.gpus} GPUs of one machine, and the largest node of the cluster has {most}."
 
-    def take(self, unit: Unit) -> Node | None:
-        """The node for a unit on processors, which it has until `free`; None while there is none."""
-        busy = list(self._taken.values())
+    def take(self, unit: Unit) -> bool:
+        """Whether a unit may go now; it then has its place until `free`."""
+        if self.on_gpus:
+            # No more than there are GPUs: Ray would let the others wait, and each for a worker of its own.
+            found: str | None = None
+            fits = sum(gpus for _, gpus in self._taken.values()) + unit.gpus <= sum(node.gpus for node in self.nodes)
+        else:
+            found = self._free_node()
+            fits = found is not None
+        if fits:
+            self._taken[unit.name] = (found, unit.gpus)
+        return fits
+
+    def node_of(self, unit: Unit) -> Node | None:
+        """The node that a unit has; None where Ray finds it, by the GPUs."""
+        name, _ = self._taken[unit.name]
+        return next((node for node in self.nodes if node.id == name), None)
+
+    def _free_node(self) -> str | None:
+        busy = [name for name, _ in self._taken.values()]
         for node in sorted(self.nodes, key=lambda one: busy.count(one.id)):
             mates = {one.id for one in self.nodes if one.machine == node.machine}
             if sum(one in mates for one in busy) < self.at_once:
-                self._taken[unit.name] = node.id
-                return node
+                return node.id
         return None
 
     def free(self, unit: Unit) -> None:

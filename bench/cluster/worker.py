@@ -27,25 +27,33 @@ Json = dict[str, Any]
 
 
 class Worker:
-    """An actor. It begins when it is made; `messages` is asked for what it has to say, until it has said `ended`."""
+    """An actor that measures one unit after the other. `begin` starts one; `messages` is then asked for what it has to
+    say, until it has said `ended`. Numbers of messages go on from one unit to the next."""
 
-    def __init__(self, document: Json, engine: str, repeat: int | None, files: dict[str, list[Any]]) -> None:
+    def __init__(self) -> None:
+        self._made_s: float | None = time.monotonic()
+        self._outbox = Outbox()
+        _as_the_node_had_it()
+
+    def begin(self, document: Json, engine: str, repeat: int | None, files: dict[str, list[Any]]) -> None:
         """`document`: what of the run this unit needs (units.part). `files`: the pieces of each file that the plan
         names, as references."""
-        self._outbox = Outbox()
-        self._thread = threading.Thread(target=self._work, args=(document, engine, repeat, files), daemon=True)
-        self._thread.start()
+        since_s, self._made_s = self._made_s or time.monotonic(), None
+        arguments = (since_s, document, engine, repeat, files)
+        threading.Thread(target=self._work, args=arguments, daemon=True).start()
 
     def messages(self, seen: int) -> list[Message]:
         """Some of the messages after the one numbered `seen`; waits a second for the first."""
         return self._outbox.take(seen)
 
-    def _work(self, document: Json, engine: str, repeat: int | None, files: dict[str, list[Any]]) -> None:
+    def _work(
+        self, since_s: float, document: Json, engine: str, repeat: int | None, files: dict[str, list[Any]]
+    ) -> None:
         began_s, home_s, reason = time.monotonic(), 0.0, None
         try:
-            _as_the_node_had_it()
-            age_s = time.time() - psutil.Process().create_time()
-            self._outbox.put("placed", environment=describe(), node_id=_node_id(), age_s=age_s)
+            environment = describe()
+            age_s = time.monotonic() - since_s
+            self._outbox.put("placed", environment=environment, node_id=_node_id(), age_s=age_s)
             with tempfile.TemporaryDirectory(prefix="nbridge-") as folder:
                 here = Files(Path(folder) / "files")
                 for name, parts in files.items():
@@ -61,7 +69,8 @@ class Worker:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - the driver has to hear of it: nobody else sees this thread
             reason = f"unexpected {type(error).__name__}: {error}"
-        self._outbox.put("ended", reason=reason, work_s=time.monotonic() - began_s - home_s)
+        work_s = time.monotonic() - began_s - home_s
+        self._outbox.put("ended", reason=reason, work_s=work_s, home_s=home_s)
 
 
 def _measure(report: "_Report", engine: str, repeat: int | None) -> None:

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.cluster.connection import address_of, connected
+from bench.cluster.crew import Crew
 from bench.cluster.nodes import Node, require_alike, unlike
 from bench.cluster.outbox import Outbox
 from bench.cluster.parcels import PIECE_BYTES, Arriving, Files, pieces
@@ -45,6 +47,7 @@ def a_node(name: str, *, machine: str = "m1", cpus: int = 2, gpus: int = 0, **en
 
 
 A = Engine(name="a", model="demo-1m")
+SIZES = (("a", 2), ("b", 1), ("c", 2), ("d", 1))
 
 
 def test_units_are_what_is_left_in_the_order_of_one_machine(tmp_path: Path) -> None:
@@ -109,16 +112,27 @@ def test_what_comes_home_replaces_its_own_cells_and_adds_points(tmp_path: Path) 
 def test_processors_take_one_engine_a_machine_unless_asked() -> None:
     units = [Unit(A.model_copy(update={"name": name}), 1, judges=False) for name in "abc"]
     one_box = Places((a_node("n1"), a_node("n2")), 1)  # two nodes, one machine
-    assert one_box.take(units[0]) is not None and one_box.take(units[1]) is None
+    assert one_box.take(units[0]) and not one_box.take(units[1])
     one_box.free(units[0])
-    assert one_box.take(units[1]) is not None
+    assert one_box.take(units[1])
     assert "one engine at a time on each machine" in one_box.describe()
     two_boxes = Places((a_node("n1"), a_node("n2", machine="m2")), 1)
-    assert {node.id for unit in units[:2] if (node := two_boxes.take(unit))} == {"n1", "n2"}
-    assert two_boxes.take(units[2]) is None
+    assert node_names(two_boxes, units) == ["n1", "n2", None]
     asked = Places((a_node("n1"), a_node("n2")), 2)
-    assert {node.id for unit in units[:2] if (node := asked.take(unit))} == {"n1", "n2"}
-    assert asked.take(units[2]) is None and "disturb each other, as asked" in asked.describe()
+    assert node_names(asked, units) == ["n1", "n2", None] and "disturb each other, as asked" in asked.describe()
+
+
+def node_names(places: Places, units: list[Unit]) -> list[str | None]:
+    return [places.node_of(unit).id if places.take(unit) else None for unit in units]  # type: ignore[union-attr]
+
+
+def test_as_many_engines_are_sent_off_as_there_are_gpus_for() -> None:
+    units = [Unit(A.model_copy(update={"name": n, "tensor_parallel_size": s}), 1, judges=False) for n, s in SIZES]
+    places = Places((a_node("n1", gpus=2), a_node("n2", machine="m2", gpus=2)), 1)
+    assert [places.take(unit) for unit in units] == [True, True, False, True]
+    assert places.node_of(units[0]) is None  # Ray finds it
+    places.free(units[0])
+    assert places.take(units[2])
 
 
 def test_an_engine_larger_than_every_node_is_told_so() -> None:
@@ -222,6 +236,48 @@ def test_an_outbox_forgets_only_what_was_seen() -> None:
     for _ in range(3):
         outbox.put("piece", data=b"x" * (4 << 20))
     assert len(outbox.take(3)) == 1  # an answer stays small: two would be more than 8 MiB
+
+
+class OneNode:
+    """Of Ray what a crew uses: a node that lives, and actors that know whether they were ended."""
+
+    exceptions = SimpleNamespace(RayError=OSError)
+
+    def __init__(self) -> None:
+        self.made: list[SimpleNamespace] = []
+        self.alive = ["n1"]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": name, "Alive": name in self.alive} for name in ("n1", "n2")]
+
+    def remote(self, _: type) -> Any:
+        def make() -> SimpleNamespace:
+            self.made.append(SimpleNamespace(ended=False))
+            return self.made[-1]
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=make))
+
+    def kill(self, actor: SimpleNamespace, *, no_restart: bool) -> None:
+        actor.ended = no_restart
+
+
+def test_a_worker_is_kept_for_the_next_unit_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "_options", lambda *_: {})
+    ray = OneNode()
+    crew = Crew(ray, 1)
+    first = crew.member(None, 2)
+    first.node_id, first.seen = "n1", 7
+    crew.rest(first)
+    assert crew.member(None, 2) is first and first.seen == 7  # its messages are counted on
+    crew.rest(first)
+    other = crew.member(None, 1)  # needs the GPUs that the idle one holds
+    assert other is not first and ray.made[0].ended and not crew.idle
+    other.node_id = "n2"
+    crew.rest(other)
+    assert crew.member(None, 1) is not other and ray.made[1].ended  # its node is gone
+    crew.rest(crew.member(a_node("n1"), 1))
+    crew.disband()
+    assert not crew.idle and ray.made[-1].ended
 
 
 def test_an_address_is_a_head_with_a_port() -> None:
