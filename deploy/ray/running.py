@@ -1,5 +1,6 @@
 """An application on Ray from its first replica to its end: deployed, waited for, watched, drained."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 
 from deploy.errors import DeployError, DoorTaken, NotStarted
 from deploy.ray.application import DEPLOYMENT, bound, gpus_of
+from deploy.ray.replica import STOP_S
 from deploy.ray.settings import PROXIES, Settings
 from serve.engine.server import with_free_port
 from serve.processes.port import base_url
@@ -23,6 +25,7 @@ class Running:
     def __init__(self, settings: Settings, ray: Any, say: Say) -> None:
         from ray import serve
 
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it has to say is said here, in one line each
         self.url = base_url(settings.door.host, settings.door.port)
         self._settings, self._ray, self._serve, self._say = settings, ray, serve, say
         self._told: dict[str, str] = {}
@@ -63,8 +66,14 @@ class Running:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Let the requests of all replicas end within the grace, and end them."""
-        self._serve.delete(self._settings.door.name)
+        """Let the requests of all replicas end within the grace, and end them; on a Ray Serve without another
+        application its door goes as well."""
+        name, deadline_s = self._settings.door.name, time.monotonic() + self._settings.door.drain_s + 2 * STOP_S
+        self._serve.delete(name, _blocking=False)  # blocking, it gives up after a minute
+        while name in (left := self._serve.status().applications) and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+        if not set(left) - {name}:
+            self._serve.shutdown()
 
     @property
     def replicas(self) -> int:
