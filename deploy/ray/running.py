@@ -1,13 +1,14 @@
 """An application on Ray from its first replica to its end: deployed, waited for, watched, drained."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 
-from deploy.errors import DeployError, DoorTaken, NotStarted
+from deploy.errors import DeployError, DoorTaken, NotStarted, SettingsError
 from deploy.ray.application import DEPLOYMENT, bound, gpus_of
 from deploy.ray.replica import STOP_S
 from deploy.ray.settings import PROXIES, Settings
@@ -16,6 +17,7 @@ from serve.processes.port import base_url
 
 POLL_S = 0.5
 _DOOR_S = 60.0
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 Say = Callable[[str], None]
 
 
@@ -83,10 +85,16 @@ class Running:
     def _require_door(self) -> None:
         from ray.serve.context import _get_global_client
 
-        door = self._settings.door
+        door, engine = self._settings.door, self._settings.engine
+        if os.environ.get(_HAPROXY) == "1" and engine.api_key_env is None and not engine.allow_no_api_key:
+            raise SettingsError(
+                f"{_HAPROXY} = 1: with it Ray listens on every interface, whatever host says, and the servers have no API "
+                "key: name the environment variable that holds one ([engine] api_key_env), unset the other, or say "
+                "allow_no_api_key = true in [engine]."
+            )
         running = _get_global_client(raise_if_no_controller_running=False)
         if running is None:
-            here = self._settings.engine.model_copy(update={"host": door.host, "port": door.port})
+            here = engine.model_copy(update={"host": door.host, "port": door.port})
             with_free_port(here)
             return
         there = running.http_config
