@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +18,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.prepare import prepare
 from deploy.errors import DeployError, NotStarted
 from deploy.ray.passing import InWork, client, passed_on
-from deploy.ray.scaling import IN_WORK, WAITING
+from deploy.ray.scaling import WAITING
 from deploy.ray.settings import Settings, parse
 from monitoring.scrape import metrics
 from serve.engine.server import Server, start
@@ -63,12 +64,13 @@ class Replica:
             raise RuntimeError(_reason(answer.text) or f"The server says {answer.status_code} of its health.")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the engine has to do now, by its own count; Ray asks, and gives it to `scaling.Policy`."""
-        page = (await self._client.get("/metrics", timeout=5.0)).text
-        found = metrics.parse(page)
-        waiting = metrics.total(found, "vllm:num_requests_waiting") or 0.0
-        running = metrics.total(found, "vllm:num_requests_running") or 0.0
-        return {WAITING: waiting, IN_WORK: waiting + running}
+        """How many requests wait in the engine now, by its own count; Ray asks, and gives it to `scaling.Policy`."""
+        try:
+            page = (await self._client.get("/metrics", timeout=5.0)).text
+            waiting = metrics.total(metrics.parse(page), "vllm:num_requests_waiting")
+        except (httpx.HTTPError, metrics.MetricsError):
+            return {}  # it is busy, or has just ended
+        return {} if waiting is None else {WAITING: waiting}
 
     def __del__(self) -> None:
         """Ray calls it when the requests of a replica that is to go have ended, or when their grace is over."""

@@ -88,8 +88,8 @@ class Running:
         door, engine = self._settings.door, self._settings.engine
         if os.environ.get(_HAPROXY) == "1" and engine.api_key_env is None and not engine.allow_no_api_key:
             raise SettingsError(
-                f"{_HAPROXY} = 1: with it Ray listens on every interface, whatever host says, and the servers have no API "
-                "key: name the environment variable that holds one ([engine] api_key_env), unset the other, or say "
+                f"{_HAPROXY} = 1: with it Ray listens on every interface, whatever host says, and the servers have no "
+                "API key: name the environment variable that holds one ([engine] api_key_env), unset the other, or say "
                 "allow_no_api_key = true in [engine]."
             )
         running = _get_global_client(raise_if_no_controller_running=False)

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 WAITING = "waiting"
-IN_WORK = "in_work"
 
 
 def wanted(waiting: float, in_work: float, *, waiting_per_replica: float, in_work_per_replica: float) -> int:
@@ -23,7 +22,11 @@ class Policy:
         self._per_replica = {"waiting_per_replica": waiting_per_replica, "in_work_per_replica": in_work_per_replica}
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """`context`: Ray's AutoscalingContext. What waits for a place at Ray's door waits as well."""
-        at_door = float(context.total_queued_requests or 0.0)
-        found = {name: sum(context.aggregated_metrics.get(name, {}).values()) for name in (WAITING, IN_WORK)}
-        return wanted(found[WAITING] + at_door, found[IN_WORK] + at_door, **self._per_replica), {}
+        """`context`: Ray's AutoscalingContext. What waits for a place at Ray's door waits as well.
+
+        What is in work is Ray's count: all requests came through it, and it is there when an engine that is busy has
+        not said its own in time. An engine that says nothing orders no replica, and none goes for it.
+        """
+        engines = (context.aggregated_metrics or {}).get(WAITING, {})
+        waiting = sum(engines.values()) + float(context.total_queued_requests or 0.0)
+        return wanted(waiting, float(context.total_num_requests), **self._per_replica), {}

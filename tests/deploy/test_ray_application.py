@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from deploy.errors import NotStarted, SettingsError
 from deploy.ray.passing import InWork, client, is_for_users, passed_on
-from deploy.ray.scaling import IN_WORK, WAITING, Policy, wanted
+from deploy.ray.scaling import WAITING, Policy, wanted
 from deploy.ray.settings import Settings, load, parse
 from nbridge import app as front_door
 from serve import errors as serve_errors
@@ -103,11 +103,17 @@ def test_the_larger_signal_decides(waiting: float, in_work: float, replicas: int
 
 
 def test_what_waits_at_rays_door_waits_as_well() -> None:
-    seen = {WAITING: {"r1": 2.0, "r2": 1.0}, IN_WORK: {"r1": 10.0, "r2": 9.0}}
+    seen = {WAITING: {"r1": 2.0, "r2": 1.0}}
     policy = Policy(waiting_per_replica=5, in_work_per_replica=16)
-    assert policy(SimpleNamespace(aggregated_metrics=seen, total_queued_requests=0))[0] == 2
-    assert policy(SimpleNamespace(aggregated_metrics=seen, total_queued_requests=20))[0] == 5
-    assert policy(SimpleNamespace(aggregated_metrics={}, total_queued_requests=None))[0] == 1
+
+    def asked(metrics: Any, queued: float | None, in_work: float) -> int:
+        context = {"aggregated_metrics": metrics, "total_queued_requests": queued, "total_num_requests": in_work}
+        return policy(SimpleNamespace(**context))[0]
+
+    assert asked(seen, 0, 19) == 2
+    assert asked(seen, 20, 39) == 5
+    assert asked({}, None, 0) == 1
+    assert asked({}, None, 33) == 3  # engines that say nothing are not without work
 
 
 def test_a_failed_start_is_found_in_what_ray_says() -> None:
