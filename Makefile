@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos soak test test-quick test-families check serve guest-wheel architecture dashboard stack boards containers test-deploy ray test-ray doctor clean gateway-overhead
+.PHONY: help setup bench bench-hidden bench-monitoring bench-dialects bench-servers bench-client chaos soak test test-quick test-families check serve guest-wheel architecture dashboard pictures stack boards containers test-deploy ray test-ray doctor clean gateway-overhead
 
 help:                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -101,6 +101,10 @@ architecture: setup    ## draw docs/images/architecture.svg anew from the import
 
 dashboard: setup       ## runs, live servers, capacity, cost and claims in the browser
 	$(BIN)/nbridge dashboard $(ARGS)
+
+pictures: setup        ## the app's pictures in README and docs, taken anew (ARGS="--runs runs --server http://127.0.0.1:8000")
+	@sh tools/packages.sh test
+	$(BIN)/python -m tools.pictures $(ARGS)
 
 stack: setup           ## GPU exporter, Prometheus and Alertmanager (ARGS="--server http://127.0.0.1:8000")
 	@sh tools/packages.sh stack

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.run.store import open_run
 from dashboards import library, taken
 from dashboards.library import Broken, Entry, Known, Shelf, Stamp
-from dashboards.links import pick
+from dashboards.links import pick, pick_some
 from dashboards.settings import DashboardSettings, from_environment
 from dashboards.tabular import Rows, csv_button
 from dashboards.theme import DARK, LIGHT, Palette, style
@@ -209,6 +209,14 @@ def choose(shelf: Shelf, key: str, label: str, *, index: int = 0) -> Entry:
     filled = [entry.id for entry in known.values() if entry.requests]  # the sample run is one
     first = ids.index(filled[min(index, len(filled) - 1)])
     return known[pick(ids, key, label, {one: entry_label(known[one]) for one in ids}, index=first)]
+
+
+def choose_some(shelf: Shelf, key: str, label: str, *, most: int) -> list[Entry]:
+    """The runs that the visitor picks, `most` at most; each id stands in the URL. At first the one of `choose`."""
+    known = {entry.id: entry for entry in entries(shelf)}
+    first = next(entry.id for entry in known.values() if entry.requests)
+    labels = {one: entry_label(entry) for one, entry in known.items()}
+    return [known[one] for one in pick_some(list(known), key, label, labels, first=[first], most=most)]
 
 
 def named_broken(broken: Sequence[Broken]) -> None:

@@ -50,6 +50,11 @@ class Entry:
     best_tok_s: float | None
     hardware: str
 
+    @property
+    def short(self) -> str:
+        """What tells it from others of its name."""
+        return self.id if self.id == SAMPLE_ID else self.id[-4:]
+
 
 @dataclass(frozen=True)
 class Broken:

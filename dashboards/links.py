@@ -44,6 +44,30 @@ def pick(ids: Sequence[str], key: str, label: str, labels: Mapping[str, str], *,
     return chosen
 
 
+def pick_some(
+    ids: Sequence[str], key: str, label: str, labels: Mapping[str, str], *, first: Sequence[str], most: int
+) -> list[str]:
+    """Up to `most` of `ids`, as `pick` takes one: each stands in the URL by a `key` of its own, in their order."""
+    asked, before = list(dict.fromkeys(st.query_params.get_all(key))), f"url_{key}"
+    arriving = bool(st.session_state.get(_ARRIVING, True))
+    known = [one for one in asked if one in ids][:most]
+    now = st.session_state.get(key)
+    if arriving or asked != st.session_state.get(before) or now is None or not set(now) <= set(ids):
+        kept = st.session_state.get(f"kept_{key}") if arriving and not asked else None
+        st.session_state[key] = known or [one for one in kept or () if one in ids] or list(first)
+    chosen: list[str] = st.multiselect(
+        label, ids, format_func=lambda one: labels.get(one, one), key=key, max_selections=most, placeholder="Choose"
+    )
+    st.session_state[f"kept_{key}"] = chosen
+    refused = [one for one in asked if one not in known]
+    if refused and chosen == (known or list(first)):
+        complain(key, ", ".join(refused), ", ".join(labels.get(one, one) for one in chosen))
+    elif chosen != asked and (asked or chosen != list(first)):
+        st.query_params[key] = chosen
+    st.session_state[before] = list(dict.fromkeys(st.query_params.get_all(key)))
+    return chosen
+
+
 def complain(key: str, asked: str, shown: str) -> None:
     """Say that a link asks for something that is not there, and what is shown instead."""
     what = asked if len(asked) <= 80 else f"{asked[:79]}…"

@@ -1,10 +1,12 @@
-"""How fast the app is in a browser: `python -m dashboards.measure [--out FILE]`.
+"""How fast the app is in a browser, and what is wrong with its pages: `python -m dashboards.measure [--out FILE]`.
 
 Makes 200 runs, one of them with a million requests, starts the app on them, and measures in Chromium, page by page:
 
   first paint    from the start of navigation to the browser's first contentful paint
   shown          from the start of navigation until the page's script has run to its end and its figures are drawn
   interaction    from a choice or an edit until what depends on it has changed, the median of several
+  faults         of each page, light and dark: what axe finds against WCAG 2.1 A and AA, requests to elsewhere, errors
+                 and warnings in the browser's console
 
 The medians go to a JSON file with the machine, its load, and every single value. Needs Chromium and playwright; nothing
 of it is asserted in tests.
@@ -15,6 +17,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import statistics
@@ -45,6 +48,9 @@ REQUESTS = 1_000_000
 TOKENS = 16  # of each answer: 15 million gaps
 VISITS = 5
 LARGE = "20990101T000000Z-million-0000"
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+# Streamlit looks for its server below the page's own path first; on a page opened by its address that is a 404 each.
+PROBE = re.compile(r"/_stcore/(health|host-config)$")
 IDLE = (
     "!!document.querySelector('.nb-end') && "
     "!document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]') && "
@@ -115,12 +121,12 @@ def _records(rng: np.random.Generator, first: int, count: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def start_app(runs: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """The app on a free port, answering."""
+def start_app(runs: Path, *flags: str) -> tuple[subprocess.Popen[bytes], str]:
+    """The app on a free port, answering; `flags` are more of `nbridge dashboard`."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", str(runs), "--port", str(port)]
+    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", str(runs), "--port", str(port), *flags]
     app = subprocess.Popen(argv, cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     for _ in range(600):
         try:
@@ -142,6 +148,30 @@ def visit(browser: Any, address: str) -> dict[str, float]:
     paint_s = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000")
     context.close()
     return {"first_paint_s": paint_s, "shown_s": shown_s}
+
+
+def faults(browser: Any, address: str, scheme: str) -> dict[str, list[str]]:
+    """What is wrong with a page: rules of axe that it breaks, addresses elsewhere that it asks, its console's words."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    tab = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("console", lambda message: said.append(message.text) if _is_fault(message) else None)
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(address)
+    tab.wait_for_function(IDLE, polling=20)
+    broken = [one["id"] for one in Axe().run(tab, options=WCAG).response["violations"]]
+    context.close()
+    host = address.split("/")[2]
+    own = (f"http://{host}", f"ws://{host}", "data:", "blob:")
+    return {"axe": broken, "outside": [url for url in asked if not url.startswith(own)], "console": said}
+
+
+def _is_fault(message: Any) -> bool:
+    return message.type in ("error", "warning") and not PROBE.search(message.location.get("url", ""))
 
 
 def interaction(tab: Any, act: Callable[[], None], watched: str) -> float:
@@ -191,6 +221,10 @@ def interactions(browser: Any, address: str) -> dict[str, list[float]]:
         found[f"benchmarks: another distribution, {key}"] = [
             picked("Distribution of", name, charts) for name in options
         ]
+    opened("benchmarks?run=sample")
+    found["benchmarks: another cell"] = [
+        picked("Cell", name, html_of("over-time")) for name in ("bf16-c1-r1", "int8-c4-r1", "int4-c4-r1")
+    ]
     opened("cost")
     tab.get_by_text("All other assumptions").click()
     field = tab.get_by_role("textbox", name="Cost of an hour of that work")
@@ -230,6 +264,11 @@ def measure(folder: Path) -> dict[str, Any]:
             paths = {title: "" if name == "overview" else name for name, title in PAGES}
             for title, path in {**paths, "Benchmarks, a million requests": f"benchmarks?run={LARGE}"}.items():
                 pages[title] = [visit(browser, f"{address}/{path}") for _ in range(VISITS)]
+            wrong = {
+                f"{title}, {scheme}": faults(browser, f"{address}/{path}", scheme)
+                for title, path in paths.items()
+                for scheme in ("light", "dark")
+            }
             acts = interactions(browser, address)
             version = browser.version
             browser.close()
@@ -251,7 +290,8 @@ def measure(folder: Path) -> dict[str, Any]:
             for title, visits in pages.items()
         },
         "interactions_s": {name: round(statistics.median(values), 3) for name, values in acts.items()},
-        "every_value": {"pages": pages, "interactions_s": acts},
+        "faults": {kind: sum(len(one[kind]) for one in wrong.values()) for kind in ("axe", "outside", "console")},
+        "every_value": {"pages": pages, "interactions_s": acts, "faults": wrong},
     }
 
 
@@ -269,7 +309,7 @@ def main() -> None:
     text = json.dumps(document, indent=1, ensure_ascii=False)
     chosen.out.write_text(f"{text}\n", encoding="utf-8")
     sys.stdout.write(
-        json.dumps({key: document[key] for key in ("machine", "pages", "interactions_s")}, indent=1) + "\n"
+        json.dumps({key: document[key] for key in ("machine", "pages", "interactions_s", "faults")}, indent=1) + "\n"
     )
 
 

@@ -122,12 +122,13 @@ def _latencies(report: Report) -> Table | None:
 
 def _over_time(report: Report) -> tuple[Section, ...]:
     """Where the time to the first token goes, and the most loaded cells over time; what is not known has no part."""
-    found = []
+    found: list[Section] = []
     picture, said = first_token(report)
-    if picture is not None:
-        left_out = bars(report)[:-MOST_BARS]
+    if picture is not None or said:
+        left_out = bars(report)[:-MOST_BARS] if picture is not None else ()
         apart = (_undrawn(left_out),) if left_out else ()
-        found.append(Section("first-tokens", "Where the time to the first token goes", said, apart, (picture,)))
+        drawn = () if picture is None else (picture,)
+        found.append(Section("first-tokens", "Where the time to the first token goes", said, apart, drawn))
     lines = tuple(over_time(cell, cell.over_time) for cell in most_loaded(report) if cell.over_time is not None)
     if lines:
         engines = len({cell.engine for cell in report.cells if cell.over_time is not None})

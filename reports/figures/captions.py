@@ -1,10 +1,11 @@
 """What a figure shows, in words: captions for everyone, descriptions for those who do not see it. Pure."""
 
-from inputs.quantities import number, plural, seconds
+from inputs.quantities import number, plural, seconds, share, trimmed
 from reports.figures.memory_bars import Stack
 from reports.figures.pareto import Point
 from reports.measured.cells import Cell, Report
 from reports.measured.curves import Curve
+from reports.measured.timelines import POINTS, Series, Timeline
 from reports.names import listing, shortened
 
 _MOST_CURVES = 24
@@ -94,3 +95,47 @@ def memory_caption(report: Report, found: list[Stack]) -> str:
 def memory_words(found: list[Stack]) -> str:
     """Every part of every bar of the memory figure."""
     return ". ".join(f"{shortened(stack.engine, 60)}: {stack.words()}" for stack in found) + "."
+
+
+def told(line: Timeline) -> tuple[tuple[Series, str], ...]:
+    """What a server may say of itself over time, each with its name; empty where it does not."""
+    return (
+        (line.running, "running"),
+        (line.waiting, "waiting"),
+        (line.kv_usage, "KV cache in use"),
+        (line.prefix_hits, "prefix cache hits"),
+    )
+
+
+def over_time_caption(cell: Cell, line: Timeline) -> str:
+    """The caption of a cell over time, with what the server did not tell."""
+    which = f"{cell.engine}, {cell.load.label}{'' if cell.measured else ' (invalid)'}"
+    text = f"{which}: each request's TTFT at the time it was sent, above what the server said of itself."
+    if line.requests > POINTS:
+        text += f" Of {line.requests:,} requests the slowest of each of {POINTS} stretches of time is drawn."
+    if line.window_s:
+        text += " Shaded: the window of throughput."
+    if line.prefix_hits:
+        text += " Prefix cache hits are the share of the prompt tokens looked up since the last sample."
+    absent = [label for series, label in told(line) if not series]
+    if absent:
+        text += f" The server did not tell: {', '.join(absent)}."
+    if line.preempted is not None:
+        said = plural(line.preempted, "preemption") if line.preempted else "No preemption"
+        text += f" {said}."
+    return text
+
+
+def over_time_words(cell: Cell, line: Timeline) -> str:
+    """From where to where each line of a cell over time goes."""
+    parts = [f"{cell.id}, {seconds(line.until_s)} long"]
+    if line.ttft_s:
+        parts.append(f"TTFT from {seconds(min(line.ttft_s.values))} to {seconds(max(line.ttft_s.values))}")
+    for series, label in told(line):
+        if series:
+            low, high = min(series.values), max(series.values)
+            said = (share(low), share(high)) if "cache" in label else (trimmed(low), trimmed(high))
+            parts.append(f"{label} from {said[0]} to {said[1]}")
+    if line.preempted is not None:
+        parts.append(plural(line.preempted, "preemption"))
+    return f"{'; '.join(parts)}."

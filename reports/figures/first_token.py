@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.run.stats.ttft_parts import NO_PAGE
 from inputs.quantities import TIME, scaled, seconds, trimmed
 from reports.figures.drawing import ENGINES, INK, PAPER, STYLE, Picture, axes_of, figure_of, saved
 from reports.measured.cells import Cell, Json, Report
@@ -81,10 +82,14 @@ def _parts(cell: Cell) -> Json | None:
 
 
 def first_token(report: Report) -> tuple[Picture | None, tuple[str, ...]]:
-    """The figure, and what has to be said beside it: parts that are not known, or negative."""
+    """The figure, and what has to be said beside it: parts that are not known, or negative.
+
+    Bars of which none is divided say no more than the table of latencies: then there is no figure, and where no server
+    had a page nothing to say either.
+    """
     found = bars(report)
-    if not found:
-        return None, ()
+    if all("undivided_s" in bar.parts for bar in found):
+        return None, _said([bar for bar in found if bar.unknown != NO_PAGE or bar.negative])
     shown = found[-MOST_BARS:]  # the heaviest loads
     loads = list(dict.fromkeys(bar.load for bar in shown))
     names = short_names(report.engines, 26)

@@ -5,10 +5,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from inputs.quantities import TIME, plural, scaled, seconds, share, trimmed
+from inputs.quantities import TIME, scaled, trimmed
+from reports.figures.captions import over_time_caption, over_time_words, told
 from reports.figures.drawing import ENGINES, INK, MUTED, SHADE, STYLE, Picture, axes_of, figure_of, line_of, saved
 from reports.measured.cells import Cell, Report
-from reports.measured.timelines import POINTS, Series, Timeline
+from reports.measured.timelines import Series, Timeline
 
 MOST = 4  # timelines in a report
 _LITTLE = 0.2  # shares below this are drawn on a scale of their own
@@ -58,16 +59,12 @@ def over_time(cell: Cell, line: Timeline) -> Picture:
         if shares:
             _shares(panels[2], line)
         title = f"{cell.id} over time"
-        return saved(figure, f"over-time-{cell.id}", title, _description(cell, line), _caption(cell, line))
+        return saved(figure, f"over-time-{cell.id}", title, over_time_words(cell, line), over_time_caption(cell, line))
 
 
 def _lines(line: Timeline) -> tuple[tuple[Series, str, object, str], ...]:
-    return (
-        (line.running, _RUNNING, "-", "running"),
-        (line.waiting, _WAITING, (0, (5, 1.6)), "waiting"),
-        (line.kv_usage, _KV, "-", "KV cache in use"),
-        (line.prefix_hits, _HITS, (0, (1.2, 1.2)), "prefix cache hits"),
-    )
+    looks = ((_RUNNING, "-"), (_WAITING, (0, (5, 1.6))), (_KV, "-"), (_HITS, (0, (1.2, 1.2))))
+    return tuple((series, *look, label) for (series, label), look in zip(told(line), looks, strict=True))
 
 
 def _ttft(axes: Axes, series: Series) -> None:
@@ -114,36 +111,3 @@ def _shares(axes: Axes, line: Timeline) -> None:
         axes.set_ylim(0, 1.08)
         axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1.0]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{trimmed(100 * value, 2)} %"))
-
-
-def _caption(cell: Cell, line: Timeline) -> str:
-    which = f"{cell.engine}, {cell.load.label}{'' if cell.measured else ' (invalid)'}"
-    text = f"{which}: each request's TTFT at the time it was sent, above what the server said of itself."
-    if line.requests > POINTS:
-        text += f" Of {line.requests:,} requests the slowest of each of {POINTS} stretches of time is drawn."
-    if line.window_s:
-        text += " Shaded: the window of throughput."
-    text += " Prefix cache hits are the share of the prompt tokens looked up since the last sample." * bool(
-        line.prefix_hits
-    )
-    absent = [label for series, _, _, label in _lines(line) if not series]
-    if absent:
-        text += f" The server did not tell: {', '.join(absent)}."
-    if line.preempted is not None:
-        said = plural(line.preempted, "preemption") if line.preempted else "No preemption"
-        text += f" {said}."
-    return text
-
-
-def _description(cell: Cell, line: Timeline) -> str:
-    parts = [f"{cell.id}, {seconds(line.until_s)} long"]
-    if line.ttft_s:
-        parts.append(f"TTFT from {seconds(min(line.ttft_s.values))} to {seconds(max(line.ttft_s.values))}")
-    for series, _, _, label in _lines(line):
-        if series:
-            low, high = min(series.values), max(series.values)
-            said = (share(low), share(high)) if "cache" in label else (trimmed(low), trimmed(high))
-            parts.append(f"{label} from {said[0]} to {said[1]}")
-    if line.preempted is not None:
-        parts.append(plural(line.preempted, "preemption"))
-    return f"{'; '.join(parts)}."

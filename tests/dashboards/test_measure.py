@@ -1,7 +1,11 @@
 """The Measure page's parts: plans as they are written, progress from a run folder, and one measurement from start to
 end: refused beside another, cancelled, gone on with."""
 
+import errno
 import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -120,6 +124,54 @@ def test_what_cannot_be_read_is_no_job(tmp_path: Path) -> None:
     assert [job.id for job in jobs.jobs(tmp_path)] == ["c"]
     assert jobs.at_work(tmp_path) is None
     assert jobs.run_of(dead) == (None, None)
+
+
+def endless(folder: Path) -> str:
+    """A command that goes on until it is ended, whatever it is asked for."""
+    script = folder / "endless"
+    script.write_text("#!/bin/sh\nexec sleep 3600\n", encoding="utf-8")
+    script.chmod(0o700)
+    return str(script)
+
+
+def test_two_who_start_at_once_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", endless(tmp_path))
+    together = threading.Barrier(4)
+
+    def start(name: int) -> jobs.Job | str:
+        together.wait()
+        try:
+            return jobs.start(tmp_path, f"visitor {name}")
+        except jobs.CannotStart as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as visitors:
+        found = list(visitors.map(start, range(4)))
+    (job,) = [one for one in found if isinstance(one, jobs.Job)]
+    try:
+        assert all("Another measurement is at work (visitor" in one for one in found if isinstance(one, str))
+        assert jobs.at_work(tmp_path) == job
+    finally:
+        jobs.cancel(job)
+        wait_for(lambda: not jobs.is_alive(job))
+
+
+def test_on_a_full_disk_nothing_is_left_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    write = Path.write_text
+
+    def full(path: Path, text: str, **how: Any) -> int:
+        if path.suffix == ".json":
+            begun.extend(jobs._started)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, text, **how)
+
+    monkeypatch.setattr(sys, "executable", endless(tmp_path))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(jobs.CannotStart, match=r"cannot be started \(No space left on device"):
+        jobs.start(tmp_path, "quick", plan=QUICK, target="http://127.0.0.1:9")
+    assert jobs._started[begun[-1]].poll() is not None
+    assert jobs.jobs(tmp_path) == []
 
 
 def in_the_second_cell(run_dir: Path) -> bool:

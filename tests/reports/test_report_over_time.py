@@ -114,9 +114,18 @@ def test_a_negative_rest_is_drawn_and_said(run: made_runs.RunFolder) -> None:
 
 def test_a_run_without_samples_has_neither(nine_run: Path) -> None:
     made = content(read_report(nine_run))
-    assert [part.id for part in made.over_time] == ["first-tokens"]  # by the client's records alone
+    assert made.over_time == ()  # bars that are not divided say no more than the table of latencies
     document = json.loads((nine_run / "run.json").read_text())
     assert "ttft_parts" not in document["cells"][0]["metrics"]
+
+
+def test_why_nothing_is_divided_is_said_without_a_figure(tmp_path: Path) -> None:
+    run = made_runs.RunFolder(tmp_path / "run")
+    made_runs.add_measured(run, "bf16", 1)
+    put_beside(run, run.cells[-1], None, "# TYPE ollama_requests_total counter\nollama_requests_total 3\n")
+    (section,) = content(read_report(run.write())).over_time
+    assert "has no histogram vllm:time_to_first_token_seconds" in section.paragraphs[0]
+    assert section.pictures == ()
 
 
 def test_a_timeline_is_of_the_load_and_keeps_the_worst(run: made_runs.RunFolder) -> None:

@@ -19,6 +19,8 @@ PARTS = ("client_s", "connect_s", "network_s", "server_s", "queue_s", "prefill_s
 OTHERS_SHARE = 0.01
 # A rest below −this is more than rounding: as closely is it known when bytes came (the limit of a clock's step).
 ROUNDING_S = 0.0001
+# Why nothing of the server's is known where it has no page, or none was kept.
+NO_PAGE = "there is no /metrics page of the server"
 
 _TTFT = "time_to_first_token_seconds"
 _INSIDE = {"queue_s": "request_queue_time_seconds", "prefill_s": "request_prefill_time_seconds"}
@@ -85,7 +87,7 @@ def _by_the_server(answered_s: float, n: int, before: Total | None, after: Total
 def _mean(series: str, n: int, before: Total | None, after: Total | None) -> tuple[Mean | None, str | None]:
     """The mean of a histogram over the measured requests, or why it is not known."""
     if before is None or after is None:
-        return None, "there is no /metrics page of the server"
+        return None, NO_PAGE
     total, counted = (delta(before, after, f"vllm:{series}_{end}") for end in ("sum", "count"))
     if total is None or counted is None:
         return None, f"the server's /metrics page has no histogram vllm:{series} that only grew"

@@ -33,7 +33,7 @@ def show() -> None:
     layout.heading("Benchmarks", "What each engine delivered under each load, in one run.")
     shelf = layout.runs()
     entry = layout.choose(shelf, "run", "Run")
-    links.tab(f"{entry.name} {entry.id[-4:]} · Benchmarks")
+    links.tab(f"{entry.name} {entry.short} · Benchmarks")
     layout.named_broken(shelf.broken)
     if not shelf.runs:
         note("There are no runs of your own yet; this is the sample run. The overview says how to get your first one.")

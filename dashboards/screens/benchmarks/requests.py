@@ -1,4 +1,4 @@
-"""The part of the Benchmarks page about single requests: those far out, and one of them down to its chunks."""
+"""The part of the Benchmarks page about one cell: over time, its requests, and one of them down to its chunks."""
 
 from pathlib import Path
 from typing import Any
@@ -6,22 +6,25 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from bench.run.store import open_run
 from dashboards import layout, library, links, tabular
 from dashboards.layout import note
 from dashboards.library import Entry
-from dashboards.screens.benchmarks import request_charts, slowest
+from dashboards.screens.benchmarks import over_time, request_charts, slowest
 from dashboards.screens.benchmarks.request_charts import PICKED
 from inputs.quantities import seconds
 from reports.measured.cells import Cell, Report
+from reports.measured.timelines import Timeline, timeline
 
 FIGURE = "requests"
 OF = "requests_of"
+TURNS = ("conversation", "turn")  # which a timeline's window goes by
 
 
 @st.cache_resource(max_entries=8)
 def table(path: str, cell_id: str, stamp: tuple[int, int]) -> pa.Table:  # noqa: ARG001 (a changed run is another one)
-    """What the figure needs of a cell's requests."""
-    return library.known_columns(Path(path), cell_id, slowest.COLUMNS)
+    """What the figures need of a cell's requests."""
+    return library.known_columns(Path(path), cell_id, (*slowest.COLUMNS, *TURNS))
 
 
 @st.cache_resource(max_entries=32)
@@ -30,10 +33,18 @@ def found(path: str, cell_id: str, stamp: tuple[int, int], metric: str) -> slowe
     return slowest.requests(table(path, cell_id, stamp), metric)
 
 
+@st.cache_resource(max_entries=32)
+def line(path: str, cell_id: str, stamp: tuple[int, int]) -> Timeline | None:
+    """A cell over time; None where no request of it ended."""
+    cell = next(one for one in layout.report_at(path, stamp).every if one.id == cell_id)
+    samples = open_run(Path(path)).samples(cell_id)
+    return timeline(table(path, cell_id, stamp), samples, cell.document["load"])
+
+
 @st.fragment
 def requests(report: Report, entry: Entry) -> None:
-    """Choose a cell and a latency; see all its requests, and one of them."""
-    st.subheader("Single requests", anchor=False)
+    """Choose a cell; see it over time, all its requests, and one of them."""
+    st.subheader("One cell", anchor=False)
     layout.guarded(lambda: chosen(report, entry))
 
 
@@ -42,21 +53,14 @@ def chosen(report: Report, entry: Entry) -> None:
     if not cells:
         note("No cell has requests to look at.")
         return
-    left, right = st.columns(2)
-    with left:
-        cell = cells[links.pick(list(cells), "cell", "Cell", {}, index=_first(list(cells.values())))]
-    metric = right.segmented_control(
-        "By", list(slowest.METRICS), default="ttft_s", format_func=slowest.METRICS.__getitem__, key="by",
-        bind="query-params", required=True,
-    )  # fmt: skip
-    links.shown_as("by", slowest.METRICS[metric or "ttft_s"])
+    cell = cells[links.pick(list(cells), "cell", "Cell", {}, index=_first(list(cells.values())))]
     if st.session_state.get(OF) not in (None, cell.id):
         st.query_params.pop("request", None)  # it was one of another cell
     st.session_state[OF] = cell.id
     many, asked = cell.records or 0, st.query_params.get("request")
     if many > slowest.AUTOMATIC and not asked and not st.button(f"Read the {many:,} requests", key=f"read-{cell.id}"):
         return
-    shown(entry, cell, metric or "ttft_s")
+    shown(entry, cell)
 
 
 def _first(cells: list[Cell]) -> int:
@@ -66,11 +70,18 @@ def _first(cells: list[Cell]) -> int:
     return -max(loads)[1]
 
 
-def shown(entry: Entry, cell: Cell, metric: str) -> None:
+def shown(entry: Entry, cell: Cell) -> None:
     path = str(entry.path)
     if not library.rows(entry.path, cell.id) and not table(path, cell.id, entry.stamp).num_rows:
         note("The records of these requests are not in the run folder, so none can be looked at.")
         return
+    layout.guarded(lambda: timed(entry, cell))
+    st.subheader("Single requests", anchor=False)
+    metric = st.segmented_control(
+        "By", list(slowest.METRICS), default="ttft_s", format_func=slowest.METRICS.__getitem__, key="by",
+        bind="query-params", required=True,
+    ) or "ttft_s"  # fmt: skip
+    links.shown_as("by", slowest.METRICS[metric])
     every = found(path, cell.id, entry.stamp, metric)
     if not every.points:
         note(f"No request of {cell.id} has a {slowest.METRICS[metric]}.")
@@ -83,6 +94,19 @@ def shown(entry: Entry, cell: Cell, metric: str) -> None:
         )  # fmt: skip
     if every.listed:
         one(entry, cell, every)
+
+
+def timed(entry: Entry, cell: Cell) -> None:
+    """The TTFT of the cell's requests, and on the same axis of time what its server said of itself."""
+    known = line(str(entry.path), cell.id, entry.stamp)
+    if known is None or not known.of_server:
+        note(f"What the server did meanwhile is not known: its metrics were not sampled beside {cell.id}.")
+        return
+    drawing = over_time.drawing(cell, known)
+    layout.figure(
+        over_time.chart(known, drawing.rows, layout.palette()), drawing.rows, name=drawing.name, title=drawing.title,
+        caption=drawing.caption, words=drawing.words,
+    )  # fmt: skip
 
 
 def take() -> None:

@@ -12,8 +12,13 @@ _PERCENT = "(datum.value > 0 ? '+' : datum.value < 0 ? '−' : '') + format(abs(
 
 
 def changes(rows: Rows, threshold: float, palette: Palette) -> Any:
-    """The change of one figure with its interval, a row for each engine and load, beside the practical threshold."""
-    known = [{**row, "what": f"{row['engine']} · {row['load']}"} for row in rows if row["change"] is not None]
+    """The change of one figure with its interval, a row for each engine and load (of several runs for each of them, one
+    below the other), beside the practical threshold."""
+    parts = ("engine", "load", "run")
+    known = [{**row, "what": " · ".join(str(row[part]) for part in parts if part in row)} for row in rows
+             if row["change"] is not None]  # fmt: skip
+    places = list(dict.fromkeys((row["engine"], row["load"]) for row in known))
+    known.sort(key=lambda row: places.index((row["engine"], row["load"])))
     order = [row["what"] for row in known]
     ends = [abs(value) for row in known for value in (row["change"], row["low"], row["high"]) if value is not None]
     far = max([2 * threshold, *ends]) * 1.15

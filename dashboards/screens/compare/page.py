@@ -1,6 +1,6 @@
-"""Compare: two runs, what changed, what may not be compared, and runs of their kind over time."""
+"""Compare: a run and others beside it, what changed, what may not be compared, and runs of a kind over time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -10,14 +10,18 @@ from bench.compare.history import History, of_runs
 from bench.compare.inference import THRESHOLD
 from bench.compare.likeness import Difference
 from bench.compare.printout import percent
-from bench.errors import RunFolderError
+from bench.errors import BenchError, RunFolderError
 from bench.run.store import open_run
 from dashboards import layout, links, tabular
 from dashboards.layout import note
 from dashboards.library import Entry, Shelf
-from dashboards.screens.compare import charts, view
+from dashboards.screens.compare import charts, several, view
 from dashboards.screens.compare.pairs import Known, differences, held_together, known
 from inputs.quantities import plural
+
+ONLY_ITSELF = "The same run is chosen twice: choose another one to compare it with."
+MOST = 8  # new runs: a figure of more has no room for them
+VERDICTS = tuple(f"{say[0].upper()}{say[1:]}" for say in view.SAYS.values())
 
 
 def show() -> None:
@@ -25,19 +29,25 @@ def show() -> None:
     shelf = layout.runs()
     left, right = st.columns(2)
     with left:
-        old = layout.choose(shelf, "old", "Old run", index=1)
+        old = layout.choose(shelf, "old", "Old run, the baseline", index=1)
     with right:
-        new = layout.choose(shelf, "new", "New run")
-    links.tab(f"{old.id[-4:]} → {new.id[-4:]} · Compare")
+        new = layout.choose_some(shelf, "new", "New runs, held against it", most=MOST)
+    others = [one for one in new if one.id != old.id]
+    names = several.names([old.id, *(one.id for one in others)])
+    links.tab(f"{names[old.id]} → {', '.join(names[one.id] for one in others)} · Compare")
     layout.named_broken(shelf.broken)
     if not shelf.runs:
         note("There are no runs of your own yet, so there is nothing to compare the sample run with but itself.")
-    elif old.id == new.id:
-        note("The same run is chosen twice: choose another one to compare it with.")
-    else:
-        layout.guarded(lambda: compared(old, new))
+    elif not new:
+        note("Choose a new run to hold against the old one.")
+    elif len(others) < len(new):
+        note(ONLY_ITSELF if not others else "The baseline is left out of the new runs: it does not differ from itself.")
+    if len(others) == 1 and shelf.runs:
+        layout.guarded(lambda: compared(old, others[0]))
+    elif others and shelf.runs:
+        layout.guarded(lambda: all_compared(old, others, names))
     if shelf.runs:
-        layout.guarded(lambda: over_time(shelf, new))
+        layout.guarded(lambda: over_time(shelf, (others or new or [old])[0]))
 
 
 def compared(old: Entry, new: Entry) -> None:
@@ -65,6 +75,57 @@ def compared(old: Entry, new: Entry) -> None:
             layout.notes(found.left_out)
 
 
+def all_compared(old: Entry, others: Sequence[Entry], names: Mapping[str, str]) -> None:
+    """Several runs, each held against the baseline by itself."""
+    unlike: dict[str, tuple[Difference, ...]] = {}
+    problems: dict[str, str] = {}
+    for one in others:
+        try:
+            unlike[one.id] = tuple(differences(known(old), known(one)))
+        except (BenchError, OSError) as error:
+            problems[one.id] = str(error)
+    allowed = may_differ([difference for found in unlike.values() for difference in found])
+    held = [hold(old, one, names[one.id], unlike.get(one.id, ()), problems.get(one.id), allowed) for one in others]
+    layout.verdict(several.verdict(held, names[old.id]))
+    tabular.table(several.verdict_rows(held), f"Each beside {old.id}", numeric=VERDICTS, words=("Unlike in",))
+    for one in held:
+        if one.problem:
+            note(f"{one.name}: {one.problem}", bad=True)
+    refused = several.difference_rows(held, refused=True)
+    tabular.table(refused, "By what runs are unlike that were not compared", words=("Old", "New"))
+    if refused:
+        note("If one of these is what was changed on purpose, choose it under “May differ”.")
+    if sum(one.found is not None for one in held) > 1:
+        note(f"Each is held against {names[old.id]} by itself: of many runs, one seems changed by luck more easily.")
+    for said in several.remarks(held, "notes"):
+        note(said)
+    rows = several.csv_rows(held)
+    if rows:
+        pick_figure([{**row, "run": names.get(row["run"], row["run"])} for row in rows])
+        table = several.table_rows(held)
+        with st.expander(f"Every figure of every run: {plural(len(table), 'row')}", expanded=True):
+            tabular.table(table, "Every figure: value, change with its 95 % interval, verdict", numeric=("Old",))
+        tabular.csv_button(rows, "comparison", "Every figure as CSV")
+    tabular.table(several.difference_rows(held, refused=False), "Allowed to differ", words=("Old", "New"))
+    if left_out := several.remarks(held, "left_out"):
+        with st.expander(f"Left out: {plural(len(left_out), 'case')}", expanded=not rows):
+            layout.notes(left_out)
+
+
+def hold(
+    old: Entry, one: Entry, name: str, unlike: tuple[Difference, ...], problem: str | None, allowed: set[str]
+) -> several.Held:
+    """One run beside the baseline, or why not: the others are compared all the same."""
+    refused = tuple(difference for difference in unlike if difference.name not in allowed)
+    if refused or problem:
+        return several.Held(name, one.id, None, unlike, refused, problem)
+    mine = tuple(sorted({difference.name for difference in unlike}))
+    try:
+        return several.Held(name, one.id, held_together(known(old), known(one), mine), unlike)
+    except (BenchError, OSError) as error:
+        return several.Held(name, one.id, None, unlike, (), str(error))
+
+
 def may_differ(unlike: Sequence[Difference]) -> set[str]:
     """The facts that the visitor lets differ; they stand in the address."""
     names = list(dict.fromkeys(one.name for one in unlike))
@@ -73,13 +134,14 @@ def may_differ(unlike: Sequence[Difference]) -> set[str]:
     return set(st.pills("May differ", names, selection_mode="multi", key="allow", bind="query-params") or ())
 
 
-def figures(found: Comparison) -> None:
-    labels = list(dict.fromkeys(line.figure.label for line in found.lines))
+def pick_figure(every: view.Rows) -> None:
+    """How one figure changed, of the rows of one run or of several."""
+    labels = list(dict.fromkeys(row["figure"] for row in every))
     label = (
         st.segmented_control("Figure", labels, default=labels[0], key="figure", bind="query-params", required=True)
         or labels[0]
     )
-    rows = [row for row in view.csv_rows(found) if row["figure"] == label]
+    rows = [row for row in every if row["figure"] == label]
     if any(row["change"] is not None for row in rows):
         layout.figure(
             charts.changes(rows, THRESHOLD, layout.palette()),
@@ -91,6 +153,10 @@ def figures(found: Comparison) -> None:
             f"{view.threshold_words()}).",
             words=view.words(rows),
         )
+
+
+def figures(found: Comparison) -> None:
+    pick_figure(view.csv_rows(found))
     numeric = ("Old", "New", "Change", "95 % interval", "p", "Repeats")
     with st.expander(
         f"Every figure in both runs: {plural(len(found.lines), 'row')}", expanded=found.verdict == "regression"
@@ -100,7 +166,7 @@ def figures(found: Comparison) -> None:
 
 
 def over_time(shelf: Shelf, new: Entry) -> None:
-    """The new run among all runs of its kind."""
+    """The (first) new run among all runs of its kind."""
     st.subheader("Over time", anchor=False)
     entry = next((one for one in shelf.runs if one.id == new.id), None)
     if entry is None:

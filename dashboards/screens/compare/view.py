@@ -47,7 +47,8 @@ def verdict(found: Comparison) -> str:
     return text
 
 
-def _mean(values: tuple[float, ...]) -> float | None:
+def mean(values: tuple[float, ...]) -> float | None:
+    """Of a figure's repeats; None without any."""
     return sum(values) / len(values) if values else None
 
 
@@ -61,8 +62,8 @@ def table_rows(found: Comparison) -> Rows:
                 "Engine": line.engine,
                 "Load": line.load,
                 "Figure": line.figure.label,
-                "Old": line.figure.written(_mean(change.old)),
-                "New": line.figure.written(_mean(change.new)),
+                "Old": line.figure.written(mean(change.old)),
+                "New": line.figure.written(mean(change.new)),
                 "Change": "–" if change.ratio_change is None else percent(change.ratio_change),
                 "95 % interval": "–" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}",
                 "p": "–" if change.p is None else f"{change.p:.3f}",
@@ -85,8 +86,8 @@ def _csv_row(line: Line) -> dict[str, Any]:
         "load": line.load,
         "figure": line.figure.label,
         "unit": line.figure.unit,
-        "old": _mean(change.old),
-        "new": _mean(change.new),
+        "old": mean(change.old),
+        "new": mean(change.new),
         "old_repeats": len(change.old),
         "new_repeats": len(change.new),
         "change": change.ratio_change,
@@ -103,7 +104,8 @@ def words(rows: Rows) -> str:
     for row in rows:
         change = "no ratio" if row["change"] is None else percent(row["change"])
         within = "" if row["low"] is None else f" ({percent(row['low'])} to {percent(row['high'])})"
-        said.append(f"{row['engine']} at {row['load']}: {change}{within}, {row['says']}")
+        of = f"{row['run']}, " if "run" in row else ""
+        said.append(f"{of}{row['engine']} at {row['load']}: {change}{within}, {row['says']}")
     return "; ".join(said)
 
 

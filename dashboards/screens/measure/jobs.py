@@ -109,7 +109,13 @@ def _begin(folder: Path, name: str, what: str, argv: Sequence[str]) -> Job:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     job = Job(name, process.pid, _born(process.pid), now, what, tuple(argv), str(folder))
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    try:
+        path.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    except OSError:  # a full disk: nobody would see it, and a second one could be started beside it
+        process.terminate()
+        process.wait()
+        path.unlink(missing_ok=True)
+        raise
     return job
 
 

@@ -1,11 +1,11 @@
 """Measure: pick or write a plan, start it, watch it, cancel it, go on with one that was cut off."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
 import streamlit as st
 
+from bench.errors import BenchError
 from bench.run.store import is_at_work
 from dashboards import layout
 from dashboards.errors import DashboardError
@@ -18,6 +18,7 @@ from monitoring.scrape.address import normalised
 
 settings = layout.settings()
 OWN = "your own"
+PRESSED = "start_pressed"
 LINES = 14  # of what it printed, while it runs
 
 
@@ -41,7 +42,7 @@ def show() -> None:
         note(f"A bench that was not started here is at work in {elsewhere[0]}: two at once would measure each other.")
     st.subheader("A new measurement", anchor=False)
     chosen(shelf, bool(busy or elsewhere))
-    unfinished(shelf, bool(busy or elsewhere))
+    layout.guarded(lambda: unfinished(shelf, bool(busy or elsewhere)))
 
 
 def allowed() -> bool:
@@ -112,8 +113,15 @@ def chosen(shelf: Shelf, busy: bool) -> None:
     judged(checked, text, shelf, remote=bool(target))
     ready = checked.plan is not None and problem is None and not busy
     what = f"{checked.plan.name if checked.plan else name}{f' on `{target}`' if target else ''}"
-    if st.button("Start", key="start", disabled=not ready):
+    if st.button("Start", key="start", disabled=not ready, on_click=press):
         begin(what, plan=text, target=target)
+    elif st.session_state.pop(PRESSED, False):  # on a page that was drawn before another visitor started one
+        note(f"Not started: {'another measurement is at work' if busy else 'what is wrong stands above'}.", bad=True)
+
+
+def press() -> None:
+    """Start was pressed, whether or not it may still be when the page is drawn anew."""
+    st.session_state[PRESSED] = True
 
 
 def address(url: str | None) -> tuple[str | None, str | None]:
@@ -163,13 +171,14 @@ def finished(shelf: Shelf) -> dict[str, datetime]:
     for run in [run for run in shelf.runs if run.finished][:20]:
         try:
             ended = datetime.fromisoformat(str(layout.report(run).document.get("finished")))
-        except (ValueError, OSError):
+        except (ValueError, OSError, BenchError):  # or it was deleted since the list was read
             continue
         found[run.id] = ended if ended.tzinfo else ended.astimezone()
     return found
 
 
 def begin(what: str, *, plan: str | None = None, target: str | None = None, resume: Path | None = None) -> None:
+    st.session_state.pop(PRESSED, None)
     try:
         jobs.start(settings.runs, what, plan=plan, target=target, resume=resume)
     except DashboardError as error:
@@ -192,8 +201,7 @@ def unfinished(shelf: Shelf, busy: bool) -> None:
 
 
 def pending(run: Entry) -> int:
-    document = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
-    return sum(cell.get("outcome") == "pending" for cell in document.get("cells") or [])
+    return sum(cell.outcome == "pending" for cell in layout.report(run).every)
 
 
 show()
