@@ -27,7 +27,7 @@ class Hand:
 @pytest.fixture
 def visit(tmp_path: Path, engine_server: Server) -> Iterator[Visit]:
     """A tab on the app of a machine without runs, which watches a real vLLM server."""
-    with visiting.app(tmp_path / "runs", "--server", engine_server.url) as url, visiting.chromium() as browser:
+    with visiting.app(tmp_path / "runs", "--server", engine_server.base_url) as url, visiting.chromium() as browser:
         yield Visit(browser, url)
 
 
@@ -41,7 +41,7 @@ def test_a_newcomer_opens_understands_measures_and_decides(visit: Visit, tmp_pat
     hand.click(tab.get_by_role("link", name="Measure", exact=True))
     server = tab.get_by_role("textbox", name="A server that already runs")
     hand.click(server)
-    tab.keyboard.type(engine_server.url)
+    tab.keyboard.type(engine_server.base_url)
     tab.keyboard.press("Tab")
     tab.get_by_text("One server that runs").wait_for()
     hand.click(tab.get_by_role("button", name="Start", exact=True))

@@ -50,7 +50,7 @@ def chart(line: Timeline, rows: Rows, palette: Palette) -> Any:
     if line.window_s:
         start_s, end_s = line.window_s
         window = alt.Chart(data([{"from_s": max(0.0, start_s), "to_s": min(end_s, line.until_s)}]))
-        layers.append(window.mark_rect(color=palette.shade, opacity=1).encode(x=alt.X("from_s:Q"), x2="to_s:Q"))
+        layers.append(window.mark_rect(color=palette.shade, opacity=0.6).encode(x=alt.X("from_s:Q"), x2="to_s:Q"))
     if of[TTFT]:
         points = alt.Chart(data(of[TTFT])).mark_point(filled=True, size=16, opacity=1, color=palette.ink)
         tips = [alt.Tooltip("at_s:Q", title="sent (s)", format=",.4~r"), _tip("TTFT (s)")]
@@ -62,7 +62,7 @@ def chart(line: Timeline, rows: Rows, palette: Palette) -> Any:
         high = max(row["value"] for row in present)
         y = (_requests if panel == "Requests" else _shares)(high, places[panel])
         step = "step-after" if panel == "Requests" else "linear"
-        lines = alt.Chart(data(present)).mark_line(strokeWidth=1.6, interpolate=step)
+        lines = alt.Chart(data(present)).mark_line(strokeWidth=1.6, interpolate=step, clip=True)
         tips = ["series:N", alt.Tooltip("at_s:Q", title="at (s)", format=",.4~r"), _tip("value")]
         looks = _looks([name for name in (*REQUESTS, *SHARES) if of[name]], palette)
         layers.append(lines.encode(x=x, y=y, **looks, tooltip=tips))

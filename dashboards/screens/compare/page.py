@@ -20,6 +20,7 @@ from dashboards.screens.compare.pairs import Known, differences, held_together, 
 from inputs.quantities import plural
 
 ONLY_ITSELF = "The same run is chosen twice: choose another one to compare it with."
+UNFOLDED = 14  # rows that are shown at once
 MOST = 8  # new runs: a figure of more has no room for them
 VERDICTS = tuple(f"{say[0].upper()}{say[1:]}" for say in view.SAYS.values())
 
@@ -103,7 +104,9 @@ def all_compared(old: Entry, others: Sequence[Entry], names: Mapping[str, str]) 
     if rows:
         pick_figure([{**row, "run": names.get(row["run"], row["run"])} for row in rows])
         table = several.table_rows(held)
-        with st.expander(f"Every figure of every run: {plural(len(table), 'row')}", expanded=True):
+        worse = any(one.found is not None and one.found.verdict == "regression" for one in held)
+        unfolded = worse or len(table) <= UNFOLDED
+        with st.expander(f"Every figure of every run: {plural(len(table), 'row')}", expanded=unfolded):
             tabular.table(table, "Every figure: value, change with its 95 % interval, verdict", numeric=("Old",))
         tabular.csv_button(rows, "comparison", "Every figure as CSV")
     tabular.table(several.difference_rows(held, refused=False), "Allowed to differ", words=("Old", "New"))
