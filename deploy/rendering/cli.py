@@ -23,6 +23,9 @@ _ENGINE = typer.Option("--run-engine", metavar="NAME", help="The run's engine, w
 _TTFT = typer.Option("--max-ttft", metavar="TIME", help="The tolerated time to first token.")
 _DEMAND = typer.Option("--demand", metavar="FILE|SHAPE", help="CSV file with seconds,rps; or office, or step.")
 _PEAK = typer.Option("--peak-rps", min=0.001, help="Peak of a shape, requests/s.")
+_START = typer.Option(
+    "--start-s", min=0, help="Seconds that a replica takes to start. [default: as the run measured it]"
+)
 _PROVISION = typer.Option("--provision-s", min=0, help="Seconds until a node for a new replica is there.")
 
 
@@ -40,13 +43,14 @@ def kubernetes(
     max_ttft: Annotated[str, _TTFT] = "1s",
     demand: Annotated[str | None, _DEMAND] = None,
     peak_rps: Annotated[float | None, _PEAK] = None,
+    start_s: Annotated[float | None, _START] = None,
     provision_s: Annotated[float, _PROVISION] = 0.0,
 ) -> None:
     """An overlay for `kubectl apply -k`: replicas, scaling, probes, drain, memory and alerts from a measured run."""
     from deploy.rendering import kubernetes as overlay
     from deploy.rendering.measured import summary
 
-    found = _figures(from_run, run_engine, max_ttft, demand, peak_rps, provision_s)
+    found = _figures(from_run, run_engine, max_ttft, demand, peak_rps, start_s, provision_s)
     settings, why_not = _alerts(from_run, found.replica.engine)
     texts = overlay.files(found, out, onto=onto, namespace=namespace, prometheus=prometheus, settings=settings)
     names = overlay.written(texts, out)
@@ -67,6 +71,7 @@ def compose(
     from_run: Annotated[Path | None, _FROM_RUN] = None,
     run_engine: Annotated[str | None, _ENGINE] = None,
     max_ttft: Annotated[str, _TTFT] = "1s",
+    start_s: Annotated[float | None, _START] = None,
 ) -> None:
     """A folder for `docker compose up`: two models, the gateway, Prometheus, Alertmanager, Grafana; new random keys."""
     from deploy.rendering import compose as folder
@@ -78,7 +83,7 @@ def compose(
         raise SettingsError(f"--model is given {len(models)} times; the compose file has two servers: name two models.")
     settings, notes, stall_s, memory_gib = load(), [], None, None
     if from_run is not None:
-        found = _figures(from_run, run_engine, max_ttft, None, None, 0.0)
+        found = _figures(from_run, run_engine, max_ttft, None, None, start_s, 0.0)
         stall_s, memory_gib = found.stall_s, found.memory_limit_gib
         wanted = ("capacity", "stall", "memory", "not derived: Memory")
         notes = [line for line in summary(found) if line.startswith(wanted)]
@@ -98,7 +103,13 @@ def compose(
 
 
 def _figures(
-    from_run: Path, engine: str | None, max_ttft: str, demand: str | None, peak_rps: float | None, provision_s: float
+    from_run: Path,
+    engine: str | None,
+    max_ttft: str,
+    demand: str | None,
+    peak_rps: float | None,
+    start_s: float | None,
+    provision_s: float,
 ) -> "Figures":
     from bench.run.store import open_run
     from deploy.rendering.measured import figures
@@ -113,12 +124,13 @@ def _figures(
     if demand is not None and demand not in SHAPES:
         if peak_rps is not None:
             raise SettingsError("--peak-rps is for the shapes; a file has its own rates.")
-        day = read(Path(demand))
+        day = read(Path(demand)).day
     elif peak_rps is not None:
         day = shape(demand or "office", peak_rps)
     elif demand is not None:
         raise SettingsError(f"--demand {demand} is a shape without a height: give it one with --peak-rps.")
-    return figures(open_run(from_run).document, engine=engine, ttft_limit_s=limit_s, day=day, provision_s=provision_s)
+    document = open_run(from_run).document
+    return figures(document, engine=engine, ttft_limit_s=limit_s, day=day, start_s=start_s, provision_s=provision_s)
 
 
 def _alerts(from_run: Path, engine: str) -> "tuple[Thresholds | None, str | None]":

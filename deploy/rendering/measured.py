@@ -49,10 +49,16 @@ class Figures:
 
 
 def figures(
-    document: Mapping[str, Any], *, engine: str | None, ttft_limit_s: float, day: Day | None, provision_s: float
+    document: Mapping[str, Any],
+    *,
+    engine: str | None,
+    ttft_limit_s: float,
+    day: Day | None,
+    start_s: float | None = None,
+    provision_s: float = 0.0,
 ) -> Figures:
     """The figures of one engine of a run. Raises SettingsError where nothing useful can be derived."""
-    one = replica(document, engine=engine, ttft_limit_s=ttft_limit_s)
+    one = replica(document, engine=engine, ttft_limit_s=ttft_limit_s, start_s=start_s)
     found = scaling(one, day=day, provision_s=provision_s)
     _, loads = measured_loads(document, one.engine)
     words, unknown = dict(found.words), []
@@ -66,7 +72,7 @@ def figures(
     words["grace"] = f"{PRE_STOP_S} s before SIGTERM, {drain_s} s of draining, {END_S} s for the end of the engine."
     failures = math.ceil((3 * one.start_s + DOWNLOAD_S) / 5)
     words["start_probe"] = (
-        f"three times the slowest start measured ({seconds(one.start_s)}), and {DOWNLOAD_S} s for a first download, "
+        f"three times the slowest start ({seconds(one.start_s)}), and {DOWNLOAD_S} s for a first download, "
         "which is not measured."
     )
     step_s = max(max(metrics["ttft_s"]["max"], _gap_s(metrics)) for load in loads for metrics in load.distributions)

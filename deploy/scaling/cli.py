@@ -29,13 +29,21 @@ def simulate(
         str | None, typer.Option(metavar="NAME", help="The run's engine, where it measured several.")
     ] = None,
     demand: Annotated[
-        str, typer.Option(metavar="FILE|SHAPE", help="CSV file with seconds,rps; or office, or step.")
+        str,
+        typer.Option(
+            metavar="FILE|SHAPE",
+            help="CSV file with seconds,rps, or with seconds alone (a line a request); or office, or step.",
+        ),
     ] = "office",
     peak_rps: Annotated[
         float | None,
         typer.Option(min=0.001, help="Peak of a shape, requests/s. [default: what four replicas carry]"),
     ] = None,
     max_ttft: Annotated[str, typer.Option(metavar="TIME", help="The tolerated time to first token.")] = "1s",
+    start_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds that a replica takes to start. [default: as the run measured it]"),
+    ] = None,
     provision_s: Annotated[float, typer.Option(min=0, help="Seconds until a node for a new replica is there.")] = 0.0,
     drain_s: Annotated[float, typer.Option(min=0, help="Seconds that an ended replica has for its requests.")] = 120.0,
     least: Annotated[int | None, typer.Option(min=1, help="Fewest replicas. [default: from the demand]")] = None,
@@ -56,36 +64,40 @@ def simulate(
     """A day of demand under the rendered thresholds, a queue alone, and the deployment guide's numbers."""
     from bench.run.store import open_run
     from deploy.scaling.contenders import contenders
-    from deploy.scaling.demand import DAY_S, SHAPES, read, shape
+    from deploy.scaling.demand import MANY, SHAPES, Demand, read, requests, shape
     from deploy.scaling.replica import replica
     from deploy.scaling.simulation import World, play
     from deploy.scaling.thresholds import scaling
     from inputs.durations import seconds_of
+    from inputs.quantities import count
 
     try:
         limit_s = seconds_of(max_ttft, longest_s=600)
     except ValueError as error:
         raise SettingsError(f"--max-ttft: {error}.") from None
-    one = replica(open_run(from_run).document, engine=run_engine, ttft_limit_s=limit_s)
+    one = replica(open_run(from_run).document, engine=run_engine, ttft_limit_s=limit_s, start_s=start_s)
     is_shape = demand in SHAPES
     if peak_rps is not None and not is_shape:
         raise SettingsError("--peak-rps is for the shapes; a file has its own rates.")
-    day = shape(demand, peak_rps or 4 * one.capacity_rps) if is_shape else read(Path(demand))
-    found = scaling(one, day=day, provision_s=provision_s)
+    told = Demand(shape(demand, peak_rps or 4 * one.capacity_rps)) if is_shape else read(Path(demand))
+    if even and told.instants is not None:
+        raise SettingsError(f"--even: {demand} says when each request came, so nothing is left to chance.")
+    found = scaling(one, day=told.day, provision_s=provision_s)
     fewest, highest = least or found.least or 1, most or found.most or 1
     if highest < fewest:
         raise SettingsError(f"--most {highest} is below the fewest replicas, {fewest}.")
     world = World(
         one,
-        day,
+        told.day,
+        told.instants,
         provision_s=provision_s,
         drain_s=drain_s,
         cpu_busy_share=cpu_busy if cpu_busy is not None else (0.25 if one.has_gpu else 1.0),
         seed=None if even else seed,
     )
-    if day[-1][0] > DAY_S:
-        print(f"{day[-1][0] / DAY_S:.1f} days are played: that takes a while.", file=sys.stderr)
     named = contenders(found, least=fewest, most=highest, drain_s=drain_s)
+    if (expected := requests(told.day)) > MANY:
+        print(f"{count(expected)} requests are played, {len(named)} times: that takes minutes.", file=sys.stderr)
     days = {name: play(world, scaler, fewest) for name, scaler in named.items()}
     if svg is not None:
         from deploy.scaling import figure
@@ -125,10 +137,10 @@ def simulate(
 def _figures(played: Any) -> dict[str, Any]:
     return {
         "requests": played.requests,
-        "missed": round(played.missed, 1),
+        "missed": played.missed,
         "missed_share": played.missed_share,
-        "refused": round(played.refused, 1),
-        "cut": round(played.cut, 1),
+        "refused": played.refused,
+        "cut": played.cut,
         "wait_mean_s": played.wait_mean_s,
         "wait_max_s": played.wait_max_s,
         "replica_hours": played.replica_hours,

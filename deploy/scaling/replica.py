@@ -6,6 +6,7 @@ Nothing is assumed beyond the heaviest of them: what is more in work than that w
 
 import bisect
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Replica:
     memory_bytes: float | None
     has_gpu: bool
     words: Mapping[str, str]
+    work_cv: float = 0.0  # how much requests differ in work: standard deviation over mean
 
     @property
     def places(self) -> float:
@@ -66,19 +68,31 @@ def _between(curve: Sequence[tuple[float, float, float]], at: float, column: int
     return low[column] + share * (high[column] - low[column])
 
 
-def replica(document: Mapping[str, Any], *, engine: str | None, ttft_limit_s: float) -> Replica:
-    """One replica as a run's run.json has it. Raises SettingsError with what the run does not say."""
+def replica(
+    document: Mapping[str, Any], *, engine: str | None, ttft_limit_s: float, start_s: float | None = None
+) -> Replica:
+    """One replica as a run's run.json has it; `start_s` is for runs of servers that ran already. Raises SettingsError
+    with what the run does not say."""
     name, loads = measured_loads(document, engine)
     run = str(document.get("run_id", "run"))
     source = f"run {run}, engine {name}"
     told = [(load, found) for load in loads if (found := load.p95_s("ttft_s"))]
     if not told:
         raise SettingsError(f"{source}: no load has a time to first token, so nothing is known of waiting users.")
-    curve = _rising([(load.in_flight, load.throughput_rps, found[0]) for load, found in told])
     cells = [one for one in document["cells"] if one["engine"].get("name") == name]
+    seats = cells[0]["engine"].get("max_num_seqs")
+    curve = _seated(_rising([(load.in_flight, load.throughput_rps, found[0]) for load, found in told]), seats)
     starts = [one["startup"]["ready_s"] for one in cells if (one.get("startup") or {}).get("ready_s")]
-    if not starts:
-        raise SettingsError(f"{source}: the server was not started by the run, so its time to start is not known.")
+    if not starts and start_s is None:
+        raise SettingsError(
+            f"{source}: the server was not started by the run, so its time to start is not known: give it with "
+            "--start-s."
+        )
+    if start_s is None:
+        start_s = max(starts)
+        how_long = f"{source}: ready after {seconds(start_s)} (the slowest of {len(starts)} cells)."
+    else:
+        how_long = f"{seconds(start_s)}, as given."
     memory = [
         one["metrics"]["memory"]["server_peak_bytes"]
         for one in cells
@@ -87,10 +101,12 @@ def replica(document: Mapping[str, Any], *, engine: str | None, ttft_limit_s: fl
     capacity_rps, at, how = _capacity(told, ttft_limit_s, source)
     words = {
         "capacity": how,
-        "start": f"{source}: ready after {seconds(max(starts))} (the slowest of {len(starts)} cells).",
+        "start": how_long,
         "curve": f"{source}: "
         + "; ".join(f"{trimmed(n)} in work: {trimmed(x)} requests/s, TTFT {seconds(t)}" for n, x, t in curve)
-        + f". More than {trimmed(curve[-1][0])} in work was not measured and is taken to wait.",
+        + f". More than {trimmed(curve[-1][0])} in work "
+        + ("find no place" if curve[-1][0] == seats else "was not measured and is taken to wait")
+        + ".",
     }
     return Replica(
         run=run,
@@ -99,11 +115,27 @@ def replica(document: Mapping[str, Any], *, engine: str | None, ttft_limit_s: fl
         capacity_rps=capacity_rps,
         at_capacity=at,
         ttft_limit_s=ttft_limit_s,
-        start_s=max(starts),
+        start_s=start_s,
         memory_bytes=max(memory, default=None),
         has_gpu=bool((document.get("environment") or {}).get("gpus")),
         words=words,
+        work_cv=_spread(told[0][0]),
     )
+
+
+def _spread(lightest: Load) -> float:
+    """How much answers differ in length of time, alone or nearly: what is left of it is their work."""
+    found = [one["e2e_s"]["sd"] / one["e2e_s"]["mean"] for one in lightest.distributions if one["e2e_s"].get("sd")]
+    return statistics.fmean(found) if found else 0.0
+
+
+def _seated(curve: tuple[tuple[float, float, float], ...], seats: int | None) -> tuple[tuple[float, float, float], ...]:
+    """The curve up to the engine's own limit: with more in work only so many were served, the others waited."""
+    beyond = [rate for count, rate, _ in curve if seats is not None and count > seats * 1.01]
+    if seats is None or not beyond:
+        return curve
+    kept = [point for point in curve if point[0] < seats * 0.99]
+    return (*kept, (float(seats), max(beyond), _between(curve, seats, 2, from_zero=False)))
 
 
 def _rising(points: list[tuple[float, float, float]]) -> tuple[tuple[float, float, float], ...]:

@@ -1,30 +1,32 @@
-"""A day played second by second: demand, replicas, what waits, who misses the objective. Pure.
+"""A day played request by request: demand, replicas, what waits, who misses the objective. Pure.
 
-Requests are counted, not followed: in every second a replica ends as many as it was measured to end with so many in
-work, and what is more than its places waits. Arrivals are Poisson, or even with `seed` None. New requests go to the
-ready replica with the least in work. One that is ended drains: it takes nothing new, and what it has not done after
-`drain_s` is cut. Not in the model: differences between requests, caches, failures.
+Requests come by chance (Poisson; evenly with `seed` None) or when they came in a record of arrivals, and go to the
+ready replica with the least in work; deploy.scaling.serving says what a replica does with them. One that is ended
+drains: it takes nothing new, and what it has not done after `drain_s` is cut. Not in the model: caches, failures,
+prompts and answers that differ other than in the work they are.
 """
 
+import itertools
+import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy.scaling.autoscaler import Autoscaler, Memory, decide
 from deploy.scaling.demand import Day
 from deploy.scaling.replica import Replica
+from deploy.scaling.serving import Pace, Pod, Tally, serve
 
 RATE_WINDOW_S = 60  # requests per second are read as a rate over a minute
 WORK_WINDOW_S = 60  # requests in work are averaged over a minute, so that a burst orders nothing
+CPU_WINDOW_S = 60  # and so is the time of processors, as by the metrics-server
 SAMPLE_S = 60
+_CHUNK_S = 3600
 
-
-@dataclass
-class _Pod:
-    ready_at_s: float
-    in_work: float = 0.0
-    ends_at_s: float | None = None  # draining until then
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Played:
     """
 
     requests: int
-    missed: float
-    refused: float
-    cut: float
+    missed: int
+    refused: int
+    cut: int
     wait_mean_s: float
     wait_max_s: float
     replica_hours: float
@@ -52,10 +54,12 @@ class Played:
 
 @dataclass(frozen=True)
 class World:
-    """What does not depend on the autoscaler."""
+    """What does not depend on the autoscaler. `instants`: when each request came, where that is known; else `day`
+    says how many are to be expected."""
 
     replica: Replica
     day: Day
+    instants: tuple[float, ...] | None = None
     provision_s: float = 0.0
     drain_s: float = 120.0
     wait_limit_s: float = 30.0  # who would wait longer is turned away, as by the gateway's limits.queue_s
@@ -64,64 +68,89 @@ class World:
     seed: int | None = 0
 
 
-def arrivals(world: World) -> list[float]:
-    """Requests in each second of the day."""
+def arrivals(world: World) -> Iterator[list[tuple[float, float]]]:
+    """The requests of each second of the day: when each comes, in rising order, and its work."""
+    last = int(world.day[-1][0])
     times, rates = zip(*world.day, strict=True)
-    expected = np.interp(np.arange(int(times[-1])) + 0.5, times, rates)
-    if world.seed is None:
-        return [float(one) for one in expected]
-    return [float(one) for one in np.random.default_rng(world.seed).poisson(expected)]
+    chance = np.random.default_rng(0 if world.seed is None else world.seed)
+    spread = world.replica.work_cv
+    before = 0.0
+    for start in range(0, last, _CHUNK_S):
+        seconds = np.arange(start, min(start + _CHUNK_S, last))
+        expected = np.interp(seconds + 0.5, times, rates)
+        if world.instants is not None:
+            left, right = np.searchsorted(world.instants, (start, seconds[-1] + 1))
+            at_s = np.asarray(world.instants[left:right])
+        elif world.seed is None:
+            at_s = _even(seconds, expected, before)
+            before += float(expected.sum())
+        else:
+            counts = chance.poisson(expected)
+            at_s = np.sort(np.repeat(seconds, counts) + chance.random(int(counts.sum())))
+        work = np.ones(at_s.size) if spread < 0.01 else chance.gamma(spread**-2, spread**2, at_s.size)
+        edges = np.searchsorted(at_s, (*seconds, seconds[-1] + 1))
+        both = list(zip(at_s.tolist(), work.tolist(), strict=True))
+        yield from (both[left:right] for left, right in itertools.pairwise(edges))
+
+
+def _even(seconds: npt.NDArray[np.int64], expected: Floats, before: float) -> Floats:
+    """When each whole request is due, if `before` were due before these seconds and they come without chance."""
+    due = before + np.concatenate([[0.0], np.cumsum(expected)])
+    wanted = np.arange(np.ceil(due[0] - 0.5), np.ceil(due[-1] - 0.5)) + 0.5
+    return np.asarray(np.interp(wanted, due, (*seconds, seconds[-1] + 1)))
 
 
 def play(world: World, scaler: Autoscaler, start_replicas: int) -> Played:
     """One day under one autoscaler, from so many ready replicas on (at least one)."""
-    coming = arrivals(world)
-    pods = [_Pod(0.0) for _ in range(start_replicas)]
-    leaving: list[_Pod] = []
-    memory = Memory()
-    missed = refused = cut = waited_s = wait_max_s = hours = 0.0
-    most, changes = start_replicas, 0
+    pace, tally, memory = Pace(world.replica), Tally(), Memory()
+    pods = [Pod(pace) for _ in range(start_replicas)]
+    leaving: list[Pod] = []
+    hours, requests, most, changes = 0.0, 0, start_replicas, 0
     seen: dict[str, float | None] = {}
-    busy: deque[float] = deque(maxlen=WORK_WINDOW_S // world.scrape_s)
+    work: deque[float] = deque(maxlen=WORK_WINDOW_S // world.scrape_s)
+    busy: deque[float] = deque(maxlen=CPU_WINDOW_S)
     ended: deque[float] = deque(maxlen=RATE_WINDOW_S)
     series: dict[str, list[float]] = {"waiting": [], "replicas": [], "missed": [], "arrivals": []}
-    for second in range(len(coming)):
+    for second, coming in enumerate(arrivals(world)):
         ready = [pod for pod in pods if pod.ready_at_s <= second]  # never none: the oldest are kept
-        came = _admit(world, ready, coming[second])
-        missed, refused = missed + came.missed + came.refused, refused + came.refused
-        waited_s, wait_max_s = waited_s + came.waits_s, max(wait_max_s, came.longest_s)
-        ended.append(_work(world.replica, (*ready, *leaving)))
+        before = tally.ended
+        serve(ready, coming, world.wait_limit_s, tally)
+        requests += len(coming)
+        for pod in (*ready, *leaving):
+            pod.play(second + 1.0, tally)
+        ended.append(tally.ended - before)
+        busy.append(sum(1 for pod in ready if pod.in_work) / len(ready))
         for pod in leaving:
             if pod.ends_at_s is not None and second >= pod.ends_at_s:
-                cut += pod.in_work
-                pod.in_work = 0.0
+                pod.cut(tally)
         hours += (len(pods) + len(leaving)) / 3600
-        leaving = [pod for pod in leaving if pod.in_work > 1e-9]
+        leaving = [pod for pod in leaving if pod.in_work]
         if second % world.scrape_s == 0:
-            seen = _seen(world, ready, busy, ended)
+            work.append(sum(pod.in_work for pod in ready))
+            seen = _seen(world, ready, work, busy, ended)
         if second % int(scaler.sync_s) == 0 and second:
             wanted = decide(scaler, memory, float(second), len(pods), len(ready), seen)
             if wanted != len(pods):
                 changes += 1
-                pods, gone = _resized(pods, wanted, second, world)
+                pods, gone = _resized(pods, wanted, second, world, pace)
                 leaving += gone
             most = max(most, len(pods))
         if second % SAMPLE_S == 0:
             for values in series.values():
                 values.append(0.0)
-        series["waiting"][-1] += sum(max(0.0, pod.in_work - world.replica.places) for pod in ready) / SAMPLE_S
-        series["arrivals"][-1] += coming[second] / SAMPLE_S
-        series["missed"][-1] = missed
+        series["waiting"][-1] += sum(pod.waiting for pod in ready) / SAMPLE_S
+        series["arrivals"][-1] += len(coming) / SAMPLE_S
+        series["missed"][-1] = float(tally.missed + tally.refused)
         series["replicas"][-1] = float(len(pods))
-    total = round(sum(coming))
-    taken = sum(coming) - refused
+    for pod in (*pods, *leaving):
+        pod.play(math.inf, tally)  # who waits at the end still gets a turn
     return Played(
-        requests=total,
-        missed=missed,
-        refused=refused,
-        cut=cut,
-        wait_mean_s=waited_s / taken if taken > 0 else 0.0,
-        wait_max_s=wait_max_s,
+        requests=requests,
+        missed=tally.missed + tally.refused,
+        refused=tally.refused,
+        cut=tally.cut,
+        wait_mean_s=tally.waited_s / tally.begun if tally.begun else 0.0,
+        wait_max_s=tally.wait_max_s,
         replica_hours=hours,
         replicas_most=most,
         changes=changes,
@@ -129,79 +158,25 @@ def play(world: World, scaler: Autoscaler, start_replicas: int) -> Played:
     )
 
 
-@dataclass
-class _Came:
-    """What became of the requests of one second: beyond the objective, turned away, and how long they wait."""
-
-    missed: float = 0.0
-    refused: float = 0.0
-    waits_s: float = 0.0
-    longest_s: float = 0.0
-
-
-def _admit(world: World, ready: list[_Pod], new: float) -> _Came:
-    """Give `new` requests to the replicas with the least in work, as many as would not wait longer than they may."""
-    replica, came = world.replica, _Came()
-    top = replica.rate_rps(replica.places)
-    full = replica.places + top * world.wait_limit_s
-    room = sum(max(0.0, full - pod.in_work) for pod in ready)
-    came.refused = max(0.0, new - room)
-    level = _level([pod.in_work for pod in ready], new - came.refused)
-    for pod in ready:
-        taken = level - pod.in_work
-        if taken <= 0:
-            continue
-        # The middle one of those that came in this second stands for them.
-        wait_s = max(0.0, pod.in_work + taken / 2 - replica.places) / top
-        came.waits_s += taken * wait_s
-        came.longest_s = max(came.longest_s, wait_s)
-        if wait_s + replica.ttft_s(pod.in_work + taken / 2) > replica.ttft_limit_s * (1 + 1e-9):
-            came.missed += taken
-        pod.in_work = level
-    return came
-
-
-def _work(replica: Replica, pods: tuple[_Pod, ...]) -> float:
-    """Let every replica work for a second; how many requests were ended."""
-    done = 0.0
-    for pod in pods:
-        step = min(pod.in_work, replica.rate_rps(pod.in_work))
-        pod.in_work -= step
-        done += step
-    return done
-
-
-def _level(filled: list[float], more: float) -> float:
-    """How high all stand when `more` is poured over them, the lowest first."""
-    heights = sorted(filled)
-    left = more
-    for count, height in enumerate(heights, start=1):
-        room = (heights[count] - height) * count if count < len(heights) else float("inf")
-        if left <= room:
-            return height + left / count
-        left -= room
-    return heights[-1]
-
-
-def _seen(world: World, ready: list[_Pod], busy: deque[float], ended: deque[float]) -> dict[str, float | None]:
+def _seen(
+    world: World, ready: list[Pod], work: deque[float], busy: deque[float], ended: deque[float]
+) -> dict[str, float | None]:
     """What an autoscaler's metrics say now: totals over pods that answer, averages of them."""
-    work = [pod.in_work for pod in ready]
-    busy.append(sum(work))
     rate_rps = sum(ended) / len(ended)
     return {
-        "waiting": sum(max(0.0, one - world.replica.places) for one in work),
-        "in_work": sum(busy) / len(busy),
+        "waiting": float(sum(pod.waiting for pod in ready)),
+        "in_work": sum(work) / len(work),
         "total_rps": rate_rps,
         "rate_rps": rate_rps / len(ready),
-        "cpu": world.cpu_busy_share * sum(min(1.0, one) for one in work) / len(work),
+        "cpu": world.cpu_busy_share * sum(busy) / len(busy),
     }
 
 
-def _resized(pods: list[_Pod], wanted: int, second: int, world: World) -> tuple[list[_Pod], list[_Pod]]:
+def _resized(pods: list[Pod], wanted: int, second: int, world: World, pace: Pace) -> tuple[list[Pod], list[Pod]]:
     """The pods after a change, and those that drain. Ended first are those that are not ready, then the newest."""
     if wanted > len(pods):
         ready_at_s = second + world.provision_s + world.replica.start_s
-        return [*pods, *(_Pod(ready_at_s) for _ in range(wanted - len(pods)))], []
+        return [*pods, *(Pod(pace, ready_at_s) for _ in range(wanted - len(pods)))], []
     kept = sorted(pods, key=lambda pod: pod.ready_at_s)
     ended = kept[wanted:]
     for pod in ended:

@@ -13,7 +13,7 @@ from deploy.scaling import demand
 from deploy.scaling.autoscaler import Autoscaler, Direction, Metric, Policy
 from deploy.scaling.cli import scale
 from deploy.scaling.replica import Replica, growth, replica
-from deploy.scaling.simulation import World, _level, play
+from deploy.scaling.simulation import World, arrivals, play
 from deploy.scaling.thresholds import scaling
 
 RUN = Path(__file__).parents[2] / "reports" / "published" / "cpu-2-cores-default"
@@ -80,6 +80,32 @@ def test_what_a_run_does_not_say_is_said(change, engine, limit_s, words):
     assert getattr(error.value, "exit_code", None) == 2
 
 
+def test_a_run_of_a_server_that_ran_already_needs_its_time_to_start():
+    run = copy.deepcopy(DOCUMENT)
+    for cell in run["cells"]:
+        cell.update(startup=None)
+    with pytest.raises(SettingsError, match="give it with --start-s"):
+        replica(run, engine="int8", ttft_limit_s=1.0)
+    given = replica(run, engine="int8", ttft_limit_s=1.0, start_s=12.0)
+    assert (given.start_s, given.words["start"]) == (12.0, "12.0 s, as given.")
+
+
+def test_more_in_work_than_the_engine_has_places_waited_when_it_was_measured():
+    run = copy.deepcopy(DOCUMENT)
+    for cell in run["cells"]:
+        cell["engine"]["max_num_seqs"] = 8
+    one = replica(run, engine="int8", ttft_limit_s=1.0)
+    # 16 were in work, so 8 were served, at that rate; between 4 and 16 the time to the first token is a straight line.
+    assert (one.places, round(one.rate_rps(8), 2), round(one.rate_rps(99), 2)) == (8, 8.41, 8.41)
+    four, eight, sixteen = (_ttft_s(n) for n in (4, 8, 16))
+    assert one.ttft_s(8) == pytest.approx(eight) and four < eight < sixteen
+    assert "More than 8 in work find no place" in one.words["curve"]
+
+
+def _ttft_s(in_work: float) -> float:
+    return replica(DOCUMENT, engine="int8", ttft_limit_s=1.0).ttft_s(in_work)
+
+
 def test_growth_is_the_most_within_the_lag_and_not_of_a_quiet_night():
     day = ((0.0, 1.0), (100.0, 2.0), (200.0, 2.0), (300.0, 8.0), (400.0, 8.0))
     assert growth(day, 50) == (pytest.approx(2.5), 200.0)  # 2 → 5 in the first half of the steep piece
@@ -103,11 +129,22 @@ def test_thresholds_by_hand():
     assert (unknown.least, unknown.most) == (None, None) and "least" not in unknown.words
 
 
-def test_water_finds_its_level():
-    assert _level([3.0, 1.0, 5.0], 2) == 3.0
-    assert _level([3.0, 1.0, 5.0], 6) == 5.0
-    assert _level([0.0, 0.0], 3) == 1.5
-    assert _level([2.0], 0) == 2.0
+def test_requests_come_evenly_by_chance_or_when_they_came():
+    day = ((0.0, 2.0), (3.0, 2.0))
+    even = list(arrivals(World(made(), day, seed=None)))
+    assert even == [[(0.25, 1), (0.75, 1)], [(1.25, 1), (1.75, 1)], [(2.25, 1), (2.75, 1)]]
+    slow = list(arrivals(World(made(), ((0.0, 0.5), (4.0, 0.5)), seed=None)))  # half a request a second
+    assert slow == [[], [(1.0, 1)], [], [(3.0, 1)]]
+    came = list(arrivals(World(made(), day, (0.0, 0.5, 2.9))))
+    assert came == [[(0.0, 1), (0.5, 1)], [], [(2.9, 1)]]
+    hours = ((0.0, 2.0), (2 * 3600.0, 2.0))
+    chance = [one for second in arrivals(World(made(work_cv=0.5), hours)) for one in second]
+    assert chance == sorted(chance, key=lambda one: one[0])
+    assert len(chance) == pytest.approx(14_400, rel=0.03)
+    work = [work for _, work in chance]
+    mean = sum(work) / len(work)
+    assert mean == pytest.approx(1, rel=0.03)
+    assert (sum((one - mean) ** 2 for one in work) / len(work)) ** 0.5 == pytest.approx(0.5, rel=0.05)
 
 
 FIXED = Autoscaler((Metric("waiting", "total", 1e9),), 1, 1)
@@ -132,7 +169,7 @@ def test_a_light_load_waits_for_nothing_and_misses_nothing():
 
 def test_a_new_replica_helps_only_once_it_has_started():
     scaler = Autoscaler((Metric("waiting", "total", 2),), 1, 2, Direction(0, (Policy("Pods", 1, 15),)))
-    step = ((0.0, 2.0), (60.0, 2.0), (61.0, 6.0), (600.0, 6.0))
+    step = ((0.0, 2.0), (60.0, 2.0), (61.0, 6.0), (350.0, 6.0))
     slow = play(World(made(start_s=120.0), step, seed=None), scaler, 1)
     quick = play(World(made(start_s=10.0), step, seed=None), scaler, 1)
     assert slow.missed > 3 * quick.missed > 0
@@ -141,14 +178,22 @@ def test_a_new_replica_helps_only_once_it_has_started():
     assert max(range(len(waiting)), key=waiting.__getitem__) == 2
 
 
+def test_one_place_waits_as_long_as_queueing_theory_says():
+    """Pollaczek and Khinchine: ρ S (1 + cv²) / (2 (1 - ρ)), with ρ = 0.8 and S = 1 s."""
+    one = {"curve": ((1.0, 1.0, 0.1),), "capacity_rps": 1.0, "at_capacity": 1.0}
+    for spread, wanted_s in ((0.0, 2.0), (0.5, 2.5), (1.0, 4.0)):
+        world = World(made(**one, work_cv=spread), ((0.0, 0.8), (100_000.0, 0.8)), wait_limit_s=1e9)
+        assert play(world, FIXED, 1).wait_mean_s == pytest.approx(wanted_s, rel=0.08)
+
+
 def test_an_ended_replica_has_its_time_and_then_its_requests_are_cut():
     quick_down = Direction(0, (Policy("Pods", 1, 15),))
     scaler = Autoscaler((Metric("total_rps", "total", 100),), 1, 2, down=quick_down)
     slow = made(curve=((10.0, 0.1, 0.1),), capacity_rps=0.1, at_capacity=10.0, ttft_limit_s=1000.0)
     world = World(slow, ((0.0, 1.0), (15.0, 1.0), (16.0, 0.0), (200.0, 0.0)), seed=None, drain_s=60)
     day = play(world, scaler, 2)
-    # Some 8 at each when one is ended; about 0.08 a second are done, so some 5 are left after a minute.
-    assert 2 < day.cut < 7
+    # Every other of 15 is at each when one is ended; with fewer than ten, each would take 100 s, and it has 60.
+    assert day.cut in (7, 8)
     assert play(World(slow, world.day, seed=None, drain_s=1000), scaler, 2).cut == 0
 
 
@@ -161,7 +206,10 @@ def test_chance_is_the_same_for_the_same_seed():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seconds,requests\n0,1\n", "expected the columns seconds,rps"),
+        ("second,rps\n0,1\n", "expected the columns seconds,rps"),
+        ("seconds\n0\n", "two requests at least"),
+        ("seconds\n0\n5\n4\n", "line 4: seconds 4 is before 5"),
+        ("seconds\n0\nnoon\n", "line 3: seconds = 'noon'"),
         ("seconds,rps\n0,1\n", "two lines at least"),
         ("seconds,rps\n0,0\n9,0\n", "a rate above 0"),
         ("seconds,rps\n0,1\n0,2\n", "line 3: seconds 0 does not come after 0"),
@@ -180,6 +228,15 @@ def test_a_demand_file_that_is_none_is_refused(tmp_path, text, words):
         demand.read(tmp_path / "none.csv")
 
 
+def test_a_record_of_requests_is_a_demand_too(tmp_path):
+    path = tmp_path / "came.csv"
+    path.write_text("seconds\n" + "".join(f"{1000 + at / 2}\n" for at in range(241)), encoding="utf-8")
+    found = demand.read(path)
+    assert found.instants[:3] == (0.0, 0.5, 1.0) and len(found.instants) == 241
+    assert found.day[0] == (0.0, pytest.approx(2.0, rel=0.02)) and found.day[-1][0] == 121
+    assert demand.requests(found.day) == pytest.approx(241)
+
+
 def test_the_command_plays_a_file_and_draws_it(tmp_path):
     file, picture = tmp_path / "hour.csv", tmp_path / "day.svg"
     file.write_text("seconds,rps\n100,2\n400,12\n1000,12\n1300,2\n", encoding="utf-8")
@@ -193,6 +250,9 @@ def test_the_command_plays_a_file_and_draws_it(tmp_path):
     assert days["rendered"]["missed"] < days["guide: 100 requests/s"]["missed"]
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     assert "One replica of int8 carries 8.41 requests/s" in CliRunner().invoke(scale, argv).stdout
+    file.write_text("seconds\n" + "".join(f"{at / 4}\n" for at in range(4 * 90)), encoding="utf-8")
+    document = json.loads(CliRunner().invoke(scale, [*argv, "--start-s", "7", "--json"]).stdout)
+    assert (document["replica"]["start_s"], document["autoscalers"]["rendered"]["requests"]) == (7, 360)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +261,11 @@ def test_the_command_plays_a_file_and_draws_it(tmp_path):
         (["--demand", "weekend"], "The demand file weekend cannot be read"),
         (["--max-ttft", "soon"], "--max-ttft: 'soon' is no duration"),
         (["--least", "5", "--most", "2"], "--most 2 is below"),
+        (["--demand", "came.csv", "--even"], "says when each request came"),
     ],
 )
-def test_bad_options_are_said(more, words):
+def test_bad_options_are_said(more, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("came.csv").write_text("seconds\n0\n9\n", encoding="utf-8")
     answer = CliRunner().invoke(scale, ["simulate", "--from-run", str(RUN), "--run-engine", "int8", *more])
     assert isinstance(answer.exception, SettingsError) and words in str(answer.exception)
