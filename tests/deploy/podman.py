@@ -25,6 +25,12 @@ class Podman:
         assert not check or done.returncode == 0, f"{' '.join(words[:6])}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
+    def ended(self, *argv: object) -> tuple[int, str]:
+        """How a command ended, and what it said on stderr."""
+        words = [str(word) for word in argv]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=self.environment, timeout=900)
+        return done.returncode, done.stderr
+
     def has(self, image: str) -> bool:
         return subprocess.run(["podman", "image", "exists", image], env=self.environment, check=False).returncode == 0
 
@@ -38,6 +44,13 @@ def installed(folder: Path, *targets: str) -> Podman:
         if not podman.has(containers.image(target)):
             pytest.skip(f"the image {containers.image(target)} is not built: make containers")
     return podman
+
+
+def storage(podman: Podman) -> str:
+    """podman's version and how it stores layers here: figures depend on both."""
+    return podman(
+        "podman", "info", "--format", "podman {{.Version.Version}}, storage {{.Store.GraphDriverName}}"
+    ).strip()
 
 
 def tell(text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from podman import Podman, installed, tell
+from podman import Podman, installed, storage, tell
 from waiting import wait_for
 
 from nbridge import COMMANDS
@@ -66,6 +66,7 @@ def inside(podman: Podman, target: str, *words: str, entry: str = "nbridge", che
 
 
 def test_images_are_closed(podman):
+    tell(f"{storage(podman)}, {os.cpu_count()} cores")
     for target in TARGETS:
         facts = json.loads(podman("podman", "image", "inspect", containers.image(target)))[0]
         tell(f"{containers.image(target)}: {facts['Size'] / 1e9:.2f} GB")
@@ -90,6 +91,32 @@ def test_what_an_image_is_not_for_is_not_in_it(podman):
     program = "import importlib.util as u; print([n for n in ('torch', 'vllm', 'streamlit') if u.find_spec(n)])"
     assert inside(podman, "gateway", "-c", program, entry="python3").strip() == "[]"
     assert inside(podman, "tools", "-c", program, entry="python3").strip() == "['streamlit']"
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "variables", "status", "said"),
+    [
+        ("cpu", ("serve", "--model", "org/model"), {}, 4, "org/model"),
+        ("cpu", ("serve", "--model", "/cache/model"), {}, 2, "/cache/model"),
+        (
+            "cpu",
+            ("serve", "--model", "demo-1m"),
+            {"NBRIDGE_SERVE_API_KEY_ENV": "NBRIDGE_API_KEY"},
+            2,
+            "the environment variable NBRIDGE_API_KEY is not set",
+        ),
+        ("gateway", (), {}, 2, "/etc/nbridge/gateway.toml"),
+        ("gateway", ("serve",), {}, 3, "vllm"),
+    ],
+    ids=["no network for the model", "no such model", "no key", "no settings", "not in this image"],
+)
+def test_what_is_missing_is_said(podman, target, words, variables, status, said):
+    """Without a network, as where a volume, a key or a model was forgotten: one sentence and an exit code."""
+    run = ["podman", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777"]
+    run += [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+    code, stderr = podman.ended(*run, containers.image(target), *words)
+    tell(f"{target} {' '.join(words)}: {code}: {stderr.strip()[-400:]}")
+    assert code == status and said in stderr and "Traceback" not in stderr
 
 
 def test_the_tools_decide_and_draw(podman):

@@ -5,10 +5,12 @@ reason. Images of others that are not there are stood in for by Debian's package
 Alertmanager, node exporter: labelled so); Grafana has no stand-in and is left out.
 """
 
+import contextlib
 import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,10 @@ class Stack:
         program = shutil.which("podman-compose", path=path())
         return self.podman(program, "-p", "nbridge-test", *argv, check=check, cwd=self.folder)
 
+    def stream(self, body: dict[str, object]):
+        headers = {"Authorization": f"Bearer {self.user_key}"}
+        return httpx.stream("POST", f"{self.url('GATEWAY')}/v1/completions", json=body, headers=headers, timeout=300)
+
     def ask(self, model: str, *, tokens: int = 4, **more: object) -> httpx.Response:
         return httpx.post(
             f"{self.url('GATEWAY')}/v1/completions",
@@ -141,31 +147,55 @@ def test_prometheus_scrapes_all_of_it(stack):
     wait_for(lambda: wanted <= {name for name, value in up(stack).items() if value == "1"}, timeout_s=120)
 
 
-def test_a_stream_outlives_the_stop_of_its_server_and_the_alert_fires_and_resolves(stack, podman):
-    got: dict[str, object] = {}
+class Users:
+    """Users of one model who stream answer after answer, until they are told to stop."""
 
-    def read() -> None:
-        with httpx.stream(
-            "POST",
-            f"{stack.url('GATEWAY')}/v1/completions",
-            json={"model": "demo-1m-b", "prompt": "def", "max_tokens": 1500, "ignore_eos": True, "stream": True},
-            headers={"Authorization": f"Bearer {stack.user_key}"},
-            timeout=300,
-        ) as answer:
-            lines = []
-            for line in answer.iter_lines():
-                lines.append(line)
-                began.set()
-        got["lines"] = [line for line in lines if line]
+    def __init__(self, stack: Stack, model: str, count: int) -> None:
+        self.stack, self.model, self.over = stack, model, threading.Event()
+        self.ended: list[tuple[str, float]] = []  # "whole", "cut" or a status, and when
+        self.began = [threading.Event() for _ in range(count)]
+        self.threads = [threading.Thread(target=self.ask, args=(began,)) for began in self.began]
+        for thread in self.threads:
+            thread.start()
 
-    began = threading.Event()
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert began.wait(120)
-    name = podman("podman", "ps", "--format", "{{.Names}}", "--filter", "name=server-b").split()[0]
-    podman("podman", "stop", "-t", "165", name)
-    reader.join(300)
-    assert got["lines"][-1] == "data: [DONE]" and len(got["lines"]) > 100
+    def ask(self, began: threading.Event) -> None:
+        body = {"model": self.model, "prompt": "def", "max_tokens": 400, "ignore_eos": True, "stream": True}
+        while not self.over.is_set():
+            how, last = "cut", ""
+            with contextlib.suppress(httpx.HTTPError), self.stack.stream(body) as answer:
+                if answer.status_code != 200:
+                    how = str(answer.status_code)
+                for line in answer.iter_lines():
+                    last = line or last
+                    began.set()
+            self.ended.append(("whole" if last == "data: [DONE]" else how, time.monotonic()))
+            if how != "cut":
+                self.over.wait(0.5)  # refused: as a client would
+
+    def stop(self) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join(300)
+
+
+def test_no_stream_is_cut_by_the_stop_of_its_server_and_the_alert_fires_and_resolves(stack, podman):
+    users = Users(stack, "demo-1m-b", count=6)
+    try:
+        assert all(began.wait(120) for began in users.began)
+        name = podman("podman", "ps", "--format", "{{.Names}}", "--filter", "name=server-b").split()[0]
+        told_s = time.monotonic()
+        podman("podman", "stop", "-t", "165", name)
+        gone_s = time.monotonic()
+    finally:
+        users.stop()
+    after = Counter(how for how, at_s in users.ended if at_s > told_s)
+    status = podman("podman", "inspect", "--format", "{{.State.ExitCode}}", name).strip()
+    tell(
+        f"SIGTERM under the load of {len(users.began)} users: {after['whole']} streams ended whole after it, "
+        f"{after['cut']} cut, {after['503']} requests refused (no other server has the model); the container was gone "
+        f"after {gone_s - told_s:.1f} s of 165 s grace, exit code {status}"
+    )
+    assert (after["cut"], status) == (0, "0") and after["whole"] >= len(users.began)
     assert stack.ask("demo-1m-b").status_code == 503
     assert stack.ask("demo-1m").status_code == 200
 
@@ -174,6 +204,14 @@ def test_a_stream_outlives_the_stop_of_its_server_and_the_alert_fires_and_resolv
         return {one["labels"]["alertname"] for one in found if one["status"]["state"] == "active"}
 
     wait_for(lambda: "ServerDown" in alerts(), timeout_s=180)
+    tell(f"ServerDown reached Alertmanager {time.monotonic() - gone_s:.1f} s after the container was gone")
     podman("podman", "start", name)
     wait_for(lambda: stack.ask("demo-1m-b").status_code == 200, timeout_s=300)
     wait_for(lambda: "ServerDown" not in alerts(), timeout_s=180)
+
+
+def test_down_leaves_nothing(stack, podman):
+    """The last one: all of it goes, with its data."""
+    stack.compose("down", "-v")
+    for what in (("ps", "-a"), ("volume", "ls"), ("network", "ls")):
+        assert "nbridge-test" not in podman("podman", *what)
