@@ -26,7 +26,11 @@ def program() -> str:
     """podman or docker; ends the program with what to install when there is neither."""
     found = shutil.which("podman") or shutil.which("docker")
     if found is None:
-        print("Neither podman nor docker is on PATH. On Debian: apt-get install podman buildah runc.", file=sys.stderr)
+        print(
+            "Neither podman nor docker is on PATH. On Debian: apt-get install podman buildah runc netavark "
+            "aardvark-dns iptables (as root, sh tools/packages.sh containers does it).",
+            file=sys.stderr,
+        )
         raise SystemExit(3)
     return found
 
