@@ -23,16 +23,22 @@ _PATHS = ("find-links", "index-url", "cert")  # how the options end that may nam
 
 
 def program() -> str:
-    """podman or docker; ends the program with what to install when there is neither."""
-    found = shutil.which("podman") or shutil.which("docker")
-    if found is None:
-        print(
-            "Neither podman nor docker is on PATH. On Debian: apt-get install podman buildah runc netavark "
-            "aardvark-dns iptables (as root, sh tools/packages.sh containers does it).",
-            file=sys.stderr,
-        )
+    """podman or docker; ends the program with what to install when there is neither that could build."""
+    if (podman := shutil.which("podman")) is not None:
+        return podman
+    wanted = "podman; on Debian, as root: sh tools/packages.sh containers"
+    docker = shutil.which("docker")
+    if docker is None:
+        print(f"Neither podman nor docker is on PATH. Install docker with buildx, or {wanted}.", file=sys.stderr)
         raise SystemExit(3)
-    return found
+    for words, lacks in (
+        (["info"], "its daemon does not answer: start it"),
+        (["buildx", "version"], "it has no BuildKit, which keeps pip's settings out of the image: install buildx"),
+    ):
+        if subprocess.run([docker, *words], capture_output=True, check=False, timeout=60).returncode:
+            print(f"docker is on PATH, but {lacks}, or install {wanted}.", file=sys.stderr)
+            raise SystemExit(3)
+    return docker
 
 
 def version() -> str:

@@ -114,11 +114,35 @@ def test_what_is_left_of_arrow_loads(tmp_path):
     assert done.stdout.split() == [str(packages / "pyarrow" / "__init__.py"), "3"], done.stderr
 
 
-def test_without_podman_or_docker_it_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(containers.shutil, "which", lambda name: None)
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("docker", "said"),
+    [
+        (None, "Neither podman nor docker is on PATH. Install docker with buildx, or podman; on Debian"),
+        ("exit 1", "docker is on PATH, but its daemon does not answer: start it, or install podman"),
+        ('test "$1" = info', "docker is on PATH, but it has no BuildKit"),
+    ],
+    ids=["none", "no daemon", "no buildx"],
+)
+def test_what_cannot_build_is_said(docker, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if docker is not None:
+        program(tmp_path, "docker", docker)
     with pytest.raises(SystemExit) as end:
         containers.program()
-    assert end.value.code == 3 and "apt-get install podman" in capsys.readouterr().err
+    assert end.value.code == 3 and said in capsys.readouterr().err
+
+
+def test_docker_that_can_build_is_taken_and_podman_before_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program(tmp_path, "docker", "exit 0")
+    assert containers.program() == str(tmp_path / "docker")
+    program(tmp_path, "podman", "exit 1")  # nothing is asked of it here
+    assert containers.program() == str(tmp_path / "podman")
 
 
 def test_the_build_context_is_a_list_of_what_is_wanted():
