@@ -74,13 +74,14 @@ def arrivals(world: World) -> Iterator[list[tuple[float, float]]]:
     times, rates = zip(*world.day, strict=True)
     chance = np.random.default_rng(0 if world.seed is None else world.seed)
     spread = world.replica.work_cv
+    came = None if world.instants is None else np.asarray(world.instants)
     before = 0.0
     for start in range(0, last, _CHUNK_S):
         seconds = np.arange(start, min(start + _CHUNK_S, last))
         expected = np.interp(seconds + 0.5, times, rates)
-        if world.instants is not None:
-            left, right = np.searchsorted(world.instants, (start, seconds[-1] + 1))
-            at_s = np.asarray(world.instants[left:right])
+        if came is not None:
+            left, right = np.searchsorted(came, (start, seconds[-1] + 1))
+            at_s = came[left:right]
         elif world.seed is None:
             at_s = _even(seconds, expected, before)
             before += float(expected.sum())
