@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -171,14 +171,13 @@ def replica(case: Case, folder: Path, urls: Sequence[str], requests: int) -> tup
     return found, max(cell["metrics"]["request_throughput_rps"] for cell in open_run(found).cells)
 
 
-def rounds(case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 40) -> Iterator[Json]:
+def rounds(case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 40) -> Generator[Json]:
     """Steps at two servers, each beside its simulations."""
     with servers(case, folder) as urls:
         measured, each_rps = replica(case, folder, urls, requests)
         rates = [2 * each_rps * share for share in (case.before, case.within, case.before)]
         plan = folder / "planned.csv"
-        edges = ((0, rates[0]), (parts_s, rates[0]), (parts_s + 1e-3, rates[1]), (2 * parts_s, rates[1]))
-        edges += ((2 * parts_s + 1e-3, rates[2]), (3 * parts_s, rates[2]))
+        edges = [(end_s, rate) for n, rate in enumerate(rates) for end_s in (n * parts_s, (n + 1) * parts_s - 1e-3)]
         plan.write_text("seconds,rps\n" + "".join(f"{at},{rate}\n" for at, rate in edges), encoding="utf-8")
         planned = [simulated(measured, plan, seed) for seed in range(SEEDS)]
         replicas = [Replica(name, folder, urlsplit(url).port or 0) for name, url in zip("ab", urls, strict=True)]
