@@ -1,8 +1,12 @@
 """A replica at work, request by request: by hand."""
 
+import heapq
+import random
+
 import pytest
 from test_simulation import made
 
+from bench.golden.turns import Turns
 from deploy.scaling.serving import Pace, Pod, Tally, serve
 
 
@@ -55,3 +59,42 @@ def test_what_is_cut_is_counted_and_who_still_waited_has_missed():
     tally, (pod,) = played([(0.0, 1)] * 6, until_s=0.5)
     pod.cut(tally)
     assert (tally.cut, tally.missed, pod.in_work) == (6, 2, 0)
+
+
+def waits_at_golden_servers(arrivals: list[float], *, places: int, service_s: float) -> float:
+    """What requests wait on average at two golden servers, by their own code for turns, with a clock made here."""
+    due: list[tuple[float, int, object]] = []
+    clock, waits = [0.0], []
+
+    def at(when_s: float, what) -> None:
+        heapq.heappush(due, (when_s, len(waits) + len(due) + random.getrandbits(40), what))
+
+    two = [Turns(places, None, now=lambda: clock[0], call_at=at) for _ in range(2)]
+
+    def come(arrived_s: float) -> None:
+        chosen = min(two, key=lambda one: one.running + len(one.waiting))
+
+        def begin(turn_s: float) -> None:
+            waits.append(turn_s - arrived_s)
+            at(turn_s + service_s, lambda: chosen.end(turn_s + service_s))
+
+        chosen.ask(arrived_s, begin)
+
+    for arrived_s in arrivals:
+        at(arrived_s, lambda arrived_s=arrived_s: come(arrived_s))
+    while due:
+        clock[0], _, what = heapq.heappop(due)
+        what()
+    return sum(waits) / len(waits)
+
+
+@pytest.mark.parametrize("within", [0.9, 1.3])
+def test_a_step_of_demand_waits_as_it_does_at_two_golden_servers(within):
+    """Half of what both carry, a step, half again: 4 places each, 1 s a request, by chance."""
+    drawn, now_s, came = random.Random(5), 0.0, []
+    while (now_s := now_s + drawn.expovariate(8 * (within if 60 <= now_s < 120 else 0.5))) < 180:
+        came.append(now_s)
+    tally, _ = played([(at_s, 1) for at_s in came], pods=2, until_s=1e6, wait_limit_s=1e6)
+    real_s = waits_at_golden_servers(came, places=4, service_s=1.0)
+    assert real_s > 0.01
+    assert tally.waited_s / tally.begun == pytest.approx(real_s, rel=0.02)
