@@ -118,7 +118,7 @@ containers: setup      ## build the images of deploy/containers with podman or d
 
 test-deploy: setup     ## the compose file for real with podman: up, request, scrape, drain, alert, down; after make containers
 	@sh tools/packages.sh containers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check podman-compose
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check podman-compose uv
 	NBRIDGE_CONTAINERS=1 $(BIN)/python -m pytest -s tests/deploy $(ARGS)
 
 ray: setup             ## add Ray (0.5 GB): for `nbridge bench --on ray` and `nbridge ray`

