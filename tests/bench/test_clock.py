@@ -15,9 +15,9 @@ from time import perf_counter as now
 from typing import Any
 
 import pytest
+from asking import ask, certificate
 from golden import golden
 from test_framing import DONE, event
-from test_stream import ask, certificate
 from waiting import wait_for
 
 from bench.client import clock

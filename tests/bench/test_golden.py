@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -193,12 +193,6 @@ def test_who_waits_may_leave_and_a_full_queue_is_told() -> None:
     clock.now_s = 0.5
     turns.end(0.5)
     assert seen == ["first", "third"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Golden]:
-    with golden(tmp_path_factory.mktemp("golden")) as running:
-        yield running
 
 
 def ask(url: str, words: str = "", tokens: int = 8, timeout_s: float = 60.0) -> dict[str, Any]:
