@@ -1,10 +1,11 @@
-"""The exporter as a process of its own, over a fake NVML: the library's state is global, so one process per case."""
+"""What several files ask: the GPU exporter as a process per case, as the library has global state; a bad server."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from misbehaving import FakeServer
 
 from bench.studies.exporter import Exporter, exporter, fake_driver
 
@@ -27,3 +28,10 @@ def start_exporter(fake_nvml: Path, tmp_path: Path) -> Iterator[Callable[..., Ex
             return stack.enter_context(exporter(driver, tmp_path, *quick, *options))
 
         yield start
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.close()
