@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from server_asked import client_of, key_of
 
 from checkpoints.prepare import prepare
 from serve.engine.server import Server, start
@@ -43,3 +45,10 @@ def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with start(parse(values, "the tests"), log_path=tmp_path_factory.mktemp("keyed") / "server.log") as server:
         yield server
     del os.environ["NBRIDGE_TEST_KEY"]
+
+
+@pytest.fixture
+def client(keyed_server: Server) -> Iterator[httpx.Client]:
+    """A client that has the key of `keyed_server`."""
+    with client_of(keyed_server, headers=key_of(keyed_server)) as opened:
+        yield opened

@@ -1,16 +1,15 @@
 """What a request does to others, and what the key guards, on a real server with completions beside."""
 
 import json
-import os
 import re
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from server_asked import client_of, key_of, metric
 from waiting import wait_for
 
 from serve.engine.server import Server
@@ -22,26 +21,10 @@ MUCH_TEXT = "The river runs through the valley. " * 200_000  # 7 MB
 READERS = 24
 # 1,000 tokens at 6 places of a model 128 wide: 768,000 values, of which the server has room for four times.
 LARGE = {"prompts": [[5] * 1000], "layers": ["embeddings", 0, 1, 2, 3, "final_norm"], "pooling": "all"}
-PATIENCE_S = 240.0
-
-
-@pytest.fixture
-def client(keyed_server: Server) -> Iterator[httpx.Client]:
-    key = os.environ[keyed_server.api_key_env or ""]
-    with httpx.Client(
-        base_url=keyed_server.base_url, timeout=PATIENCE_S, trust_env=False, headers={"Authorization": f"Bearer {key}"}
-    ) as opened:
-        yield opened
 
 
 def complete(client: httpx.Client, **more: Any) -> httpx.Response:
     return client.post("/v1/completions", json={"prompt": "The river", "max_tokens": 4, **more})
-
-
-def metric(client: httpx.Client, name: str, *labels: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    found = [line for line in lines if re.match(rf"{name}(\{{| )", line) and all(label in line for label in labels)]
-    return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 def journal(server: Server, request_id: str) -> list[dict[str, Any]]:
@@ -81,7 +64,7 @@ def ask_and_do_not_read(server: Server) -> socket.socket:
     head = [
         "POST /v1/hidden_states HTTP/1.1",
         "Host: test",
-        f"Authorization: Bearer {os.environ[server.api_key_env or '']}",
+        f"Authorization: {key_of(server)['Authorization']}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     ]
@@ -130,7 +113,7 @@ def test_every_route_that_the_server_has_wants_the_key_but_those_that_are_open(
     named = {path for _, path in found}
     # Of the routes that vLLM's own key leaves open, those that this server has.
     assert named >= {"/invocations", "/tokenize", "/detokenize", "/collective_rpc", "/sleep", "/reset_prefix_cache"}
-    with httpx.Client(base_url=keyed_server.base_url, timeout=PATIENCE_S, trust_env=False) as stranger:
+    with client_of(keyed_server) as stranger:
         for method, path in [*found, ("GET", "/openapi.json"), ("GET", "/docs"), ("POST", "/none")]:
             answer = stranger.request(method, path, json=None if method == "GET" else {"prompt": "a"})
             is_open = method in READING and path in OPEN_ROUTES
@@ -166,7 +149,7 @@ def test_with_the_key_the_journal_has_what_was_computed(
 
 
 def test_without_the_key_the_journal_has_who_was_refused(keyed_server: Server):
-    with httpx.Client(base_url=keyed_server.base_url, timeout=PATIENCE_S, trust_env=False) as stranger:
+    with client_of(keyed_server) as stranger:
         refused = stranger.post("/invocations", json={"prompt": "a"}, headers={"X-Request-Id": "a-stranger"})
     assert refused.status_code == 401
     assert [one["outcome"] for one in journal(keyed_server, "a-stranger")] == ["refused"]

@@ -1,4 +1,4 @@
-"""True hidden states from real vLLM servers, against Hugging Face, under mixed load and bad input."""
+"""True hidden states from real vLLM servers, against Hugging Face, under mixed load."""
 
 import asyncio
 import base64
@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from server_asked import client_of, ids_of, key_of, metric
 from waiting import wait_for
 
-from bench.studies.families import VOCABULARY
 from bench.studies.hidden_truth import Reference, place_of, relative_error
 from checkpoints.prepare import prepare
 from serve.engine.server import Server
@@ -34,29 +30,6 @@ LAYERS: list[int | str] = ["embeddings", 0, 1, -2, -1, "final_norm"]
 @pytest.fixture(scope="module")
 def checkpoint() -> str:
     return prepare("demo-1m").path
-
-
-@pytest.fixture
-def precise(keyed_server: Server) -> Server:
-    return keyed_server
-
-
-def client_of(server: Server, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=server.base_url, timeout=300, trust_env=False, **options)
-
-
-def key_of(server: Server) -> dict[str, str]:
-    return {"Authorization": f"Bearer {os.environ[server.api_key_env or '']}"}
-
-
-@pytest.fixture
-def client(precise: Server) -> Iterator[httpx.Client]:
-    with client_of(precise, headers=key_of(precise)) as opened:
-        yield opened
-
-
-def ids_of(length: int, seed: int) -> list[int]:
-    return [int(one) for one in np.random.default_rng(seed).integers(3, VOCABULARY, length)]
 
 
 def decoded(document: dict[str, Any], position: int) -> np.ndarray:
@@ -76,11 +49,6 @@ def worst_error(document: dict[str, Any], prompts: list[list[int]], reference: R
         relative_error(decoded(document, position), reference.expected(ids, places, document["pooling"]))
         for position, ids in enumerate(prompts)
     )
-
-
-def metric(client: httpx.Client, name: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
 
 def mixed_requests() -> list[dict[str, Any]]:
@@ -130,10 +98,10 @@ async def under_load(server: Server, requests: list[dict[str, Any]]) -> list[htt
     return list(responses)
 
 
-def test_states_are_hugging_faces_under_mixed_load(precise: Server, client: httpx.Client, checkpoint: str):
+def test_states_are_hugging_faces_under_mixed_load(keyed_server: Server, client: httpx.Client, checkpoint: str):
     reference = Reference(checkpoint)
     requests = mixed_requests()
-    responses = asyncio.run(under_load(precise, requests))
+    responses = asyncio.run(under_load(keyed_server, requests))
     errors = []
     for request, response in zip(requests, responses, strict=True):
         assert response.status_code == 200, response.text[:500]
@@ -239,111 +207,6 @@ def test_health_and_metrics_say_what_is_served(engine_server: Server):
     line = next(line for line in lines if line["event"] == "hidden_states")
     assert (line["success"], line["model"], line["prompt_count"]) == (True, "demo-1m", 1)
     assert "something private" not in log
-
-
-BAD: list[tuple[Any, int, str | None]] = [
-    ({"prompts": "a", "layer": 4}, 400, "layer"),
-    ({"prompts": "a", "layer": -5}, 400, "layer"),
-    ({"prompts": "a", "layers": [0, "middle"]}, 400, "layers[1]"),
-    ({"prompts": []}, 400, "prompts"),
-    ({"prompts": [[]]}, 400, "prompts[0]"),
-    ({"prompts": ["a", ""]}, 400, "prompts[1]"),
-    ({"prompts": [[5] * 1024]}, 400, "prompts[0]"),
-    ({"prompts": ["word " * 3000]}, 400, "prompts[0]"),
-    ({"prompts": [[1024]]}, 400, "prompts[0]"),
-    ({"prompts": [[-1]]}, 400, "prompts[0]"),
-    ({"prompts": [[2**70]]}, 400, "prompts[0]"),
-    ({"prompts": {"a": "b"}}, 400, "prompts"),
-    ({"prompts": [1.5]}, 400, "prompts[0]"),
-    ({"prompts": "a", "pooling": "sum"}, 400, "pooling"),
-    ({"prompts": "a", "max_tokens": "one"}, 400, "max_tokens"),
-    ({"prompts": [[5] * 1000] * 2, "layers": "all", "pooling": "all"}, 413, "pooling"),
-    ({"prompts": ["a"] * 65}, 413, "prompts"),
-    ({"prompts": "a", "model": "gpt-4"}, 404, "model"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content"),
-    (b'{"prompts": "a"', 400, None),
-    (b'{"prompts": "\\ud800"}', 400, "prompts"),
-    (b"[" * 200_000, 400, None),
-    (b" " * (9 << 20), 413, None),
-]
-
-
-@pytest.mark.parametrize(("body", "status", "param"), BAD, ids=range(len(BAD)))
-def test_bad_input_is_refused_and_the_engine_lives_on(client: httpx.Client, body: Any, status: int, param: str | None):
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    response = client.post("/v1/hidden_states", content=content, headers={"Content-Type": "application/json"})
-    error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (status, param)
-    assert set(error) == {"message", "type", "param", "code", "request_id"}
-    assert len(error["message"]) < 500
-    assert_well(client)
-
-
-def test_the_longest_prompt_that_fits_is_answered(client: httpx.Client):
-    assert client.post("/v1/hidden_states", json={"prompts": [ids_of(1023, 4)]}).status_code == 200
-
-
-def test_a_wrong_key_is_refused_in_openais_shape(precise: Server):
-    for headers in ({}, {"Authorization": "Bearer wrong"}):
-        with client_of(precise, headers=headers) as stranger:
-            for path in ("/v1/hidden_states", "/v1/completions"):
-                response = stranger.post(path, json={"prompts": "a", "prompt": "a"})
-                assert response.status_code == 401
-                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-            assert stranger.get("/health").status_code == 200
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-LIKELY = st.fixed_dictionaries(
-    {
-        "prompts": st.text(max_size=20)
-        | st.lists(st.integers(-2, 1030), max_size=5)
-        | st.lists(st.text(max_size=9))
-        | JSON
-    },
-    optional={
-        "layer": st.integers(-6, 6) | JSON,
-        "layers": st.sampled_from(["all", [0, -2], ["embeddings"]]) | JSON,
-        "pooling": st.sampled_from(["last", "mean", "all"]) | JSON,
-        "encoding_format": st.sampled_from(["float", "base64"]) | JSON,
-        "model": st.just("demo-1m") | JSON,
-        "messages": st.just([{"role": "user", "content": "hi"}]) | JSON,
-        "maxTokens": JSON,
-        "temperature": JSON,
-    },
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(document=LIKELY | JSON)
-def test_no_document_harms_the_server(client: httpx.Client, document: Any):
-    response = client.post(
-        "/v1/hidden_states", content=json.dumps(document), headers={"Content-Type": "application/json"}
-    )
-    assert response.status_code in {200, 400, 404, 413}
-    if response.status_code == 200:
-        found = response.json()
-        assert len(found["hidden_states"]) == found["metadata"]["num_prompts"]
-    else:
-        assert set(response.json()["error"]) == {"message", "type", "param", "code", "request_id"}
-
-
-@pytest.mark.server_last
-def test_after_all_of_it_the_server_is_well_and_ends(keyed_server: Server, client: httpx.Client):
-    assert_well(client)
-    assert metric(client, "nbridge_hidden_states_in_flight") == 0
-    keyed_server.stop()
-    assert keyed_server.pids() == []
-
-
-def assert_well(client: httpx.Client) -> None:
-    assert client.get("/health").json()["status"] == "healthy"
-    answer = client.post("/v1/hidden_states", json={"prompts": [[5, 6, 7]]})
-    assert (answer.status_code, len(answer.json()["hidden_states"][0])) == (200, 128)
 
 
 def test_the_guides_own_client_works_as_it_stands(engine_server: Server):
