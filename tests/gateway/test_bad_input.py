@@ -1,27 +1,16 @@
 """What comes in wrong, from users, from servers and from files: refused, and nobody else disturbed."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from doors import ROOT, Gateway, gateway, needs_haproxy, replicas, settings_file
+from doors import Gateway, Nbridge, gateway, needs_haproxy, replicas, settings_file
 from waiting import wait_for
 
 pytestmark = [needs_haproxy, pytest.mark.slow]
-
-
-def nbridge(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "nbridge", "gateway", *map(str, words)]
-    return subprocess.run(
-        argv, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
 
 
 def said(door: Gateway, data: bytes) -> bytes:
@@ -36,7 +25,7 @@ def said(door: Gateway, data: bytes) -> bytes:
     return found
 
 
-def test_users_who_send_nonsense_or_nothing(tmp_path: Path) -> None:
+def test_users_who_send_nonsense_or_nothing(tmp_path: Path, nbridge: Nbridge) -> None:
     with replicas(tmp_path, "a") as made, ExitStack() as stack:
         door = stack.enter_context(gateway(settings_file(tmp_path, made, "[limits]\nupload_s = 1\n")))
         wait_for(lambda: door.state("a") == "in", 20)
@@ -58,7 +47,7 @@ def test_users_who_send_nonsense_or_nothing(tmp_path: Path) -> None:
         # A second one, beside: the folder is free, the port is not.
         text = door.file.read_text().replace("port = 0\nmetrics", f"port = {door.url.rpartition(':')[2]}\nmetrics")
         (tmp_path / "second.toml").write_text(text)
-        second = nbridge(tmp_path / "second.toml", "--data", tmp_path / "other")
+        second = nbridge("gateway", tmp_path / "second.toml", "--data", tmp_path / "other")
         assert second.returncode == 2
         assert "gateway.port = " in second.stderr
         assert "is in use by process" in second.stderr
@@ -157,11 +146,18 @@ CLOUD = '[[cloud]]\nname = "c"\nurl = "https://cloud.example.com/v1"\napi_key_en
     ],
 )
 def test_a_cloud_that_cannot_be_kept_in_bounds_does_not_start(
-    tmp_path: Path, more: str, environment: dict[str, Any], words: str
+    tmp_path: Path,
+    nbridge: Nbridge,
+    monkeypatch: pytest.MonkeyPatch,
+    more: str,
+    environment: dict[str, str],
+    words: str,
 ) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text("[gateway]\nport = 0\nmetrics_port = 0\n" + CLOUD.format(more))
-    refused = nbridge(file, "--data", tmp_path / "data", **environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused = nbridge("gateway", file, "--data", tmp_path / "data")
     assert refused.returncode == 2
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from doors import ROOT, gateway, needs_haproxy, replicas, settings_file
+from doors import ROOT, Nbridge, gateway, needs_haproxy, replicas, settings_file
 from provider import KEY, WORDS, Provider, provider
 from waiting import wait_for
 
@@ -42,7 +42,9 @@ HARD = "Prove step by step:\n```\nx\n```\n$$x^2$$" + "\n" * 12
 
 @pytest.mark.slow
 @needs_haproxy
-def test_a_hybrid_until_its_budget_is_spent_and_after(hybrid: tuple[Any, Provider]) -> None:
+def test_a_hybrid_until_its_budget_is_spent_and_after(
+    hybrid: tuple[Any, Provider], nbridge: Nbridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import openai  # two seconds, which only those pay who run this
 
     front, behind = hybrid
@@ -59,15 +61,10 @@ def test_a_hybrid_until_its_budget_is_spent_and_after(hybrid: tuple[Any, Provide
     assert "".join(one.choices[0].delta.content or "" for one in stream if one.choices) == "".join(WORDS)
     with pytest.raises(openai.APIError):  # the client is told that its stream broke off
         list(sdk.chat.completions.create(model="cut", messages=[], stream=True))
-    told = subprocess.run(
-        [sys.executable, "-m", "nbridge", "gateway", "status", "--data", str(front.data)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    told = nbridge("gateway", "status", "--data", front.data)
     assert "of 0.01 USD this day (UTC)" in told.stdout
-    second = subprocess.run(
-        [sys.executable, "-m", "nbridge", "gateway", "cloud", str(front.file), "--out", str(front.data)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "CLOUD_KEY": KEY},
-    )  # fmt: skip
+    monkeypatch.setenv("CLOUD_KEY", KEY)
+    second = nbridge("gateway", "cloud", front.file, "--out", front.data)
     assert (second.returncode, "Another door to clouds runs in" in second.stderr) == (2, True)
     shown = httpx.get(front.document["metrics_url"].replace("/metrics", "/nbridge/metrics"), trust_env=False)
     page = {(one.name, *sorted(one.labels.values())): one.value for one in parse(shown.text)}
@@ -120,7 +117,7 @@ def test_a_door_that_is_killed_comes_back_and_closes_nothing_local(hybrid: tuple
 
 @pytest.mark.slow
 @needs_haproxy
-def test_a_cloud_alone_behind_a_haproxy_of_ones_own(tmp_path: Path) -> None:
+def test_a_cloud_alone_behind_a_haproxy_of_ones_own(tmp_path: Path, nbridge: Nbridge) -> None:
     environment = {**os.environ, "CLOUD_KEY": KEY}
     out, number = tmp_path / "out", port.pick("127.0.0.1")
     with provider() as behind, (tmp_path / "log").open("w") as log, ExitStack() as stack:
@@ -130,9 +127,8 @@ def test_a_cloud_alone_behind_a_haproxy_of_ones_own(tmp_path: Path) -> None:
             f'[[cloud]]\nname = "c"\nurl = "{behind.url}"\napi_key_env = "CLOUD_KEY"\nusd_per_month = 0.004\n'
             'models = { openai = "openai" }\nprices.openai = { input = 2.5, output = 10.0 }\n'
         )
-        nbridge = [sys.executable, "-m", "nbridge", "gateway"]
-        subprocess.run([*nbridge, "render", str(file), "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
-        door = [*nbridge, "cloud", str(file), "--out", str(out)]
+        assert nbridge("gateway", "render", file, "--out", out).returncode == 0
+        door = [sys.executable, "-m", "nbridge", "gateway", "cloud", str(file), "--out", str(out)]
         haproxy = ["haproxy", "-f", str(out / "haproxy.cfg")]
         for command in (door, haproxy):
             process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)

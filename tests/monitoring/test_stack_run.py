@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -189,7 +188,9 @@ def test_every_metric_in_the_rules_is_one_that_the_server_exports(engine_server:
     assert named <= exported
 
 
-def test_what_is_no_page_counts_as_down_and_nothing_is_left_when_killed(tmp_path: Path) -> None:
+def test_what_is_no_page_counts_as_down_and_nothing_is_left_when_killed(
+    tmp_path: Path, nbridge: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text(QUICK, encoding="utf-8")
     with (
@@ -206,8 +207,7 @@ def test_what_is_no_page_counts_as_down_and_nothing_is_left_when_killed(tmp_path
             assert up == {well.instance: "1", late.instance: "0", html.instance: "0", malformed.instance: "0"}
             config = tmp_path / "data" / "config"
             assert (config.stat().st_mode & 0o077, (config / "alertmanager.yml").stat().st_mode & 0o077) == (0, 0)
-            again = [sys.executable, "-m", "nbridge", "stack", "--server", well.url, "--data", str(tmp_path / "data")]
-            refused = subprocess.run(again, capture_output=True, text=True, check=False)
+            refused = nbridge("stack", "--server", well.url, "--data", tmp_path / "data")
             assert (refused.returncode, "Another stack keeps its data in" in refused.stderr) == (2, True)
             assert all(psutil.pid_exists(pid) for pid in parts(document))
             process.kill()

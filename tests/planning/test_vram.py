@@ -172,8 +172,8 @@ def test_the_estimate_as_data_can_be_written_as_json(catalog: Catalog) -> None:
     context=st.integers(1, 32768),
     concurrency=st.integers(1, 300),
 )
-def test_verdict_and_limits_agree(name: str, gpu: str, context: int, concurrency: int) -> None:
-    made = estimate(read(name), load().gpu(gpu), context_tokens=context, concurrency=concurrency)
+def test_verdict_and_limits_agree(catalog: Catalog, name: str, gpu: str, context: int, concurrency: int) -> None:
+    made = estimate(read(name), catalog.gpu(gpu), context_tokens=context, concurrency=concurrency)
     at_once, longest = made.max_concurrency(context), made.max_context(concurrency)
     assert at_once is not None
     assert longest is not None
