@@ -35,7 +35,7 @@ _log = logging.getLogger("ray.serve")
 class Replica:
     """What Ray Serve makes as often as it scales. Its constructor returns when the server is ready."""
 
-    async def __init__(self, document: dict[str, Any]) -> None:
+    async def __init__(self, document: dict[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
         """`document`: the settings as `Settings.document` gives them. Raises NotStarted with the engine's own words."""
         self._ending = False
         self._died: str | None = None

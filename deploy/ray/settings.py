@@ -74,11 +74,8 @@ class Settings:
     def document(self) -> dict[str, Any]:
         """What `parse` makes these settings of: what was said, and nothing that is a default."""
         engine = self.engine.model_dump(mode="json", exclude_unset=True, exclude=set(_OF_THE_REPLICA))
-        tables = {"engine": engine, "ray": self.door, "scaling": self.scaling}
-        return {
-            name: table if isinstance(table, dict) else table.model_dump(mode="json", exclude_unset=True)
-            for name, table in tables.items()
-        }
+        door, scaling = (one.model_dump(mode="json", exclude_unset=True) for one in (self.door, self.scaling))
+        return {"engine": engine, "ray": door, "scaling": scaling}
 
 
 def load(path: Path) -> Settings:
