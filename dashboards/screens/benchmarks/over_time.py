@@ -61,9 +61,10 @@ def chart(line: Timeline, rows: Rows, palette: Palette) -> Any:
             continue
         high = max(row["value"] for row in present)
         y = (_requests if panel == "Requests" else _shares)(high, places[panel])
-        step = "step-after" if panel == "Requests" else "linear"
-        lines = alt.Chart(data(present)).mark_line(strokeWidth=1.6, interpolate=step, clip=True)
-        tips = ["series:N", alt.Tooltip("at_s:Q", title="at (s)", format=",.4~r"), _tip("value")]
+        lines = alt.Chart(data(present)).mark_line(
+            strokeWidth=1.6, interpolate="step-after" if panel == "Requests" else "linear", clip=True
+        )
+        tips = [alt.Tooltip("series:N"), alt.Tooltip("at_s:Q", title="at (s)", format=",.4~r"), _tip("value")]
         looks = _looks([name for name in (*REQUESTS, *SHARES) if of[name]], palette)
         layers.append(lines.encode(x=x, y=y, **looks, tooltip=tips))
         if panel == "Requests" and of[PREEMPTIONS]:

@@ -85,13 +85,13 @@ def all_compared(old: Entry, others: Sequence[Entry], names: Mapping[str, str]) 
             unlike[one.id] = tuple(differences(known(old), known(one)))
         except (BenchError, OSError) as error:
             problems[one.id] = str(error)
-    allowed = may_differ([difference for found in unlike.values() for difference in found])
+    allowed = may_differ([difference for facts in unlike.values() for difference in facts])
     held = [hold(old, one, names[one.id], unlike.get(one.id, ()), problems.get(one.id), allowed) for one in others]
     layout.verdict(several.verdict(held, names[old.id]))
     tabular.table(several.verdict_rows(held), f"Each beside {old.id}", numeric=VERDICTS, words=("Unlike in",))
-    for one in held:
-        if one.problem:
-            note(f"{one.name}: {one.problem}", bad=True)
+    for found in held:
+        if found.problem:
+            note(f"{found.name}: {found.problem}", bad=True)
     refused = several.difference_rows(held, refused=True)
     tabular.table(refused, "By what runs are unlike that were not compared", words=("Old", "New"))
     if refused:
