@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from recordings import RECORDED
 from rich.console import Console
 
 from bench.compare.figures import FIGURES
@@ -15,7 +16,6 @@ from bench.display import cell_line
 from bench.run.store import open_run
 from dashboards.grafana.boards import BOARDS, json_path
 from dashboards.screens.benchmarks import view as benchmarks
-from dashboards.settings import SAMPLE
 from inputs.quantities import byte_size, count, number, ratio, seconds, share
 from reports.measured.cells import Report
 from reports.measured.reading import stored
@@ -101,7 +101,7 @@ def _panels(tree: object) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return stored(open_run(SAMPLE))
+    return stored(open_run(RECORDED))
 
 
 def test_a_figure_is_rounded_alike_everywhere(report: Report) -> None:

@@ -4,18 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recordings import RECORDED
+
 from bench.compare.sides import Side, sort_in
 from bench.run.store import engine_word, engines_called, open_run
-from dashboards.settings import SAMPLE
 from reports.measured.reading import read, stored
 from reports.statements.headline import headline
 
-SAMPLE_CELL = json.loads((SAMPLE / "run.json").read_text(encoding="utf-8"))
+RUN = json.loads((RECORDED / "run.json").read_text(encoding="utf-8"))
 
 
 def earlier(folder: Path, names: dict[str, str]) -> Path:
     """The reference run as an earlier version would have named its engines, without records."""
-    document: dict[str, Any] = json.loads(json.dumps(SAMPLE_CELL))
+    document: dict[str, Any] = json.loads(json.dumps(RUN))
     document["cells"] = [cell for cell in document["cells"] if cell["engine"]["name"] in names]
     for cell in document["cells"]:
         cell["engine"]["name"] = names[cell["engine"]["name"]]

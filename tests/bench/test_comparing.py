@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from markdown_it import MarkdownIt
+from recordings import RECORDED
 
 from bench.compare import printout
 from bench.compare.comparison import Comparison, compare
@@ -19,17 +20,16 @@ from bench.errors import NewerFormatError, PlanError, RunFolderError
 from bench.run import records
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = ROOT / "reports" / "published" / "cpu-2-cores-default"
 
 
-# ---- run folders: made of the published run, whose first cell's records are stretched
+# ---- run folders: made of a recorded run, whose first cell's records are stretched
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A run folder of `repeats` repeats of two cells of the published run, all times `slower` times as long, with 1 %
+    """A run folder of `repeats` repeats of two cells of a recorded run, all times `slower` times as long, with 1 %
     noise between repeats; `edit` may change its run.json."""
-    document = json.loads((PUBLISHED / "run.json").read_text())
+    document = json.loads((RECORDED / "run.json").read_text())
     template = [cell for cell in document["cells"] if cell["id"] in ("bf16-c1-r1", "bf16-c4-r1")]
 
     def run(
@@ -45,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 place = folder / "cells" / made["id"]
                 place.mkdir(parents=True)
                 factor = slower * (1 + 0.01 * random.normal())
-                stretched(PUBLISHED / "cells" / cell["id"] / "requests.parquet", place / "requests.parquet", factor)
+                stretched(RECORDED / "cells" / cell["id"] / "requests.parquet", place / "requests.parquet", factor)
                 cells.append(made)
         whole = json.loads(json.dumps({**document, "run_id": name, "cells": cells}))
         edit(whole)
@@ -243,7 +243,7 @@ def test_unlike_runs_are_refused_by_name_and_allowed_by_name(
 def test_a_name_that_no_fact_has_is_refused(before: Path) -> None:
     for name in ("weather", "engine.colour", "cpu.cores", ""):
         with pytest.raises(PlanError, match="no fact is called that"):
-            compared(before, PUBLISHED, name)
+            compared(before, RECORDED, name)
 
 
 def test_a_run_is_not_compared_with_itself_or_its_copy(before: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recordings import RECORDED
 
 from bench.compare import history_printout
 from bench.compare.change_points import shifts
@@ -15,7 +16,6 @@ from bench.compare.history import History, history
 from bench.errors import PlanError, RunFolderError
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = ROOT / "reports" / "published" / "cpu-2-cores-default"
 # 1 % from run to run, in an order that no arithmetic made
 NOISE = (0.3, -1.1, 0.8, -0.2, 1.3, -0.9, 0.1, 0.6, -1.4, 0.9, -0.4, 0.2, -0.7, 1.1, -0.1, 0.5, -1.2, 0.7, 0.0, -0.6)
 
@@ -92,12 +92,12 @@ def test_ten_percent_are_found_at_three_percent_noise() -> None:
     assert found >= 85
 
 
-# ---- run folders: the published run's figures, stretched
+# ---- run folders: the recorded run's figures, stretched
 
 
 def add(folder: Path, day: int, slower: float = 1.0, edit: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
-    """A run of that day with two cells whose stored figures are `slower` times the published run's."""
-    document = json.loads((PUBLISHED / "run.json").read_text())
+    """A run of that day with two cells whose stored figures are `slower` times the recorded run's."""
+    document = json.loads((RECORDED / "run.json").read_text())
     factor = slower * (1 + NOISE[day % len(NOISE)] / 100)
     cells = [cell for cell in document["cells"] if cell["id"] in ("bf16-c1-r1", "bf16-c4-r1")]
     for cell in cells:
@@ -189,7 +189,7 @@ def test_figures_are_computed_anew_from_the_records_unless_told_otherwise(tmp_pa
     found = history(tmp_path, allowed=[], threshold=0.05)
     assert found.groups[0].series == ()
     assert all("requests.parquet" in said for said in found.groups[0].left_out)
-    (run / "cells").symlink_to(PUBLISHED / "cells")
+    (run / "cells").symlink_to(RECORDED / "cells")
     assert history(tmp_path, allowed=[], threshold=0.05).groups[0].series[0].values[0] == pytest.approx(33.2, abs=0.1)
 
 

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dashboards.settings import SAMPLE
+from recordings import RECORDED
 
 
 def add_run(
     folder: Path, run_id: str, *, created: str, records: bool = False, speed: float = 1.0, **changes: Any
 ) -> Path:
     """A copy of the reference run under another id and date, `speed` times as fast in run.json."""
-    document = json.loads((SAMPLE / "run.json").read_text(encoding="utf-8"))
+    document = json.loads((RECORDED / "run.json").read_text(encoding="utf-8"))
     document |= {"run_id": run_id, "created": created, **changes}
     for cell in document["cells"]:
         metrics = cell["metrics"]
@@ -23,7 +23,7 @@ def add_run(
     path.mkdir(parents=True)
     (path / "run.json").write_text(json.dumps(document), encoding="utf-8")
     if records:
-        shutil.copytree(SAMPLE / "cells", path / "cells")
+        shutil.copytree(RECORDED / "cells", path / "cells")
     return path
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recordings import RECORDED
 
 from bench.capacity.task import Task
 from bench.plans.plan import expand
 from bench.run.store import open_run
 from bench.studies.capacity.simulated import Server, carry_out, measured
 from dashboards.screens.benchmarks import request_charts, searched
-from dashboards.settings import SAMPLE
 from dashboards.theme import DARK, LIGHT
 from reports.measured.cells import Report
 from reports.measured.reading import stored
@@ -44,7 +44,7 @@ def searched_run(folder: Path) -> Path:
         return recorded, measured(load, recorded)
 
     carry_out(Task(plan, plan.capacity, plan.engines[0], 1), serve, part)
-    document = json.loads((SAMPLE / "run.json").read_text(encoding="utf-8"))
+    document = json.loads((RECORDED / "run.json").read_text(encoding="utf-8"))
     document |= {"run_id": folder.name, "plan": plan.model_dump(mode="json"), **part}
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(document), encoding="utf-8")
@@ -76,7 +76,7 @@ def test_goodput_at_a_level_that_is_carried_is_the_level(report: Report) -> None
 
 
 def test_a_run_without_a_search_has_none() -> None:
-    assert searched.searched(stored(open_run(SAMPLE))) is None
+    assert searched.searched(stored(open_run(RECORDED))) is None
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_shelf import gpu_page, page
+from recordings import RECORDED
 
 from bench.errors import RunFolderError
 from dashboards.screens.live import charts, found, gateway, replay
 from dashboards.screens.live import view as live
 from dashboards.screens.live.sources import Seen, Watch
-from dashboards.settings import SAMPLE
 from dashboards.theme import LIGHT
 from monitoring.alerting.thresholds import load as load_thresholds
 from monitoring.scrape.metrics import MetricsError, parse
@@ -171,7 +171,7 @@ def test_a_runs_samples_are_pages_in_their_own_pace() -> None:
 
 
 def test_the_reference_run_can_be_played() -> None:
-    table = pq.read_table(SAMPLE / "cells" / "int8-c16-r1" / "samples.parquet")
+    table = pq.read_table(RECORDED / "cells" / "int8-c16-r1" / "samples.parquet")
     played = replay.recording(table, "sample", None)
     assert len(played.pages) > 5 and played.began_s == 0.0
     running = [row["value"] for row in live.course([played.at(played.length_s)], "running")]

@@ -5,11 +5,11 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from recordings import RECORDED
 
 from bench.run.store import open_run
 from dashboards import taken
 from dashboards.screens.cost.case_file import case_toml
-from dashboards.settings import SAMPLE
 from planning.cost.assumptions import changed, load_case, parse_case
 from planning.cost.measured import with_run
 
@@ -23,7 +23,7 @@ def test_the_case_reads_back_as_it_was(path: Path | None) -> None:
 
 
 def test_a_case_with_the_speed_of_a_run_reads_back_too() -> None:
-    case = with_run(load_case(), open_run(SAMPLE).document, engine="int8")
+    case = with_run(load_case(), open_run(RECORDED).document, engine="int8")
     found = parse_case(tomllib.loads(case_toml(case)), source="case.toml")
     assert found == case
     assert found.inputs["output_tok_s"].source == case.inputs["output_tok_s"].source

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import KUBERNETES, kustomized, of_kind, option, overlay
+from recordings import RECORDED
 from typer.testing import CliRunner
 
 from deploy.errors import SettingsError
@@ -18,8 +19,6 @@ from deploy.rendering.cli import render
 from deploy.rendering.compose import served_names
 from deploy.rendering.kubernetes import PROMETHEUS, triggers
 from gateway.settings import parse
-
-RUN = Path(__file__).parents[2] / "reports" / "published" / "cpu-2-cores-default"
 
 
 def rendered(*argv: object) -> str:
@@ -41,7 +40,7 @@ def files_of_ours(tmp_path, monkeypatch):
 
 def test_an_overlay_from_a_run_is_taken_by_kustomize_with_the_runs_figures(files_of_ours):
     out = files_of_ours / "mine"
-    argv = ("kubernetes", "--from-run", RUN, "--run-engine", "int8", "--out", out, "--namespace", "llm")
+    argv = ("kubernetes", "--from-run", RECORDED, "--run-engine", "int8", "--out", out, "--namespace", "llm")
     said = rendered(*argv, "--peak-rps", 33)
     assert "capacity 8.41 requests/s: run 20261122T103945Z-default-f747" in said
     assert "not derived: KV cache" in said and "not derived: GPUs" in said and "Replicas:" not in said
@@ -81,12 +80,12 @@ def test_an_overlay_from_a_run_is_taken_by_kustomize_with_the_runs_figures(files
 def test_without_a_demand_no_number_of_replicas_is_invented(files_of_ours):
     out = files_of_ours / "mine"
     said = rendered(
-        "kubernetes", "--from-run", RUN, "--run-engine", "bf16", "--max-ttft", "2s", "--out", out, "--onto", "dev"
+        "kubernetes", "--from-run", RECORDED, "--run-engine", "bf16", "--max-ttft", "2s", "--out", out, "--onto", "dev"
     )
     assert "not derived: Replicas: nothing is known of the demand" in said
     assert not (out / "scaling.yaml").exists()  # dev has no autoscaler
     assert kustomized(out)
-    rendered("kubernetes", "--from-run", RUN, "--run-engine", "bf16", "--max-ttft", "2s", "--out", out)
+    rendered("kubernetes", "--from-run", RECORDED, "--run-engine", "bf16", "--max-ttft", "2s", "--out", out)
     assert "minReplicaCount" not in (out / "scaling.yaml").read_text(encoding="utf-8")
 
 
@@ -101,7 +100,7 @@ def test_without_a_demand_no_number_of_replicas_is_invented(files_of_ours):
 )
 def test_what_cannot_be_rendered_is_said(tmp_path, more, words):
     with pytest.raises(SettingsError, match=words):
-        rendered("kubernetes", "--from-run", RUN, "--run-engine", "int8", "--out", tmp_path / "out", *more)
+        rendered("kubernetes", "--from-run", RECORDED, "--run-engine", "int8", "--out", tmp_path / "out", *more)
     assert not (tmp_path / "out").exists()
 
 
@@ -131,7 +130,7 @@ def keys_of(folder: Path) -> dict[str, str]:
 
 def test_a_compose_folder_has_keys_of_its_own_and_keeps_them(tmp_path):
     out = tmp_path / "here"
-    said = rendered("compose", "--out", out, "--from-run", RUN, "--run-engine", "int8")
+    said = rendered("compose", "--out", out, "--from-run", RECORDED, "--run-engine", "int8")
     made_once = [out / ".env", *(out / "keys").iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made_once} == {0o600}
     assert stat.S_IMODE((out / "keys").stat().st_mode) == 0o700

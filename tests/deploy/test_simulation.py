@@ -2,10 +2,10 @@
 
 import copy
 import json
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from recordings import RECORDED
 from typer.testing import CliRunner
 
 from deploy.errors import SettingsError
@@ -16,8 +16,7 @@ from deploy.scaling.replica import Replica, growth, replica
 from deploy.scaling.simulation import World, arrivals, play
 from deploy.scaling.thresholds import scaling
 
-RUN = Path(__file__).parents[2] / "reports" / "published" / "cpu-2-cores-default"
-DOCUMENT = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+DOCUMENT = json.loads((RECORDED / "run.json").read_text(encoding="utf-8"))
 
 
 def made(**more) -> Replica:
@@ -240,7 +239,7 @@ def test_a_record_of_requests_is_a_demand_too(tmp_path):
 def test_the_command_plays_a_file_and_draws_it(tmp_path):
     file, picture = tmp_path / "hour.csv", tmp_path / "day.svg"
     file.write_text("seconds,rps\n100,2\n400,12\n1000,12\n1300,2\n", encoding="utf-8")
-    argv = ["simulate", "--from-run", str(RUN), "--run-engine", "int8", "--demand", str(file)]
+    argv = ["simulate", "--from-run", str(RECORDED), "--run-engine", "int8", "--demand", str(file)]
     answer = CliRunner().invoke(scale, [*argv, "--svg", str(picture), "--json"])
     document = json.loads(answer.stdout)
     assert (answer.exit_code, document["engine"], document["thresholds"]["most"]) == (0, "int8", 5)
@@ -267,5 +266,5 @@ def test_the_command_plays_a_file_and_draws_it(tmp_path):
 def test_bad_options_are_said(more, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("came.csv").write_text("seconds\n0\n9\n", encoding="utf-8")
-    answer = CliRunner().invoke(scale, ["simulate", "--from-run", str(RUN), "--run-engine", "int8", *more])
+    answer = CliRunner().invoke(scale, ["simulate", "--from-run", str(RECORDED), "--run-engine", "int8", *more])
     assert isinstance(answer.exception, SettingsError) and words in str(answer.exception)

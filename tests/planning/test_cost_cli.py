@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recordings import RECORDED
 from typer.testing import CliRunner
 
 import nbridge
 from planning.errors import PlanningError
 
 ROOT = Path(__file__).parents[2]
-RUN = ROOT / "reports" / "published" / "cpu-2-cores-default"
 runner = CliRunner()
 
 
@@ -69,7 +69,7 @@ def test_cost_is_the_same_for_the_same_seed() -> None:
 
 
 def test_cost_of_a_run_uses_its_speed_and_mix() -> None:
-    made = document("cost", "--run", str(RUN), "--engine", "int8", "--draws", "2000")
+    made = document("cost", "--run", str(RECORDED), "--engine", "int8", "--draws", "2000")
     speed = made["case"]["inputs"]["output_tok_s"]
     assert "engine int8, load c16" in speed["source"]
     assert 200 < speed["mode"] < 350
@@ -97,10 +97,10 @@ def test_cost_of_a_case_file_with_values_by_hand(tmp_path: Path) -> None:
         (["--gpu", "rtx-4900"], "rtx-4090"),
         (["--gpu", "a10g"], "--run"),
         (["--api", "gpt-4oo"], "gpt-4o"),
-        (["--run", str(RUN), "--engine", "in8"], "int8"),
+        (["--run", str(RECORDED), "--engine", "in8"], "int8"),
         (["none.toml"], "no such file"),
         (["--engine", "int8"], "give the run with --run"),
-        (["--run", str(RUN), "--model", "llama-3.1-8b"], "one of --run and --model"),
+        (["--run", str(RECORDED), "--model", "llama-3.1-8b"], "one of --run and --model"),
         (["--model", "llama-3.1-70b", "--gpu", "rtx-4090"], "does not fit"),
     ],
 )

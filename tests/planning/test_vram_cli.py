@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from recordings import RECORDED
 
 import nbridge
-
-PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "cpu-2-cores-default"
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -63,7 +62,7 @@ def test_bad_questions_end_with_2_and_a_paragraph(
 
 
 def test_vram_of_a_run_agrees_with_vllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["vram", "--run", str(PUBLISHED), "--json"], monkeypatch) == 0
+    assert run(["vram", "--run", str(RECORDED), "--json"], monkeypatch) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     assert list(engines) == ["bf16", "int8", "int4"]
     assert {one["reported"] for some in engines.values() for one in some} == {16384}
@@ -73,7 +72,7 @@ def test_vram_of_a_run_agrees_with_vllm(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_select_gives_a_reason_for_every_rejection(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["select", "--gpu", "rtx-4090", "--language", "zh", "--max-tpot", "0.02", "--run", str(PUBLISHED)]
+    arguments = ["select", "--gpu", "rtx-4090", "--language", "zh", "--max-tpot", "0.02", "--run", str(RECORDED)]
     assert run([*arguments, "--json"], monkeypatch) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["chosen"].startswith("qwen2.5-7b")
@@ -93,14 +92,14 @@ def test_select_exits_with_1_when_nothing_is_left(
 def test_select_of_measured_runs_counts_servers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["select", "--run", str(PUBLISHED), "--measured-only", "--peak-rps", "5"], monkeypatch) == 0
+    assert run(["select", "--run", str(RECORDED), "--measured-only", "--peak-rps", "5"], monkeypatch) == 0
     assert "No accepted candidate has a measured goodput" in capsys.readouterr().out  # that plan has no SLO
 
 
 def test_select_counts_servers_for_a_month(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = json.loads((PUBLISHED / "run.json").read_text(encoding="utf-8"))
+    document = json.loads((RECORDED / "run.json").read_text(encoding="utf-8"))
     for cell in document["cells"]:
         cell["metrics"]["goodput_rps"] = cell["metrics"]["request_throughput_rps"]
     (tmp_path / "run.json").write_text(json.dumps(document), encoding="utf-8")
