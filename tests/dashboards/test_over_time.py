@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from recordings import RECORDED
 
 from bench.run.store import open_run
 from dashboards.screens.benchmarks import over_time
-from dashboards.settings import SAMPLE
 from dashboards.theme import DARK, LIGHT
 from reports.measured.cells import Cell
 from reports.measured.reading import read
@@ -15,7 +15,7 @@ from reports.measured.timelines import Series, Timeline
 
 @pytest.fixture(scope="module")
 def cell() -> Cell:
-    return next(one for one in read(open_run(SAMPLE)).cells if one.id == "int8-c16-r1")
+    return next(one for one in read(open_run(RECORDED)).cells if one.id == "int8-c16-r1")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
