@@ -22,9 +22,6 @@ from bench.run import records
 ROOT = Path(__file__).parents[2]
 
 
-# ---- run folders: made of a recorded run, whose first cell's records are stretched
-
-
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A run folder of `repeats` repeats of two cells of a recorded run, all times `slower` times as long, with 1 %
