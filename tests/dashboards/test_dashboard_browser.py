@@ -1,15 +1,14 @@
 """The app as a visitor has it: real runs, a server's page, and Chromium. One walk over all pages."""
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import visiting
 from made_shelf import add_run, gpu_page, page
+from serving import serving
 from visiting import Visit
 
 from dashboards import app_pages
@@ -24,19 +23,10 @@ pytestmark = [
 ]
 
 
-class Metrics(BaseHTTPRequestHandler):
-    """A server that answers 50 tokens a second, one request a second, and an exporter with a GPU."""
-
-    def do_GET(self) -> None:
-        now = time.monotonic()
-        body = (page(tokens=50 * now, requests=int(now), ttft_sum_s=0.2 * int(now)) + gpu_page()).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def metrics(_: str) -> tuple[int, str]:
+    """The page of a server that answers 50 tokens a second, one request a second, and of an exporter with a GPU."""
+    now = time.monotonic()
+    return 200, page(tokens=50 * now, requests=int(now), ttft_sum_s=0.2 * int(now)) + gpu_page()
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +37,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     add_run(runs, "20260201T000000Z-b-0002", created="2026-02-01T00:00:00+00:00", speed=1.5, records=True)
     add_run(runs, "20251201T000000Z-c-0003", created="2025-12-01T00:00:00+00:00")
     (runs / "broken").mkdir()
-    metrics = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
-    thread = threading.Thread(target=metrics.serve_forever, args=(0.05,))
-    thread.start()
-    watched = ("--server", f"http://127.0.0.1:{metrics.server_port}", "--server", "http://127.0.0.1:9")
-    try:
-        with visiting.app(runs, *watched) as url:
-            yield url
-    finally:
-        metrics.shutdown()
-        thread.join()
-        metrics.server_close()
+    with (
+        serving(metrics) as watched,
+        visiting.app(runs, "--server", watched, "--server", "http://127.0.0.1:9") as url,
+    ):
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """Live figures from pages with hand-worked numbers, from servers and from a Prometheus."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 
 import pytest
 from made_shelf import gpu_page, page
+from serving import answering
 
 from dashboards.errors import SourceError
 from dashboards.screens.live import alerts, charts, sources
@@ -201,34 +199,6 @@ def test_percentiles_of_buckets_are_told_as_bounds() -> None:
     assert live.bound_words({"p95_more_than_s": 2560.0}) == "p95 above 2,560 s"
     assert live.bound_words({"p95_more_than_s": 0.0, "p95_at_most_s": 0.1}) == "p95 at most 100 ms"
     assert live.bound_words({"count": 3}) == "too few for a p95"
-
-
-@contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """A server that gives every request the same answer."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"] or 0))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body.encode())))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_GET = do_POST
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def matrix() -> str:

@@ -1,10 +1,6 @@
 """Live beyond servers: what listens on this machine, a gateway's page, a run's samples played again."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_shelf import gpu_page, page
 from recordings import RECORDED
+from serving import listening
 
 from bench.errors import RunFolderError
 from dashboards.screens.live import charts, found, gateway, replay
@@ -24,32 +21,6 @@ from monitoring.scrape.window import scrape
 
 LIMITS = load_thresholds()
 GATEWAY = (Path(__file__).parent / "data" / "gateway.prom").read_text(encoding="utf-8")
-
-
-@contextmanager
-def listening(pages: dict[str, str]) -> Iterator[str]:
-    """A server with these pages; all others are 404."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = pages.get(self.path, "").encode()
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_servers_exporters_and_gateways_are_told_by_their_own_pages() -> None:

@@ -5,15 +5,14 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from serving import answering
 
 from dashboards.errors import SettingsError, SourceError
 from dashboards.grafana.boards import BOARDS
@@ -290,20 +289,9 @@ def test_prometheus_own_words_reach_the_reader(prometheus: Prometheus) -> None:
 
 
 def test_a_page_that_is_no_prometheus_is_named_as_such() -> None:
-    class Html(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"<html>It works!</html>")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Html) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(SourceError, match="HTTP 200 and no JSON, so no Prometheus"):
-            Prometheus(f"http://127.0.0.1:{server.server_port}").at("up", 0)
-        server.shutdown()
+    html, refused = answering(200, "<html>It works!</html>"), "HTTP 200 and no JSON, so no Prometheus"
+    with html as address, pytest.raises(SourceError, match=refused):
+        Prometheus(address).at("up", 0)
 
 
 def test_more_lines_than_can_be_told_apart_are_counted(prometheus: Prometheus) -> None:
