@@ -77,7 +77,7 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
 
 # The limit of one floor: above it a room gets rooms inside.
 MODULES_A_FLOOR = 13
-# The limit of one module: above it there is a seam, and two names that say more than one.
+# The limit of one module, and of one file of tests: above it there is a seam, and two names that say more than one.
 LINES_A_MODULE = 350
 
 
@@ -117,6 +117,11 @@ def test_no_floor_is_crowded() -> None:
 def test_no_module_is_long() -> None:
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items()}
     assert {name: n for name, n in lines.items() if n > LINES_A_MODULE} == {}
+
+
+def test_no_file_of_tests_is_long() -> None:
+    files = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): n for path, n in files.items() if n > LINES_A_MODULE} == {}
 
 
 def test_no_room_is_a_lumber_room() -> None:
