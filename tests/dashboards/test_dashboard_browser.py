@@ -1,7 +1,7 @@
 """The app as a visitor has it: real runs, a server's page, and Chromium. One walk over all pages."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from visiting import Visit
 from dashboards import app_pages
 from dashboards.measure import WCAG
 
+Open = Callable[..., Visit]
 WITHOUT_FIGURE = ("measure", "claims")
 
 pytestmark = [
@@ -50,30 +51,46 @@ def browser() -> Iterator[Any]:
         yield started
 
 
-def test_a_walk_over_all_pages(browser: Any, address: str) -> None:
+@pytest.fixture
+def open_page(browser: Any, address: str) -> Iterator[Open]:
+    """Open a page in a tab of its own. In none of a test's tabs may anything go wrong or anybody else be asked."""
+    visits: list[Visit] = []
+
+    def opened(path: str = "", **context: Any) -> Visit:
+        one = Visit(browser, address, **context)
+        visits.append(one)
+        one.tab.goto(path if path.startswith(address) else f"{address}/{path}")
+        one.settled()
+        return one
+
+    yield opened
+    found = [problem for one in visits for problem in (*one.problems, *one.outside)]
+    for one in visits:
+        one.context.close()
+    assert found == []
+
+
+def assert_accessible(visit: Visit, name: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    visit = Visit(browser, address)
-    visit.tab.goto(address)
-    visit.settled()
+    found = Axe().run(visit.tab, options=WCAG).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name
+    wide = visit.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{name} is wider than the window"
+
+
+def test_a_walk_over_all_pages(open_page: Open) -> None:
+    visit = open_page()
     for name, title in app_pages.PAGES:
         head = "Neural Bridge" if name == "overview" else title
         visit.go(name, title, head)
         if name not in WITHOUT_FIGURE:
             visit.tab.wait_for_selector("[data-testid=stVegaLiteChart] svg")
-        found = Axe().run(visit.tab, options=WCAG).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name
-        wide = visit.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, f"{name} is wider than the window"
-    assert visit.problems == []
-    assert visit.outside == []
-    visit.context.close()
+        assert_accessible(visit, name)
 
 
-def test_an_assumption_changes_the_figure_and_stands_in_the_address(browser: Any, address: str) -> None:
-    visit = Visit(browser, address)
-    visit.tab.goto(f"{address}/cost")
-    visit.settled()
+def test_an_assumption_changes_the_figure_and_stands_in_the_address(open_page: Open) -> None:
+    visit = open_page("cost")
     drawn = "[class*='st-key-figure-tornado'] .vega-embed svg"
     visit.tab.wait_for_selector(drawn)
     before = visit.tab.inner_html(drawn)
@@ -86,31 +103,20 @@ def test_an_assumption_changes_the_figure_and_stands_in_the_address(browser: Any
     )
     visit.tab.wait_for_url("**a_wage_usd_per_hour=10*")
     shared = visit.tab.url
-    other = Visit(browser, address)
-    other.tab.goto(shared)
-    other.settled()
+    other = open_page(shared)
     other.tab.wait_for_function("[...document.querySelectorAll('input')].some(field => field.value === '10 / 20 / 30')")
-    assert (visit.problems, visit.outside, other.problems) == ([], [], [])
-    visit.context.close()
-    other.context.close()
 
 
-def test_live_figures_move_without_a_click(browser: Any, address: str) -> None:
-    visit = Visit(browser, address)
-    visit.tab.goto(f"{address}/live")
-    visit.settled()
+def test_live_figures_move_without_a_click(open_page: Open) -> None:
+    visit = open_page("live")
     visit.tab.wait_for_selector("text=1 of 2 servers answering")
     visit.tab.wait_for_selector("dd:has-text('50.0')")  # tokens a second, known from the second look on
     assert visit.tab.get_by_text("Does not answer: http://127.0.0.1:9").count() == 1
     visit.tab.get_by_text("0: Example GPU").first.wait_for()
-    assert visit.problems == []
-    visit.context.close()
 
 
-def test_a_request_is_picked_in_the_figure(browser: Any, address: str) -> None:
-    visit = Visit(browser, address)
-    visit.tab.goto(f"{address}/benchmarks?run=sample&cell=int8-c4-r1")
-    visit.settled()
+def test_a_request_is_picked_in_the_figure(open_page: Open) -> None:
+    visit = open_page("benchmarks?run=sample&cell=int8-c4-r1")
     visit.tab.wait_for_selector(".st-key-figure-over-time .vega-embed svg .mark-line.role-mark path")
     points = ".st-key-figure-requests .vega-embed svg .mark-symbol.role-mark path"
     visit.tab.wait_for_selector(points)
@@ -119,34 +125,23 @@ def test_a_request_is_picked_in_the_figure(browser: Any, address: str) -> None:
     visit.tab.wait_for_selector(".st-key-figure-request .vega-embed svg .mark-rect.role-mark path")
     visit.settled()
     shared, picked = visit.tab.url, visit.tab.get_by_role("combobox", name="Request, the slowest first").input_value()
-    other = Visit(browser, address)
-    other.tab.goto(shared)
-    other.settled()
+    other = open_page(shared)
     other.tab.wait_for_selector(".st-key-figure-request .vega-embed svg .mark-rect.role-mark path")
     assert other.tab.get_by_role("combobox", name="Request, the slowest first").input_value() == picked
-    assert (visit.problems, visit.outside, other.problems) == ([], [], [])
-    visit.context.close()
-    other.context.close()
 
 
-def test_a_finished_run_is_played_at_its_own_pace(browser: Any, address: str) -> None:
-    visit = Visit(browser, address)
-    visit.tab.goto(f"{address}/live")
-    visit.settled()
+def test_a_finished_run_is_played_at_its_own_pace(open_page: Open) -> None:
+    visit = open_page("live")
     visit.tab.get_by_text("Replay a finished run").click()
     visit.tab.get_by_role("button", name="Replay it").click()
     visit.tab.wait_for_selector(".nb-verdict:has-text('nothing here is live')")
     visit.tab.wait_for_selector("[class*='st-key-figure-live-running'] .vega-embed svg")
     visit.tab.get_by_role("button", name="Stop the replay").click()
     visit.tab.wait_for_selector("text=1 of 2 servers answering")
-    assert (visit.problems, visit.outside) == ([], [])
-    visit.context.close()
 
 
-def test_the_keyboard_alone_opens_a_page_and_changes_it(browser: Any, address: str) -> None:
-    visit = Visit(browser, address)
-    visit.tab.goto(f"{address}/benchmarks?run=sample")
-    visit.settled()
+def test_the_keyboard_alone_opens_a_page_and_changes_it(open_page: Open) -> None:
+    visit = open_page("benchmarks?run=sample")
     visit.tab.wait_for_selector("[class*='st-key-figure-throughput-ttft'] .vega-embed svg")
     for _ in range(80):  # by Tab to the latency, one of a group
         visit.tab.keyboard.press("Tab")
@@ -156,14 +151,10 @@ def test_the_keyboard_alone_opens_a_page_and_changes_it(browser: Any, address: s
             break
     visit.tab.keyboard.press("Space")
     visit.tab.wait_for_selector("[class*='st-key-figure-throughput-tpot'] .vega-embed svg")
-    assert visit.problems == []
-    visit.context.close()
 
 
-def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_path: Path) -> None:
-    visit = Visit(browser, address, accept_downloads=True)
-    visit.tab.goto(f"{address}/benchmarks?run=20260101T000000Z-a-0001")
-    visit.settled()
+def test_figures_and_their_data_can_be_saved(open_page: Open, tmp_path: Path) -> None:
+    visit = open_page("benchmarks?run=20260101T000000Z-a-0001", accept_downloads=True)
     visit.tab.wait_for_selector("[class*='st-key-figure-throughput'] .vega-embed svg")
     assert "304 output tokens/s" in visit.tab.inner_text(".nb-verdict")  # the run of the address, not the newest
     saved = {}
@@ -184,8 +175,6 @@ def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_pat
     lines = saved["csv"].read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("engine,load,at,line,latency_s,output_tok_s")
     assert len(lines) == 10
-    assert visit.problems == []
-    visit.context.close()
 
 
 @pytest.mark.parametrize(
@@ -203,18 +192,6 @@ def test_figures_and_their_data_can_be_saved(browser: Any, address: str, tmp_pat
         ("claims", 390, "dark"),
     ],
 )  # 640: a window of 1,280 at 200 %
-def test_narrow_and_dark_pages_are_accessible_too(
-    browser: Any, address: str, name: str, width: int, scheme: str
-) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    visit = Visit(browser, address, color_scheme=scheme)
-    visit.tab.set_viewport_size({"width": width, "height": 900})
-    visit.tab.goto(f"{address}/{name}")
-    visit.settled()
-    found = Axe().run(visit.tab, options=WCAG).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-    wide = visit.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0
-    assert visit.problems == []
-    visit.context.close()
+def test_narrow_and_dark_pages_are_accessible_too(open_page: Open, name: str, width: int, scheme: str) -> None:
+    narrow = {"width": width, "height": 900}
+    assert_accessible(open_page(name, color_scheme=scheme, viewport=narrow), name)

@@ -70,7 +70,7 @@ class Visit:
 
     def __init__(self, browser: Any, address: str, **context: Any) -> None:
         self.address = address
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(300_000)
         self.problems: list[str] = []
