@@ -154,12 +154,14 @@ def soak(minutes: float, per_minute: float) -> dict[str, Any]:
             found = asyncio.run(load(door.url, per_minute, seconds))
         processes = memory.processes()
         retried = door.retried()
+        log = (door.folder / "data" / "agent.log").read_text(encoding="utf-8").splitlines()
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe(),
         "load": {"minutes": minutes, "per_minute": per_minute, "model": MODEL, "tokens": TOKENS},
         "requests": _requests(found, seconds),
         "retried": retried,
+        "ejections": [line for line in log if " is out: " in line],
         "processes": [{**_memory(one, seconds), "samples": asdict(one)["memory"]} for one in processes],
     }
 
@@ -234,7 +236,7 @@ def table(document: Mapping[str, Any]) -> str:
     for one in document["processes"]:
         grown = "–" if one["growth"] is None else f"{one['growth']:+.1%}"
         lines.append(f"| {one['role']} | {one['first_mib']} | {one['last_mib']} | {one['most_mib']} | {grown} |")
-    said = problems(document)
+    said = [f"out: {one}" for one in document["ejections"]] + problems(document)
     lines += ["", *(f"- {one}" for one in said)] if said else ["", "No error, and no process grew by 5 % or more."]
     return "\n".join(lines) + "\n"
 
