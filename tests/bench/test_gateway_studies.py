@@ -1,5 +1,7 @@
 """The soak and the overhead of a door, worked out by hand."""
 
+from typing import Any
+
 import pytest
 
 from bench.studies.clients.seen import Answer, read_stream
@@ -39,7 +41,8 @@ def test_a_soak_says_what_it_did_not_show() -> None:
     requests = {"count": 900, "per_minute": 900.0, "failed": 1, "why": {"failed: HTTP 503": 1}}
     requests |= {"first_piece_p50_s": 0.1, "first_piece_p99_s": None}
     one = {"role": "agent", "pid": 7, "first_mib": 50.0, "last_mib": 60.0, "most_mib": 61.0, "growth": 0.2}
-    document = {"load": {"minutes": 1.0}, "requests": requests, "retried": 0, "processes": [one]}
+    document: dict[str, Any] = {"load": {"minutes": 1.0}, "requests": requests, "retried": 0, "processes": [one]}
+    document["ejections"] = ["a is out: hangs"]
     assert problems(document) == [
         "1 of 900 requests failed: {'failed: HTTP 503': 1}",
         "900 requests a minute are fewer than 1000",
@@ -47,6 +50,7 @@ def test_a_soak_says_what_it_did_not_show() -> None:
     ]
     assert "| agent | 50.0 | 60.0 | 61.0 | +20.0% |" in table(document)
     assert "p50 100 ms, p99 –" in table(document)
+    assert "- out: a is out: hangs" in table(document)
     well = {**requests, "failed": 0, "per_minute": 1200.0}
     assert problems({**document, "requests": well, "processes": [{**one, "growth": 0.01}]}) == []
     assert problems({**document, "requests": well, "processes": [{**one, "growth": None}]}) == [
