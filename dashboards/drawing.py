@@ -57,7 +57,10 @@ def time_axis(field: str, title: str, values: list[float]) -> alt.X:
     low, high = min(values), max(values)
     axis = alt.Axis(labelExpr=TIME, title=title, tickCount=6, labelOverlap=True)
     if low > 0 and high / low > 8:
-        scale = alt.Scale(type="log", domain=[low / 1.35, high * 1.35], nice=False)
+        ends = [low / 1.35, high * 1.35]
+        # Vega's own ticks stand at every digit; of their labels a narrow screen shows the first and the last.
+        axis = alt.Axis(labelExpr=TIME, title=title, values=decades(ends, 6), labelOverlap=True)
+        scale = alt.Scale(type="log", domain=ends, nice=False)
     else:
         scale = alt.Scale(zero=low <= 0, domain=[low - (high - low) * 0.08, high + (high - low or high) * 0.08])
     return alt.X(field, type="quantitative", axis=axis, scale=scale)

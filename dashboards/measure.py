@@ -43,6 +43,7 @@ from bench.run.stats.latencies import latencies
 from dashboards.app_pages import PAGES
 from dashboards.settings import SAMPLE
 
+ROOT = Path(__file__).parent.parent
 RUNS = 200
 REQUESTS = 1_000_000
 TOKENS = 16  # of each answer: 15 million gaps
@@ -121,13 +122,13 @@ def _records(rng: np.random.Generator, first: int, count: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def start_app(runs: Path, *flags: str) -> tuple[subprocess.Popen[bytes], str]:
-    """The app on a free port, answering; `flags` are more of `nbridge dashboard`."""
+def start_app(runs: Path, *flags: str, within: Path = ROOT) -> tuple[subprocess.Popen[bytes], str]:
+    """The app on a free port, answering, started in the folder `within`; `flags` are more of `nbridge dashboard`."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", str(runs), "--port", str(port), *flags]
-    app = subprocess.Popen(argv, cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", str(runs.resolve()), "--port", str(port), *flags]
+    app = subprocess.Popen(argv, cwd=within, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):

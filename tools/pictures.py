@@ -1,11 +1,13 @@
-"""The app's pictures in README and docs, taken anew in Chromium: `python -m tools.pictures --runs RUNS --server URL`.
+"""The pictures of the app in README and docs, taken anew in Chromium: `python -m tools.pictures` or `make pictures`.
 
-RUNS holds real runs, URL a server that may be put under load for Live. `--look FOLDER` takes every page whole instead,
-light, dark and 390 pixels wide, to be looked at; nothing of it is kept in the repository.
+RUNS holds real runs (default: the reference run that comes with Neural Bridge), URL is a server that may be put under
+load for Live. `--look FOLDER` takes every page whole instead, light, dark and 390 pixels wide, to be looked at; nothing
+of it is kept in the repository.
 """
 
 import argparse
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -18,17 +20,19 @@ from PIL import Image
 
 from dashboards.app_pages import PAGES
 from dashboards.measure import IDLE, start_app
+from dashboards.settings import SAMPLE
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 WIDTH, NARROW = 1280, 390
 # Of each: the page's address after the app's, what is first seen there (a CSS selector), and how high it is.
 PICTURES = {
-    "dashboard-overview": ("", "h1", 1180),
+    "dashboard-overview": ("", "h1", 1210),
     "dashboard-live": ("live", "h1", 1240),
-    "dashboard-benchmarks": ("benchmarks", "[class*=st-key-figure-over-time]", 1000),
+    "dashboard-benchmarks": ("benchmarks", "h1", 860),
+    "dashboard-cell": ("benchmarks", "[class*=st-key-figure-over-time]", 1150),
     "dashboard-compare": ("compare", "h1", 1240),
-    "dashboard-cost": ("cost?hosting=buy&tokens_per_month=1e8", "h1", 1450),
+    "dashboard-cost": ("cost?hosting=buy", "h1", 1450),
 }
 LOAD = """name = "live"
 [[loads]]
@@ -48,7 +52,7 @@ def taken(tab: Any, address: str, path: str, selector: str, height: int, wait_s:
     tab.wait_for_function(IDLE)
     tab.wait_for_timeout(1000 * wait_s)
     whole(tab)
-    top = 0 if selector == "h1" else tab.locator(selector).first.bounding_box()["y"] - 60
+    top = 0 if selector == "h1" else tab.locator(selector).first.bounding_box()["y"] - 50  # its heading
     picture: bytes = tab.screenshot(clip={"x": 0, "y": top, "width": WIDTH, "height": height})
     return picture
 
@@ -101,6 +105,18 @@ def looked_at(browser: Any, address: str, out: Path) -> None:
         context.close()
 
 
+@contextlib.contextmanager
+def shown(runs: Path | None) -> Iterator[Path]:
+    """The folder of runs, of the reference run alone where none is named."""
+    if runs is not None:
+        yield runs
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        run_id = str(json.loads((SAMPLE / "run.json").read_text(encoding="utf-8"))["run_id"])
+        shutil.copytree(SAMPLE, Path(folder) / "runs" / run_id)
+        yield Path(folder) / "runs"
+
+
 def report(browser: Any, page: Path) -> None:
     """The beginning of a run's report."""
     tab = browser.new_page(viewport={"width": WIDTH, "height": 1460})
@@ -113,9 +129,9 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--runs", type=Path, required=True, help="a folder of real runs")
+    parser.add_argument("--runs", type=Path, help="a folder of real runs")
     parser.add_argument("--server", help="a server to watch and to put under load for Live")
-    parser.add_argument("--only", nargs="+", choices=[*PICTURES, "report"], help="take these alone")
+    parser.add_argument("--only", nargs="+", choices=list(PICTURES), help="take these alone")
     parser.add_argument("--query", default="", help="what follows the address of pages that show runs (run=…, old=…)")
     parser.add_argument("--report", type=Path, help="a report.html whose beginning is taken, too")
     parser.add_argument("--look", type=Path, help="take every page whole into this folder instead")
@@ -123,30 +139,36 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("no Chromium on this machine: apt-get install chromium")
-    app, address = start_app(chosen.runs, *(["--server", chosen.server] if chosen.server else []))
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
-            )
-            if chosen.look:
-                looked_at(browser, address, chosen.look)
-                return
-            tab = browser.new_page()
-            for name in chosen.only or PICTURES:
-                if name == "report":
-                    continue
-                path, selector, height = PICTURES[name]
-                query = chosen.query if path in ("benchmarks", "compare") else ""
-                with loaded(chosen.server if path == "live" else None):
-                    wait_s = WATCHED_S if path == "live" and chosen.server else 0
-                    picture = taken(tab, address, f"{path}?{query}" if query else path, selector, height, wait_s)
-                saved(picture, IMAGES / f"{name}.png")
-            if chosen.report:
-                report(browser, chosen.report)
-    finally:
-        app.terminate()
-        app.wait(timeout=30)
+    with shown(chosen.runs) as runs:
+        # Started beside the runs: a page names their folder from there.
+        watched = ["--server", chosen.server] if chosen.server else []
+        app, address = start_app(runs, *watched, within=runs.resolve().parent)
+        try:
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+                )
+                if chosen.look:
+                    looked_at(browser, address, chosen.look)
+                else:
+                    kept(browser, address, chosen)
+        finally:
+            app.terminate()
+            app.wait(timeout=30)
+
+
+def kept(browser: Any, address: str, chosen: argparse.Namespace) -> None:
+    """The pictures that stand in README and docs."""
+    tab = browser.new_page()
+    for name in chosen.only or PICTURES:
+        path, selector, height = PICTURES[name]
+        query = chosen.query if path in ("benchmarks", "compare") else ""
+        with loaded(chosen.server if path == "live" else None):
+            wait_s = WATCHED_S if path == "live" and chosen.server else 0
+            picture = taken(tab, address, f"{path}?{query}" if query else path, selector, height, wait_s)
+        saved(picture, IMAGES / f"{name}.png")
+    if chosen.report:
+        report(browser, chosen.report)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A cell over time: the TTFT of its requests, and under it, on the same axis, what the server said of itself. Pure."""
 
+import math
 from typing import Any
 
 import altair as alt
@@ -44,13 +45,16 @@ def chart(line: Timeline, rows: Rows, palette: Palette) -> Any:
     places = _places(panels)
     x = alt.X(
         "at_s:Q", title="Time since the load began", scale=alt.Scale(domain=[0, line.until_s or 1.0], nice=False),
-        axis=alt.Axis(labelExpr=TIME, tickCount=8, labelOverlap=True),
+        axis=alt.Axis(labelExpr=TIME, values=_ticks(line.until_s), labelOverlap=True, grid=False),
     )  # fmt: skip
     layers: list[Any] = []
     if line.window_s:
         start_s, end_s = line.window_s
         window = alt.Chart(data([{"from_s": max(0.0, start_s), "to_s": min(end_s, line.until_s)}]))
         layers.append(window.mark_rect(color=palette.shade, opacity=0.6).encode(x=alt.X("from_s:Q"), x2="to_s:Q"))
+    # A grid of the axis itself would be as high as one panel.
+    ruled = alt.Chart(data([{"at_s": at_s} for at_s in _ticks(line.until_s)]))
+    layers.append(ruled.mark_rule(color=palette.grid).encode(x=x))
     if of[TTFT]:
         points = alt.Chart(data(of[TTFT])).mark_point(filled=True, size=16, opacity=1, color=palette.ink)
         tips = [alt.Tooltip("at_s:Q", title="sent (s)", format=",.4~r"), _tip("TTFT (s)")]
@@ -82,6 +86,13 @@ def _places(panels: list[str]) -> dict[str, list[Any]]:
         found[panel] = [alt.ExprRef(f"height * {bottom:.4f}"), alt.ExprRef(f"height * {top:.4f}")]
         top = bottom + _GAP
     return found
+
+
+def _ticks(until_s: float, most: int = 8) -> list[float]:
+    """Instants 1, 2 or 5 of a power of ten apart, from 0 on."""
+    power = 10.0 ** math.floor(math.log10(until_s / most)) if until_s > 0 else 1.0
+    step = next(m * power for m in (1, 2, 5, 10, 20) if until_s <= m * power * most)
+    return [step * i for i in range(int(until_s / step) + 1)]
 
 
 def _looks(present: list[str], palette: Palette) -> dict[str, Any]:
