@@ -28,10 +28,9 @@ WIDTH, NARROW = 1280, 390
 # Of each: the page's address after the app's, what is first seen there (a CSS selector), and how high it is.
 PICTURES = {
     "dashboard-overview": ("", "h1", 1210),
-    "dashboard-live": ("live", "h1", 1240),
-    "dashboard-benchmarks": ("benchmarks", "h1", 860),
+    "dashboard-live": ("live", "h1", 1185),
+    "dashboard-benchmarks": ("benchmarks", "h1", 1180),
     "dashboard-cell": ("benchmarks", "[class*=st-key-figure-over-time]", 1150),
-    "dashboard-compare": ("compare", "h1", 1240),
     "dashboard-cost": ("cost?hosting=buy", "h1", 1450),
 }
 LOAD = """name = "live"
@@ -52,6 +51,7 @@ def taken(tab: Any, address: str, path: str, selector: str, height: int, wait_s:
     tab.wait_for_function(IDLE)
     tab.wait_for_timeout(1000 * wait_s)
     whole(tab)
+    tab.wait_for_function(IDLE)
     top = 0 if selector == "h1" else tab.locator(selector).first.bounding_box()["y"] - 50  # its heading
     picture: bytes = tab.screenshot(clip={"x": 0, "y": top, "width": WIDTH, "height": height})
     return picture
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="a folder of real runs")
     parser.add_argument("--server", help="a server to watch and to put under load for Live")
     parser.add_argument("--only", nargs="+", choices=list(PICTURES), help="take these alone")
-    parser.add_argument("--query", default="", help="what follows the address of pages that show runs (run=…, old=…)")
+    parser.add_argument("--run", help="the run of theirs that Benchmarks shows (default: the newest)")
     parser.add_argument("--report", type=Path, help="a report.html whose beginning is taken, too")
     parser.add_argument("--look", type=Path, help="take every page whole into this folder instead")
     chosen = parser.parse_args()
@@ -162,7 +162,7 @@ def kept(browser: Any, address: str, chosen: argparse.Namespace) -> None:
     tab = browser.new_page()
     for name in chosen.only or PICTURES:
         path, selector, height = PICTURES[name]
-        query = chosen.query if path in ("benchmarks", "compare") else ""
+        query = f"run={chosen.run}" if chosen.run and path == "benchmarks" else ""
         with loaded(chosen.server if path == "live" else None):
             wait_s = WATCHED_S if path == "live" and chosen.server else 0
             picture = taken(tab, address, f"{path}?{query}" if query else path, selector, height, wait_s)

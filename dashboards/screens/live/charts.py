@@ -5,9 +5,10 @@ from typing import Any
 
 import altair as alt
 
-from dashboards.drawing import Rows, data, finished
+from dashboards.drawing import TIME, Rows, data, finished
 from dashboards.theme import DASHES, Palette
 
+SECONDS = "seconds"  # the format of a time, which is written with the unit that suits it
 NEAR = 0.25  # of a limit: from there on it is drawn
 
 
@@ -33,11 +34,14 @@ def over_time(
     colours = alt.Scale(domain=list(series), range=[palette.series[i % len(palette.series)] for i in span])
     dashes = alt.Scale(domain=list(series), range=[list(DASHES[i % len(DASHES)]) for i in span])
     legend = alt.Legend(title=None, orient="top", columns=0, labelLimit=240) if len(series) > 1 else None
+    is_time = unit_format == SECONDS
+    written = ",.3~r" if is_time else unit_format
     tips = [
         alt.Tooltip("at:T", format="%H:%M:%S", title="time"),
         alt.Tooltip("series:N"),
-        alt.Tooltip("value:Q", format=unit_format),
+        alt.Tooltip("value:Q", format=written, title="seconds" if is_time else "value"),
     ]
+    axis = alt.Axis(labelExpr=TIME, tickCount=5) if is_time else alt.Axis(format=unit_format, tickCount=5)
     most = max(row["value"] for row in rows)
     still = most == 0
     if limit is not None and most < limit * NEAR:
@@ -48,7 +52,7 @@ def over_time(
     line = alt.Chart(data(rows)).mark_line(strokeWidth=1.8)
     lines = line.encode(
         x=alt.X("at:T", title=None, scale=when, axis=alt.Axis(format="%H:%M:%S", tickCount=5, labelOverlap=True)),
-        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(format=unit_format, tickCount=5)),
+        y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
         color=alt.Color("series:N", scale=colours, legend=legend),
         strokeDash=alt.StrokeDash("series:N", scale=dashes, legend=legend),
         detail="part:N",

@@ -10,11 +10,11 @@ from monitoring.alerting.thresholds import load as load_thresholds
 
 FIGURES = (
     ("output", "Output tokens per second", "Output tokens/s", ",.3~r"),
-    ("ttft", "Mean time to first token (TTFT)", "TTFT (s)", ",.3~r"),
+    ("ttft", "Mean time to first token (TTFT)", "TTFT", charts.SECONDS),
     ("running", "Requests running", "Requests", ",.3~r"),
     ("waiting", "Requests waiting", "Requests", ",.3~r"),
     ("kv", "KV cache in use", "Share of the cache", ".2~%"),
-    ("itl", "Mean inter-token latency (ITL)", "ITL (s)", ",.3~r"),
+    ("itl", "Mean inter-token latency (ITL)", "ITL", charts.SECONDS),
 )
 GPU_FIGURES = (
     ("temperature_celsius", "GPU temperature", "°C", ",.3~r"),
