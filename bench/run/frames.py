@@ -1,7 +1,7 @@
 """Runs as pandas DataFrames, for notebooks: cells, requests and samples, with units in the columns' names.
 
     from bench.run import load
-    runs = load("runs/20261122T103945Z-default-f747")
+    runs = load("runs/20261127T125355Z-default-d333")
     runs.requests.groupby(["engine", "load"]).ttft_s.median()
 
 Everything comes from the run folder's records; docs/notebooks.md shows more.
