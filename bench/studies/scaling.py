@@ -42,8 +42,8 @@ from serve.engine.settings import parse
 ROOT = Path(__file__).parents[2]
 DOOR = "haproxy alone"  # without canaries, so that the servers count our requests and no others
 PLACES = 4
-PARTS_S = 60.0  # each of the three parts of the step
-SEEDS = 10
+PARTS_S = 40.0  # each of the three parts of the step
+SEEDS = 5
 TURNS = 3
 NEAR = 0.10
 # 50 tokens take 1 s; ten an event, so that a client that wakes late on a busy machine does not find several at once.
@@ -180,7 +180,7 @@ def replica(case: Case, folder: Path, urls: Sequence[str], requests: int) -> tup
 
 
 def rounds(
-    case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 40, seeds: int = SEEDS
+    case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 25, seeds: int = SEEDS
 ) -> Generator[Json]:
     """Steps at two servers, each beside its simulations."""
     with servers(case, folder) as urls:
