@@ -41,9 +41,16 @@ def installed(folder: Path, *targets: str) -> Podman:
         pytest.skip("podman or podman-compose is not installed")
     podman = Podman(folder)
     for target in targets:
-        if not podman.has(containers.image(target)):
-            pytest.skip(f"the image {containers.image(target)} is not built: make containers")
+        built(podman, target)
     return podman
+
+
+def built(podman: Podman, target: str) -> str:
+    """An image's name; skips where it is not built."""
+    image = containers.image(target)
+    if not podman.has(image):
+        pytest.skip(f"the image {image} is not built: make containers")
+    return image
 
 
 def storage(podman: Podman) -> str:

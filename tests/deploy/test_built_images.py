@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from podman import Podman, installed, path, storage, tell
+from podman import Podman, built, installed, path, storage, tell
 from waiting import wait_for
 
 from nbridge import COMMANDS
@@ -58,29 +58,29 @@ print("open")
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory) -> Podman:
-    return installed(tmp_path_factory.mktemp("podman"), *TARGETS)
+    return installed(tmp_path_factory.mktemp("podman"))
 
 
 def inside(podman: Podman, target: str, *words: str, entry: str = "nbridge", check: bool = True) -> str:
     """What a command says in a container without a network and with a root that cannot be written."""
     run = ("podman", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777")
-    return podman(*run, "--entrypoint", entry, containers.image(target), *words, check=check)
+    return podman(*run, "--entrypoint", entry, built(podman, target), *words, check=check)
 
 
-def test_images_are_closed(podman):
-    tell(f"{storage(podman)}, {os.cpu_count()} cores")
-    for target in TARGETS:
-        facts = json.loads(podman("podman", "image", "inspect", containers.image(target)))[0]
-        tell(f"{containers.image(target)}: {facts['Size'] / 1e9:.2f} GB")
-        assert facts["User"] == "10001:10001"
-        assert facts["Labels"]["org.opencontainers.image.version"] == containers.version()
-        assert not [one for one in facts["Config"]["Env"] if "KEY" in one or "PASSWORD" in one]
-        listed = podman(
-            "podman", "run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", containers.image(target), "-c",
-            "cat /opt/nbridge/packages.json; ls /etc/pip.conf /src 2>&1; python3 -m pip --version 2>&1",
-        )  # fmt: skip
-        assert '"neural_bridge"' in listed or '"neural-bridge"' in listed
-        assert "No module named pip" in listed and "cannot access '/src'" in listed
+@pytest.mark.parametrize("target", TARGETS)
+def test_images_are_closed(podman, target):
+    image = built(podman, target)
+    facts = json.loads(podman("podman", "image", "inspect", image))[0]
+    tell(f"{image}: {facts['Size'] / 1e9:.2f} GB ({storage(podman)}, {os.cpu_count()} cores)")
+    assert facts["User"] == "10001:10001"
+    assert facts["Labels"]["org.opencontainers.image.version"] == containers.version()
+    assert not [one for one in facts["Config"]["Env"] if "KEY" in one or "PASSWORD" in one]
+    listed = podman(
+        "podman", "run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", image, "-c",
+        "cat /opt/nbridge/packages.json; ls /etc/pip.conf /src 2>&1; python3 -m pip --version 2>&1",
+    )  # fmt: skip
+    assert '"neural_bridge"' in listed or '"neural-bridge"' in listed
+    assert "No module named pip" in listed and "cannot access '/src'" in listed
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -116,7 +116,7 @@ def test_what_is_missing_is_said(podman, target, words, variables, status, said)
     """Without a network, as where a volume, a key or a model was forgotten: one sentence and an exit code."""
     run = ["podman", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777"]
     run += [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
-    code, stderr = podman.ended(*run, containers.image(target), *words)
+    code, stderr = podman.ended(*run, built(podman, target), *words)
     tell(f"{target} {' '.join(words)}: {code}: {stderr.strip()[-400:]}")
     assert code == status and said in stderr and "Traceback" not in stderr
 
@@ -126,7 +126,7 @@ def test_the_tools_decide_and_draw(podman):
     number = port.pick("127.0.0.1")
     name = podman(
         "podman", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "-p", f"127.0.0.1:{number}:8501",
-        containers.image("tools"), "dashboard", "--host", "0.0.0.0", "--port", "8501",
+        built(podman, "tools"), "dashboard", "--host", "0.0.0.0", "--port", "8501",
     ).strip()  # fmt: skip
     try:
         wait_for(lambda: said(f"http://127.0.0.1:{number}/_stcore/health") == "ok", timeout_s=300)
@@ -185,7 +185,7 @@ def test_a_server_starts_in_a_container_as_outside(podman, tmp_path):
 def start(podman: Podman, number: int):
     name = podman(
         "podman", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "--shm-size", "1g",
-        "-p", f"127.0.0.1:{number}:8000", containers.image("cpu"),
+        "-p", f"127.0.0.1:{number}:8000", built(podman, "cpu"),
         "serve", "--model", "demo-1m", "--host", "0.0.0.0", "--port", "8000",
     ).strip()  # fmt: skip
     return lambda: podman("podman", "stop", "-t", "60", name)
