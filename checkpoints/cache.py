@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from checkpoints.errors import OutputExists
+from checkpoints.errors import CacheNotWritable, OutputExists
 from inputs import files
 
 MANIFEST = "nbridge.json"
@@ -55,7 +55,13 @@ def build_once(target: Path, build: Callable[[Path], Mapping[str, Any]], progres
     `build` fills an empty directory and returns facts for the manifest; the directory appears under its name
     only when it is whole. Of several processes that ask at once, one builds and the others wait for it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheNotWritable(
+            f"The cache {cache_dir()} cannot be written: {error.strerror}. Name another directory with NBRIDGE_CACHE; "
+            "in a container, mount a volume there."
+        ) from None
     with _locked(target, progress):
         if target.exists():
             damage = verify(target)

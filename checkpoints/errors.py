@@ -11,6 +11,7 @@ CheckpointError                 (exit 4: the work failed)
 ├── OutputExists                (exit 2: the output directory is not empty)
 ├── MissingPackage              (exit 3: torch or transformers is not installed)
 ├── DiskFull                    (exit 3: no room for the files)
+├── CacheNotWritable            (exit 3: nothing can be written where things are kept between runs)
 ├── TrainingFailed              (exit 4: a training ended without a model or an adapter)
 └── FetchFailed                 (exit 4: a download did not complete)
     ├── AccessDenied            (exit 4: the hub answered 401 or 403)
@@ -81,6 +82,12 @@ class MissingPackage(CheckpointError):
 
 class DiskFull(CheckpointError):
     """The disk has no room for the files."""
+
+    exit_code = 3
+
+
+class CacheNotWritable(CheckpointError):
+    """The directory for what is made once is on a file system, or of a user, that lets nothing be written."""
 
     exit_code = 3
 

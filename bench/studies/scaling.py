@@ -161,7 +161,7 @@ def queued(urls: Sequence[str]) -> tuple[float, float]:
 
 
 def replica(case: Case, folder: Path, urls: Sequence[str], requests: int) -> tuple[Path, float]:
-    """The run that measures one replica, and the requests/s of its heaviest load."""
+    """The run that measures one replica, and the requests/s of its heaviest load, by Little's law."""
     plan, why = closed(case, requests), ""
     for turn in range(TURNS):
         if case.real:  # they share the machine, so one is measured beside the other
@@ -173,14 +173,15 @@ def replica(case: Case, folder: Path, urls: Sequence[str], requests: int) -> tup
             found = run(folder, f"replica-{turn}", plan, urls[0])
         cells = open_run(found).cells
         if all(cell["outcome"] == "ok" for cell in cells):
-            return found, max(cell["metrics"]["request_throughput_rps"] for cell in cells)
+            heaviest = cells[-1]["metrics"]
+            return found, heaviest["mean_in_flight"] / heaviest["e2e_s"]["mean"]
         why = next(str(cell.get("reason")) for cell in cells if cell["outcome"] != "ok")
         sys.stderr.write(f"the replica is measured again: {why}\n")
     raise BenchError(f"No valid measurement of one replica in {TURNS} turns: {why}")
 
 
 def rounds(
-    case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 25, seeds: int = SEEDS
+    case: Case, folder: Path, count: int, *, parts_s: float = PARTS_S, requests: int = 100, seeds: int = SEEDS
 ) -> Generator[Json]:
     """Steps at two servers, each beside its simulations."""
     with servers(case, folder) as urls:
@@ -281,6 +282,7 @@ def main() -> None:
     asked.add_argument("--out", type=Path, default=Path("runs/scaling"), help="folder for scaling.json and scaling.md")
     asked.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     asked.add_argument("--rounds", type=int, default=3)
+    asked.add_argument("--requests", type=int, default=100, help="of each user, when one replica is measured")
     options = asked.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "scaling.json"
@@ -290,7 +292,7 @@ def main() -> None:
     for name in options.cases:
         with (
             tempfile.TemporaryDirectory(prefix="nbridge-scaling-") as folder,
-            contextlib.closing(rounds(CASES[name], Path(folder), options.rounds)) as made,
+            contextlib.closing(rounds(CASES[name], Path(folder), options.rounds, requests=options.requests)) as made,
         ):
             for one in made:
                 about = {"case": name, "at": datetime.now(UTC).isoformat(timespec="seconds")}

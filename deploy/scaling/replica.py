@@ -81,7 +81,7 @@ def replica(
         raise SettingsError(f"{source}: no load has a time to first token, so nothing is known of waiting users.")
     cells = [one for one in document["cells"] if one["engine"].get("name") == name]
     seats = cells[0]["engine"].get("max_num_seqs")
-    curve = _seated(_rising([(load.in_flight, load.throughput_rps, found[0]) for load, found in told]), seats)
+    curve = _seated(_rising([(load.in_flight, _rate_rps(load), found[0]) for load, found in told]), seats)
     starts = [one["startup"]["ready_s"] for one in cells if (one.get("startup") or {}).get("ready_s")]
     if not starts and start_s is None:
         raise SettingsError(
@@ -121,6 +121,12 @@ def replica(
         words=words,
         work_cv=_spread(told[0][0]),
     )
+
+
+def _rate_rps(load: Load) -> float:
+    """Requests ended per second by Little's law. A count of those that ended leaves out what is in work when the load
+    ends: a closed load of few turns, whose users ask in step, would seem to carry up to a turn less than it does."""
+    return load.in_flight / load.e2e_mean_s
 
 
 def _spread(lightest: Load) -> float:
@@ -166,13 +172,13 @@ def _capacity(told: Sequence[tuple[Load, tuple[float, str]]], limit_s: float, so
             f"{source} has no goodput, and no load kept the TTFT within {seconds(limit_s)} (the fastest: "
             f"{seconds(fastest)}): allow more with --max-ttft, or measure lighter loads, or with an SLO."
         )
-    load, (ttft_s, how) = max(within, key=lambda one: one[0].throughput_rps)
+    load, (ttft_s, how) = max(within, key=lambda one: _rate_rps(one[0]))
     beyond = [one for one, found in told if found[0] > limit_s and one.in_flight > load.in_flight]
     edge = "" if beyond else " It is the heaviest load measured: the true capacity may be higher."
     return (
-        load.throughput_rps,
+        _rate_rps(load),
         load.in_flight,
-        f"{source} has no goodput; {trimmed(load.throughput_rps)} requests/s is the load {load.name}, the heaviest "
+        f"{source} has no goodput; {trimmed(_rate_rps(load))} requests/s is the load {load.name}, the heaviest "
         f"whose TTFT ({how} {seconds(ttft_s)}) is within {seconds(limit_s)}.{edge}",
     )
 

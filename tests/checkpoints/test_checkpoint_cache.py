@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import cache
-from checkpoints.errors import OutputExists
+from checkpoints.errors import CacheNotWritable, OutputExists
 
 
 def build_text(directory: Path) -> dict:
@@ -123,3 +123,11 @@ def test_manifest_is_json_with_a_format(tmp_path):
     document = json.loads((tmp_path / "made" / cache.MANIFEST).read_text())
     assert document["format"] == cache.MANIFEST_FORMAT
     assert set(document["files"]) == {"text"}
+
+
+def test_a_cache_that_cannot_be_made_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NBRIDGE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(CacheNotWritable, match="file/cache cannot be written: Not a directory. Name another") as error:
+        cache.build_once(cache.checkpoints_dir() / "made", lambda _: {})
+    assert error.value.exit_code == 3

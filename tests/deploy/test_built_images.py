@@ -77,7 +77,7 @@ def test_images_are_closed(podman, target):
     assert not [one for one in facts["Config"]["Env"] if "KEY" in one or "PASSWORD" in one]
     listed = podman(
         "podman", "run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", image, "-c",
-        "cat /opt/nbridge/packages.json; ls /etc/pip.conf /src 2>&1; python3 -m pip --version 2>&1",
+        "cat /opt/nbridge/packages.json; ls /etc/pip.conf /src 2>&1; python3 -m pip --version 2>&1 || true",
     )  # fmt: skip
     assert '"neural_bridge"' in listed or '"neural-bridge"' in listed
     assert "No module named pip" in listed and "cannot access '/src'" in listed
@@ -98,7 +98,7 @@ def test_what_an_image_is_not_for_is_not_in_it(podman):
 @pytest.mark.parametrize(
     ("target", "words", "variables", "status", "said"),
     [
-        ("cpu", ("serve", "--model", "org/model"), {}, 4, "org/model"),
+        ("cpu", ("serve", "--model", "org/model"), {}, 2, "the hub does not answer"),
         ("cpu", ("serve", "--model", "/cache/model"), {}, 2, "/cache/model"),
         (
             "cpu",
@@ -108,7 +108,7 @@ def test_what_an_image_is_not_for_is_not_in_it(podman):
             "the environment variable NBRIDGE_API_KEY is not set",
         ),
         ("gateway", (), {}, 2, "/etc/nbridge/gateway.toml"),
-        ("gateway", ("serve",), {}, 3, "vllm"),
+        ("gateway", ("serve", "--model", "demo-1m"), {}, 3, "vllm"),
     ],
     ids=["no network for the model", "no such model", "no key", "no settings", "not in this image"],
 )
@@ -170,7 +170,7 @@ def test_a_server_starts_in_a_container_as_outside(podman, tmp_path):
             number, began = port.pick("127.0.0.1"), time.monotonic()
             stop = start(podman, number) if place == "inside" else start_outside(number, tmp_path / f"{turn}.log")
             try:
-                wait_for(lambda: said(f"http://127.0.0.1:{number}/health") is not None, timeout_s=600)  # noqa: B023
+                wait_for(lambda: said(f"http://127.0.0.1:{number}/health") is not None, timeout_s=300)  # noqa: B023
                 took[place].append(time.monotonic() - began)
                 body = {"model": "demo-1m", "prompt": "def", "max_tokens": 1}
                 answer = httpx.post(
@@ -185,7 +185,7 @@ def test_a_server_starts_in_a_container_as_outside(podman, tmp_path):
 def start(podman: Podman, number: int):
     name = podman(
         "podman", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "--shm-size", "1g",
-        "-p", f"127.0.0.1:{number}:8000", built(podman, "cpu"),
+        "-p", f"127.0.0.1:{number}:8000", "-e", "NBRIDGE_SERVE_ALLOW_NO_API_KEY=true", built(podman, "cpu"),
         "serve", "--model", "demo-1m", "--host", "0.0.0.0", "--port", "8000",
     ).strip()  # fmt: skip
     return lambda: podman("podman", "stop", "-t", "60", name)

@@ -42,7 +42,7 @@ def test_an_overlay_from_a_run_is_taken_by_kustomize_with_the_runs_figures(files
     out = files_of_ours / "mine"
     argv = ("kubernetes", "--from-run", RECORDED, "--run-engine", "int8", "--out", out, "--namespace", "llm")
     said = rendered(*argv, "--peak-rps", 33)
-    assert "capacity 8.41 requests/s: run 20261122T103945Z-default-f747" in said
+    assert "capacity 9.63 requests/s: run 20261122T103945Z-default-f747" in said
     assert "not derived: KV cache" in said and "not derived: GPUs" in said and "Replicas:" not in said
     manifests = kustomized(out)
     assert {one["metadata"].get("namespace") for one in manifests} == {"llm"}
@@ -63,7 +63,7 @@ def test_an_overlay_from_a_run_is_taken_by_kustomize_with_the_runs_figures(files
     scaled = of_kind(manifests, "ScaledObject")[0]["spec"]
     assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 6)
     thresholds = {one["name"]: float(one["metadata"]["threshold"]) for one in scaled["triggers"]}
-    assert thresholds == {"waiting": 2, "in-work": 10.8, "rate": 6.86, "kv-cache": 0.7}
+    assert thresholds == {"waiting": 3, "in-work": 11.3, "rate": 7.9, "kv-cache": 0.7}
     assert "fallback" not in scaled and scaled["pollingInterval"] == 15  # the base's
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 90}]
