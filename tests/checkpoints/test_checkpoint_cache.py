@@ -128,6 +128,6 @@ def test_manifest_is_json_with_a_format(tmp_path):
 def test_a_cache_that_cannot_be_made_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NBRIDGE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(CacheNotWritable, match="file/cache cannot be written: Not a directory. Name another") as error:
+    with pytest.raises(CacheNotWritable, match="file/cache cannot be written: Not a directory") as error:
         cache.build_once(cache.checkpoints_dir() / "made", lambda _: {})
     assert error.value.exit_code == 3

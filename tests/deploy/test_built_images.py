@@ -108,7 +108,7 @@ def test_what_an_image_is_not_for_is_not_in_it(podman):
             "the environment variable NBRIDGE_API_KEY is not set",
         ),
         ("gateway", (), {}, 2, "/etc/nbridge/gateway.toml"),
-        ("gateway", ("serve", "--model", "demo-1m"), {}, 3, "vllm"),
+        ("gateway", ("dashboard",), {}, 3, "The image nbridge-gateway has only what"),
     ],
     ids=["no network for the model", "no such model", "no key", "no settings", "not in this image"],
 )
