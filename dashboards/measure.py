@@ -89,8 +89,9 @@ def _large(path: Path, document: dict[str, Any], requests: int) -> None:
         "output_tokens": requests * TOKENS,
         **{name: distribution(values[name]) for name in ("ttft_s", "tpot_s", "e2e_s")},
     }
+    alone = {name: value for name, value in document.items() if name not in ("capacity", "quality")}
     whole = {
-        **document,
+        **alone,
         "run_id": LARGE,
         "created": "2099-01-01T00:00:00+00:00",
         "cells": [{**cell, "metrics": metrics}],

@@ -215,4 +215,11 @@ def _report(run: Run, cell: Callable[[Run, Json, Load, Json], Cell]) -> Report:
         tuple(cell(run, one, load, plan) for one, load in zip(part, labelled_loads(part), strict=True))
         for part in ([d for d in documents if not d.get("point")], [d for d in documents if d.get("point")])
     )
-    return Report(run.path.resolve().name, whole, cells, points=points)
+    report = Report(run.path.resolve().name, whole, cells, points=points)
+    for answer in whole.get("capacity") or ():
+        if answer["engine"] not in report.engines:
+            raise ReportError(
+                f"{run.path / 'run.json'}: `capacity` has an answer for {answer['engine']}, of which there is no cell; "
+                "it was changed by hand or damaged. Restore it or measure again with `nbridge bench`."
+            )
+    return report

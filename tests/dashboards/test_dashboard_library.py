@@ -190,3 +190,10 @@ def test_a_cell_without_records_has_no_distribution_and_a_damaged_one_says_so(tm
     assert library.rows(tmp_path, "b") is None
     with pytest.raises(RunFolderError, match="Measure the cell again"):
         library.latency_curves(tmp_path, "b")
+
+
+def test_answers_of_a_search_for_an_engine_without_a_cell_are_a_broken_run(tmp_path: Path) -> None:
+    answer = {"engine": "int3", "repeat": 1, "ended": "found"}
+    add_run(tmp_path, "r", created="2026-01-01T00:00:00+00:00", capacity=[answer])
+    (broken,) = library.shelf(tmp_path, {}).broken
+    assert "`capacity` has an answer for int3, of which there is no cell" in broken.reason
