@@ -125,8 +125,9 @@ def test_the_tools_decide_and_draw(podman):
     assert "Fits" in inside(podman, "tools", "vram", "llama-3.1-8b", "--gpu", "rtx-4090")
     number = port.pick("127.0.0.1")
     name = podman(
-        "podman", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "-p", f"127.0.0.1:{number}:8501",
-        built(podman, "tools"), "dashboard", "--host", "0.0.0.0", "--port", "8501",
+        # It listens on the loopback address and nowhere else, so it gets the machine's.
+        "podman", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "--network", "host",
+        built(podman, "tools"), "dashboard", "--port", str(number),
     ).strip()  # fmt: skip
     try:
         wait_for(lambda: said(f"http://127.0.0.1:{number}/_stcore/health") == "ok", timeout_s=300)
