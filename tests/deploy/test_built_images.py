@@ -194,8 +194,11 @@ def start(podman: Podman, number: int):
 
 def start_outside(number: int, log: Path):
     argv = [sys.executable, "-m", "nbridge", "serve", "--model", "demo-1m", "--port", str(number)]
+    # As a user has it: not forked from a process that has imported vLLM already, as the tests' other servers are.
+    ours = ("NBRIDGE_TEST_FORKS", "PYTHONPATH", "OMP_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     with log.open("wb") as file:
-        process = subprocess.Popen(argv, stdout=file, stderr=file)
+        process = subprocess.Popen(argv, stdout=file, stderr=file, env=environment)
 
     def stop() -> None:
         process.send_signal(signal.SIGTERM)
