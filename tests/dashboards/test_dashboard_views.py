@@ -247,3 +247,4 @@ def test_every_figure_is_valid_vega(reference: Report, on_4090: vram.Estimate, p
         document = chart.to_dict()
         assert document["usermeta"]["embedOptions"]["actions"] is False
         assert "http" not in str({key: value for key, value in document.items() if key != "$schema"})
+        assert all(layer.get("data", {}).get("values") != [] for layer in document.get("layer", ()))  # Vega would warn

@@ -69,12 +69,13 @@ def demand(rows: Rows, palette: Palette, *, asked_tokens: float, even: Rows) -> 
     )  # fmt: skip
     marks = [{"tokens_per_month": asked_tokens, "what": "asked for"}]
     marks += [{"tokens_per_month": one["p50"], "what": "break-even"} for one in even]
-    spread = alt.Chart(data([one for one in even if one["p95"]])).mark_rect(color=palette.ink, opacity=0.07)
+    closed = [one for one in even if one["p95"]]  # a layer without any row is a warning in the browser's console
+    spread = alt.Chart(data(closed)).mark_rect(color=palette.ink, opacity=0.07)
     rules = alt.Chart(data(marks)).mark_rule(color=palette.ink, strokeDash=[2, 3]).encode(x=x)
     words = alt.Chart(data(marks)).mark_text(align="left", dx=4, baseline="top", color=palette.ink, fontSize=11)
     return finished(
         alt.layer(
-            spread.encode(x=alt.X("p5:Q"), x2="p95:Q"),
+            *([spread.encode(x=alt.X("p5:Q"), x2="p95:Q")] if closed else []),
             band,
             line,
             rules,
