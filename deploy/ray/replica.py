@@ -26,7 +26,7 @@ from serve.engine.settings import EngineSettings
 from serve.errors import ServeError
 
 LOOK_S = 0.2
-LAST_WORDS_S = 2.0  # for requests that have just lost their engine to be told so
+LAST_WORDS_S = 0.5  # for requests that have just lost their engine to be told so
 STOP_S = 30.0
 _LOG_BYTES = 64 << 20
 _log = logging.getLogger("ray.serve")
@@ -39,6 +39,7 @@ class Replica:
         """`document`: the settings as `Settings.document` gives them. Raises NotStarted with the engine's own words."""
         self._ending = False
         self._died: str | None = None
+        self._look_now = threading.Event()
         self._in_work = InWork()
         settings = parse(document, "the application's args")
         self._log_path = _log_path(settings)
@@ -50,7 +51,14 @@ class Replica:
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     async def __call__(self, request: Request) -> Response:
-        return await passed_on(request, self._client, self._in_work)
+        if self._died is not None:
+            # In half a second this process is gone. An error told at once would bring its sender back here at once, and
+            # of all replicas the one that fails is the one that looks least busy.
+            await asyncio.sleep(LAST_WORDS_S + STOP_S)
+        answer = await passed_on(request, self._client, self._in_work)
+        if answer.status_code >= 500:
+            self._look_now.set()
+        return answer
 
     async def check_health(self) -> None:
         """Ray asks every few seconds, and replaces a replica that has failed three times in a row, or not answered.
@@ -104,7 +112,8 @@ class Replica:
                     time.sleep(0.01)
                 time.sleep(0.1)  # what they were told has to leave this process
                 os._exit(1)
-            time.sleep(LOOK_S)
+            self._look_now.wait(LOOK_S)
+            self._look_now.clear()
 
 
 def _resolved(settings: EngineSettings) -> EngineSettings:

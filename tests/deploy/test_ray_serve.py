@@ -39,9 +39,9 @@ log_dir = "{folder}"
 min_replicas = 1
 max_replicas = 2
 in_work_per_replica = 2
-look_s = 2
+look_s = 3
 up_after_s = 1
-down_after_s = 2
+down_after_s = 6
 """
 
 
