@@ -29,27 +29,21 @@ TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 @dataclass(frozen=True)
 class Counted:
-    """What an engine had counted since its start at a time by our clock: steps, prompt and output tokens; None what it
-    does not count."""
+    """What an engine has counted since its start: steps, prompt and output tokens; None what it does not count."""
 
     steps: float | None
     tokens: tuple[float, float] | None
-    at_s: float
 
 
 @dataclass
 class Watched:
-    """One server, what was seen of it and where it stands. Canaries and readings run in threads of their own.
-
-    `woken` is called, in one of them, when a canary failed that may put the server out: to look again at once.
-    """
+    """One server, what was seen of it and where it stands. `asks` and `reads` run in threads of their own."""
 
     server: Server
     backend: str
     rules: Health
     pool: ThreadPoolExecutor
     clock: Callable[[], float] = time.monotonic
-    woken: Callable[[], None] = lambda: None
     standing: Standing = field(default_factory=Standing)
     row: Row | None = None
     listed: dict[str, Any] | None = None
@@ -82,7 +76,6 @@ class Watched:
         in_doubt = row is not None and row.sessions > 0 and (self._progress_s() or 0.0) < now_s - self.rules.look_s
         if self._asking is None and (in_doubt or self._is_due(now_s)):
             self._asking = self.pool.submit(self._ask)
-            self._asking.add_done_callback(self._asked)
         # With every canary, so that a late one can be told from a busy engine.
         if self._asking is not None and self._reading is None:
             self._reading = self.pool.submit(self._steps)
@@ -90,10 +83,6 @@ class Watched:
         attempts = row.attempts - oldest.attempts if row and oldest else 0
         failures = row.failures - oldest.failures if row and oldest else 0
         return Signs(tuple(self._probes), self._progress_s(), attempts, min(failures, attempts))
-
-    def _asked(self, asking: Future[Probe]) -> None:
-        if asking.result().counts and not self.standing.out and self.standing.kept is None:
-            self.woken()
 
     def _progress_s(self) -> float | None:
         """When the server last made progress: its engine's steps and canaries, and bytes where it counts no steps.
@@ -113,7 +102,7 @@ class Watched:
         if self._reading is not None and self._reading.done():
             read, self._reading = self._reading.result(), None
             if read is not None:
-                self._count(read)
+                self._count(read, now_s)
         if row is None:
             return
         if self.row is not None and row.bytes_out > self.row.bytes_out:
@@ -125,10 +114,10 @@ class Watched:
         while len(self._rows) > 1 and self._rows[1][0] <= now_s - WINDOW_S:
             self._rows.popleft()
 
-    def _count(self, read: Counted) -> None:
+    def _count(self, read: "Counted", now_s: float) -> None:
         if read.steps is not None:
             if self._iterations is not None and read.steps != self._iterations:
-                self._stepped_s = max(self._stepped_s or 0.0, read.at_s)
+                self._stepped_s = now_s
             self._iterations = read.steps
         if read.tokens is not None:
             before = self._counted or read.tokens
@@ -215,7 +204,7 @@ class Watched:
         if wanted != self.adapters:
             self.adapters, self._confirmed = wanted, False
 
-    def _steps(self) -> Counted | None:
+    def _steps(self) -> "Counted | None":
         """The engine's counts of steps and tokens; None when its page does not come."""
         try:
             page = fetch(
@@ -223,11 +212,10 @@ class Watched:
                 timeout_s=self.rules.canary_deadline_s,
                 headers=http_exchange.key_headers(self.server.api_key_env),
             )
-            read_s = self.clock()
             # Of a page of thousands of lines a few are needed, and parsing is what costs.
             lines = [line for line in page.splitlines() if line.startswith((ITERATIONS, *TOKENS))]
             samples = parse("\n".join(lines) + "\n")
         except MonitoringError:
             return None
         steps, prompt, output = (total(samples, name) for name in (ITERATIONS, *TOKENS))
-        return Counted(steps, None if prompt is None or output is None else (prompt, output), read_s)
+        return Counted(steps, None if prompt is None or output is None else (prompt, output))

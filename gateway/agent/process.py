@@ -8,7 +8,6 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +36,6 @@ class Agent:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.look_again: Callable[[], object] = lambda: None  # set by who looks
         self.settings: Settings
         self.overlay = fleet.Overlay()
         self.watched: dict[str, Watched] = {}
@@ -74,7 +72,7 @@ class Agent:
             if old is not None and (old.server, old.backend, old.rules) == (one, backend, self.settings.health):
                 self.watched[one.name] = old
             else:
-                self.watched[one.name] = Watched(one, backend, self.settings.health, self._pool, woken=self._look_again)
+                self.watched[one.name] = Watched(one, backend, self.settings.health, self._pool)
             self.watched[one.name].take(self.settings.adapters_of(one.model))
 
     def _resume(self) -> None:
@@ -89,9 +87,6 @@ class Agent:
                     watched.standing = Standing(**one["standing"])
                     watched.ejections = int(one["ejections"])
                     watched.tokens = tuple(one["tokens"]) if one["tokens"] else None
-
-    def _look_again(self) -> None:
-        self.look_again()
 
     def look(self) -> None:
         """One round: what HAProxy counted, what each server shows, where each stands."""
@@ -229,10 +224,7 @@ class Agent:
 
 
 async def serve(agent: Agent) -> None:
-    """Look and answer until the process is ended. A canary that failed is looked at when it has, not at the next round:
-    two of them would wait a round each."""
-    loop, again = asyncio.get_running_loop(), asyncio.Event()
-    agent.look_again = lambda: loop.call_soon_threadsafe(again.set)
+    """Look and answer until the process is ended."""
 
     async def checked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -255,10 +247,8 @@ async def serve(agent: Agent) -> None:
     async with server, await asyncio.start_unix_server(shown, agent.data / METRICS_SOCKET):
         while True:
             next_s = time.monotonic() + agent.settings.health.look_s
-            again.clear()
             await asyncio.to_thread(agent.look)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(again.wait(), max(0.0, next_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
 
 
 def _against(settings: Settings) -> Against | None:

@@ -68,7 +68,7 @@ def test_what_is_not_known_is_not_there() -> None:
 def test_tokens_are_counted_from_the_first_look_and_over_restarts() -> None:
     one = Watched(Server(name="a", url=":1", model="m"), "model.m", Health(), None)  # type: ignore[arg-type]
     for tokens in ((100.0, 50.0), (130.0, 70.0), None, (10.0, 5.0)):
-        one._count(Counted(None, tokens, 1.0))
+        one._count(Counted(None, tokens), 1.0)
     assert one.tokens == (40.0, 25.0)  # 30 and 20, then an engine that began anew
 
 
