@@ -66,8 +66,14 @@ def test_a_hybrid_until_its_budget_is_spent_and_after(
     monkeypatch.setenv("CLOUD_KEY", KEY)
     second = nbridge("gateway", "cloud", front.file, "--out", front.data)
     assert (second.returncode, "Another door to clouds runs in" in second.stderr) == (2, True)
-    shown = httpx.get(front.document["metrics_url"].replace("/metrics", "/nbridge/metrics"), trust_env=False)
-    page = {(one.name, *sorted(one.labels.values())): one.value for one in parse(shown.text)}
+
+    def looked() -> dict[tuple[str, ...], float]:
+        shown = httpx.get(front.document["metrics_url"].replace("/metrics", "/nbridge/metrics"), trust_env=False)
+        return {(one.name, *sorted(one.labels.values())): one.value for one in parse(shown.text)}
+
+    # The agent reads a server's tokens with a canary, every two seconds.
+    wait_for(lambda: looked().get(("nbridge_gateway_saved_usd_total", "a", "m", "openai"), 0) > 0, 60)
+    page = looked()
     assert page["nbridge_gateway_spent_usd", "c", "day"] == page["nbridge_gateway_spent_usd", "c", "month"] > 0.006
     assert page["nbridge_gateway_budget_usd", "c", "day"] == 0.01
     assert ("nbridge_gateway_budget_usd", "c", "month") not in page
