@@ -71,8 +71,10 @@ def test_a_hybrid_until_its_budget_is_spent_and_after(
         shown = httpx.get(front.document["metrics_url"].replace("/metrics", "/nbridge/metrics"), trust_env=False)
         return {(one.name, *sorted(one.labels.values())): one.value for one in parse(shown.text)}
 
-    # The agent reads a server's tokens with a canary, every two seconds.
-    wait_for(lambda: looked().get(("nbridge_gateway_saved_usd_total", "a", "m", "openai"), 0) > 0, 60)
+    # The agent reads a server's tokens with a canary, every two seconds; what was cut is entered when its end is seen.
+    saved = ("nbridge_gateway_saved_usd_total", "a", "m", "openai")
+    cut = ("nbridge_gateway_cloud_requests_total", "c", "cut", "cut")
+    wait_for(lambda: looked().get(saved, 0) > 0 and looked().get(cut, 0) > 0, 60)
     page = looked()
     assert page["nbridge_gateway_spent_usd", "c", "day"] == page["nbridge_gateway_spent_usd", "c", "month"] > 0.006
     assert page["nbridge_gateway_budget_usd", "c", "day"] == 0.01
