@@ -108,7 +108,7 @@ def test_an_adapter_comes_and_goes(tmp_path: Path, nbridge: Callable[..., subpro
         wait_for(lambda: door.haproxy("a").startswith("DOWN"), 60)
         a.start()
         wait_for(lambda: door.haproxy("a").startswith("UP"), 60)
-        assert have() == [True, True]
+        wait_for(lambda: have() == [True, True], 30)
         # So has one that was so quick about it that no canary was missed, or whose adapter somebody took away.
         for one in made:
             httpx.post(one.url + "/v1/unload_lora_adapter", json={"lora_name": "prose"}, trust_env=False)
