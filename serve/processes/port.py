@@ -41,12 +41,31 @@ def _answers(host: str, port: int) -> bool:
 
 
 def pick(host: str) -> int:
-    """A port that is free on `host` now. Raises OSError when none is found."""
+    """A port that is free on `host` now and that no other call gets within a minute. OSError: there is none."""
     for _ in range(200):
         port = random.choice(_PICK_FROM)  # noqa: S311 - a port is no secret
-        if is_free(host, port):
+        if is_free(host, port) and _marked(host, port):
             return port
     raise OSError(f"no free port on {host} between {_PICK_FROM.start} and {_PICK_FROM.stop - 1}")
+
+
+def _marked(host: str, port: int) -> bool:
+    """Leave a closed connection at `port`; False where another `pick`, of whatever process, has left one.
+
+    The kernel remembers it for a minute (TIME_WAIT) and refuses the port to whoever binds without SO_REUSEADDR, as is
+    done here. Servers bind with it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.bind((host.strip("[]"), port))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of the connection, for who binds with it
+            listener.listen()
+            with socket.create_connection((connect_host(host), port), timeout=0.5):
+                listener.accept()[0].close()  # who closes first is who remembers
+    except OSError:
+        return False
+    return True
 
 
 def owner(port: int) -> tuple[int, str] | None:

@@ -18,7 +18,7 @@ def test_json_is_one_document_on_stdout(nine_run: Path) -> None:
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert document["files"]["html"] == str(nine_run / "report.html")
-    assert len(document["files"]["figures"]) == 6
+    assert len(document["files"]["figures"]) == 5
     assert document["cells"][0]["metrics"]["requests"]["ok"] == 6
     assert document["verdict"][0].startswith("For throughput, take int8: ")
     assert document["statements"][0].startswith("Three engine configurations")

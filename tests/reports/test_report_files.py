@@ -44,7 +44,6 @@ def test_figures_are_small_well_formed_and_linked(failing_run: Path) -> None:
         "distribution-ttft.svg",
         "distribution-itl.svg",
         "memory.svg",
-        "first-token.svg",
     ]
     for path in paths.figures:
         root = ET.fromstring(path.read_text(encoding="utf-8"))
@@ -73,7 +72,7 @@ def test_stale_figures_go(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     requests = closed_requests(users=4, count=24, ttft_s=0.1, token_s=0.02)
     run.add("a", closed_load(4), requests)
-    assert len(write_report(run.write()).figures) == 6
+    assert len(write_report(run.write()).figures) == 5
     run.cells[0] |= {"outcome": "failed", "startup": None, "metrics": None}
     assert write_report(run.write()).figures == ()
     assert list((tmp_path / "figures").iterdir()) == []

@@ -59,7 +59,6 @@ def test_the_sections_come_in_reading_order(page: Page) -> None:
         "In words",
         "Throughput against latency",
         "Distributions of latency",
-        "Where the time to the first token goes",
         "Memory",
         "All cells",
         "Validity and reconciliation",
@@ -77,7 +76,7 @@ def test_tables_have_captions_and_scopes(page: Page) -> None:
 
 def test_figures_are_images_with_a_title_and_a_description(page: Page) -> None:
     drawings = page.all("svg")
-    assert len(drawings) == 6
+    assert len(drawings) == 5
     assert all(attrs["role"] == "img" and attrs["aria-labelledby"] for attrs in drawings)
     assert all(text.strip() for text in page.texts["desc"])
 
