@@ -72,7 +72,7 @@ class Limits(Table):
 
 
 class Health(Table):
-    """How servers are looked after. A server is out after two canaries in a row failed and nothing else moved."""
+    """How servers are looked after: one is out after two failed canaries, or two late ones while nothing else moved."""
 
     look_s: Annotated[float, Field(ge=0.1, le=60)] = 0.5
     canary_interval_s: Annotated[float, Field(ge=0.2, le=3600)] = 2.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import adapters
-from gateway.agent.verdict import WINDOW_S, Probe, Signs, Standing
+from gateway.agent.verdict import WINDOW_S, Probe, Signs, Standing, silence_s
 from gateway.errors import AdapterRefused
 from gateway.haproxy.runtime import Row
 from gateway.settings import Adapter, Health, Server
@@ -51,6 +51,7 @@ class Watched:
     ejections: int = 0
     tokens: tuple[float, float] | None = None
     adapters: tuple[Adapter, ...] = ()
+    silent_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._canary: Canary | None = None
@@ -61,6 +62,7 @@ class Watched:
         self._iterations: float | None = None
         self._stepped_s: float | None = None
         self._sent_s: float | None = None
+        self._looked_s: float | None = None
         self._rows: deque[tuple[float, Row]] = deque()
         self._confirmed = False
         self._listed_s = 0.0
@@ -69,10 +71,24 @@ class Watched:
     def last(self) -> Probe | None:
         return self._probes[-1] if self._probes else None
 
-    def look(self, row: Row | None) -> Signs:
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has moved for as long as a canary may take."""
+        return self.silent_s >= self.rules.canary_deadline_s
+
+    def look(self, row: Row | None, *, others_silent: bool = False) -> Signs:
         """Take in what HAProxy counted and what has come back, ask anew where it is time, and say what is known."""
         now_s = self.clock()
+        progress_s, last = self._progress_s(), self.last
+        is_asked = self._asking is not None or (last is not None and last.failed == "late")
         self._take_in(row, now_s)
+        is_answered = self.last is not None and self.last is not last and self.last.failed != "late"
+        if is_answered or self._progress_s() != progress_s:
+            self.silent_s = 0.0
+        elif is_asked and self._looked_s is not None:
+            # For as long as we stood still ourselves we cannot say that it did.
+            self.silent_s += min(now_s - self._looked_s, 2 * self.rules.look_s)
+        self._looked_s = now_s
         in_doubt = row is not None and row.sessions > 0 and (self._progress_s() or 0.0) < now_s - self.rules.look_s
         if self._asking is None and (in_doubt or self._is_due(now_s)):
             self._asking = self.pool.submit(self._ask)
@@ -82,7 +98,8 @@ class Watched:
         oldest = self._rows[0][1] if self._rows else None
         attempts = row.attempts - oldest.attempts if row and oldest else 0
         failures = row.failures - oldest.failures if row and oldest else 0
-        return Signs(tuple(self._probes), self._progress_s(), attempts, min(failures, attempts))
+        unconnected = row.unconnected if row else None
+        return Signs(tuple(self._probes), self.silent_s, others_silent, unconnected, attempts, min(failures, attempts))
 
     def _progress_s(self) -> float | None:
         """When the server last made progress: its engine's steps and canaries, and bytes where it counts no steps.
@@ -205,11 +222,11 @@ class Watched:
             self.adapters, self._confirmed = wanted, False
 
     def _steps(self) -> "Counted | None":
-        """The engine's counts of steps and tokens; None when its page does not come."""
+        """The engine's counts of steps and tokens; None when its page does not come, be it late."""
         try:
             page = fetch(
                 self.server.url,
-                timeout_s=self.rules.canary_deadline_s,
+                timeout_s=silence_s(self.rules),
                 headers=http_exchange.key_headers(self.server.api_key_env),
             )
             # Of a page of thousands of lines a few are needed, and parsing is what costs.

@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway import fleet
 from gateway.agent.looking import Watched
 from gateway.agent.metrics import Against, Own, Seen, page
-from gateway.agent.verdict import Standing, answer, budget_is_spent, is_busy, percent, step
+from gateway.agent.verdict import Standing, answer, budget_is_spent, is_busy, percent, silence_s, step
 from gateway.cloud.ledger import FILE, Total, spent, totals, utc_now
 from gateway.errors import GatewayError
 from gateway.haproxy.answers import models_document
@@ -100,9 +100,9 @@ class Agent:
         except GatewayError:
             rows = {}
         for name, one in self.watched.items():
-            signs = one.look(rows.get((one.backend, name)))
-            before = one.standing
-            others = self._others(one)
+            before, others = one.standing, self._others(one)
+            others_silent = all(other.is_silent for other in others)
+            signs = one.look(rows.get((one.backend, name)), others_silent=others_silent)
             is_last = not any(other.standing.kept is None for other in others)
             rules, now_s = self.settings.health, time.monotonic()
             one.standing = step(before, signs, now_s, rules, is_last=is_last, is_alone=not others)
@@ -149,12 +149,15 @@ class Agent:
         """End what is still at servers that are down, so that it is repeated elsewhere.
 
         Not at once, as `on-marked-down shutdown-sessions` does it: who is being connected then is closed without an
-        answer, whereas a connection that fails is repeated. After CONNECT_S nobody is being connected any more.
+        answer, whereas a connection that fails is repeated. After CONNECT_S nobody is being connected any more. A
+        server that hangs is given as long again: should it only have been starved, its streams go on.
         """
         now_s = time.monotonic()
         for name, one in self.watched.items():
             if one.row is None or not one.row.status.startswith("DOWN"):
                 self._down_s.pop(name, None)
+            elif one.standing.hangs and one.silent_s < 2 * silence_s(one.rules):
+                continue
             elif now_s - self._down_s.setdefault(name, now_s) > CONNECT_S and one.row.sessions:
                 with contextlib.suppress(GatewayError):
                     self.runtime.cut(one.backend, name)

@@ -1,7 +1,7 @@
 """Who is in and who is out: from what was seen of a server to where it stands. Pure.
 
 Busy is not dead: a late canary counts only while nothing else of the server moves, neither its engine's steps nor bytes
-of answers. One missed canary moves nothing; two in a row do. The last server of a model stays in whatever it does.
+of answers. One missed canary moves nothing. The last server of a model stays in whatever it does.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from gateway.settings import Health
 
 FEW = 5  # fewer attempts than this say nothing about a share
 WINDOW_S = 2.0  # over which attempts are counted
-SILENT_CANARIES = 1.8  # deadlines without any progress: the first of two late ones may have been sent just before
+SILENT_CANARIES = 2.0  # deadlines without any progress
+HANGS = "hangs"
 FIRST_PERCENT = 10  # of the weight, with which a slow start begins
 _TELLING = ("401", "403", "404")  # a canary so refused is refused as a user's request would be
 
@@ -36,10 +37,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class Signs:
-    """What was seen of a server lately: its last two canaries, its last progress, its attempts in the window."""
+    """What was seen of a server lately: its last two canaries, its attempts in the window.
+
+    `silent_s`: for how long it was asked and nothing of it moved; `others_silent`: nor of the model's other servers,
+    which says more of the machine or the network than of this one; `unconnected`: why HAProxy's own check fails.
+    """
 
     probes: tuple[Probe, ...] = ()
-    progress_s: float | None = None
+    silent_s: float = 0.0
+    others_silent: bool = False
+    unconnected: str | None = None
     attempts: int = 0
     failures: int = 0
 
@@ -56,20 +63,30 @@ class Standing:
     returned_s: float | None = None
     kept: str | None = None
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it is out because nothing of it moves."""
+        return self.out and (self.reason or "").startswith(HANGS)
+
 
 def fault(signs: Signs, rules: Health) -> str | None:
     """Why a server should take no requests; None while it should."""
     if signs.attempts >= FEW and signs.failures / signs.attempts > rules.failing_share:
         return f"{signs.failures} of {signs.attempts} requests failed in {WINDOW_S:g} s"
+    if signs.unconnected is not None:
+        return f"HAProxy's check fails: {signs.unconnected}"
+    if signs.probes and signs.probes[-1].failed == "late":
+        if signs.silent_s < silence_s(rules) * (1 + signs.others_silent):
+            return None
+        return f"{HANGS}: no canary answered and no progress for {signs.silent_s:.1f} s"
     if len(signs.probes) < 2 or not all(probe.counts for probe in signs.probes[-2:]):
         return None
-    before, last = signs.probes[-2:]
-    if last.failed == "late":
-        silent_s = last.ended_s - max(signs.progress_s or 0.0, before.started_s)
-        if silent_s < SILENT_CANARIES * rules.canary_deadline_s:
-            return None
-        return f"hangs: two canaries unanswered and no progress for {silent_s:.1f} s"
-    return f"two canaries failed: {last.reason or last.failed}"
+    return f"two canaries failed: {signs.probes[-1].reason or signs.probes[-1].failed}"
+
+
+def silence_s(rules: Health) -> float:
+    """Without any progress for so long a server hangs."""
+    return SILENT_CANARIES * rules.canary_deadline_s
 
 
 def is_busy(signs: Signs) -> bool:
@@ -80,7 +97,11 @@ def is_busy(signs: Signs) -> bool:
 def is_well(signs: Signs, since_s: float) -> bool:
     """Whether a server that is out got two canaries in a row answered since then."""
     last = signs.probes[-2:]
-    return len(last) == 2 and all(not probe.counts and probe.started_s >= since_s for probe in last)
+    return (
+        signs.unconnected is None
+        and len(last) == 2
+        and all(not probe.counts and probe.started_s >= since_s for probe in last)
+    )
 
 
 def step(now: Standing, signs: Signs, at_s: float, rules: Health, *, is_last: bool, is_alone: bool = False) -> Standing:

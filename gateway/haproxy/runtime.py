@@ -17,7 +17,10 @@ CODES = ("2xx", "3xx", "4xx", "5xx")
 
 @dataclass(frozen=True)
 class Row:
-    """One server as HAProxy sees it. Counters are since its start; absent ones are 0, as HAProxy counts."""
+    """One server as HAProxy sees it. Counters are since its start; absent ones are 0, as HAProxy counts.
+
+    `unconnected`: HAProxy's name for how its own check fails, of a server that is down for it.
+    """
 
     backend: str
     name: str
@@ -30,6 +33,7 @@ class Row:
     bytes_out: int
     agent_words: str
     waiting: int = 0
+    unconnected: str | None = None
     answers: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -120,6 +124,8 @@ def _row(line: Mapping[str, str]) -> Row:
     def number(key: str) -> int:
         return int(line.get(key) or 0)
 
+    check = (line.get("check_status") or "").removeprefix("* ")
+    fails = check.startswith(("L4", "L6", "L7")) and "OK" not in check
     return Row(
         backend=line["pxname"],
         name=line["svname"],
@@ -133,5 +139,6 @@ def _row(line: Mapping[str, str]) -> Row:
         bytes_out=number("bout"),
         agent_words=line.get("last_agt") or "",
         waiting=number("qcur"),
+        unconnected=check if fails and line["status"].startswith("DOWN") else None,
         answers={code: count for code in CODES if (count := number(f"hrsp_{code}"))},
     )

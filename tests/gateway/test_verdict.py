@@ -17,25 +17,41 @@ def probes(*failed: str | None, start_s: float = 100.0, reason: str | None = Non
 
 
 def test_a_single_missed_probe_moves_nothing() -> None:
-    for kind in ("late", "down", "error", "bad"):
+    for kind in ("down", "error", "bad"):
         assert fault(Signs(probes(None, kind)), RULES) is None
         assert fault(Signs(probes(kind)), RULES) is None
-        assert fault(Signs(probes(kind, kind)), RULES) is not None
+        assert fault(Signs(probes(kind, kind)), RULES) == f"two canaries failed: {kind}"
+    assert fault(Signs(probes("late"), silent_s=1.5), RULES) is None
 
 
-def test_a_hang_is_told_with_how_long() -> None:
-    assert fault(Signs(probes("late", "late")), RULES) == ("hangs: two canaries unanswered and no progress for 3.0 s")
+def test_a_hang_is_silence_for_two_canaries() -> None:
+    hung = Signs(probes("late"), silent_s=3.0)  # the second one is still on its way
+    assert fault(hung, RULES) == "hangs: no canary answered and no progress for 3.0 s"
+    assert step(IN, hung, 103, RULES, is_last=False).hangs
+    assert not step(IN, Signs(probes("down", "down")), 103, RULES, is_last=False).hangs
 
 
 def test_busy_is_not_dead() -> None:
-    # Both are over at 103; 1.8 deadlines of 1.5 s are 2.7 s of silence.
-    moved = Signs(probes("late", "late"), progress_s=100.4)
+    moved = Signs(probes("late", "late"), silent_s=2.5)
     assert fault(moved, RULES) is None
     assert is_busy(moved)
-    assert fault(replace(moved, progress_s=100.2), RULES) == "hangs: two canaries unanswered and no progress for 2.8 s"
-    assert fault(replace(moved, progress_s=99.0), RULES) == "hangs: two canaries unanswered and no progress for 3.0 s"
     # What refuses connections is not busy, whatever has moved.
-    assert fault(Signs(probes("down", "down"), progress_s=102), RULES) is not None
+    assert fault(Signs(probes("down", "down"), silent_s=0.0), RULES) is not None
+
+
+def test_a_silence_of_all_is_the_machines() -> None:
+    shared = Signs(probes("late", "late"), silent_s=5.5, others_silent=True)
+    assert fault(shared, RULES) is None
+    assert fault(replace(shared, others_silent=False), RULES) is not None
+    assert fault(replace(shared, silent_s=6.0), RULES) is not None
+
+
+def test_what_haproxy_cannot_connect_to_is_out_until_its_canaries_are_answered() -> None:
+    out = step(IN, Signs(probes(None, None), unconnected="L4CON"), 103, RULES, is_last=False)
+    assert out.reason == "HAProxy's check fails: L4CON"
+    answered = Signs(probes(None, None, start_s=104), unconnected="L4CON")
+    assert step(out, answered, 107, RULES, is_last=False).out
+    assert not step(out, replace(answered, unconnected=None), 107, RULES, is_last=False).out
 
 
 def test_refusals_that_a_user_would_get_too() -> None:
@@ -76,7 +92,7 @@ def test_the_back_off_grows_to_a_cap_and_is_forgiven() -> None:
 
 
 def test_the_last_one_stays() -> None:
-    bad = Signs(probes("late", "late"))
+    bad = Signs(probes("late", "late"), silent_s=3.0)
     kept = step(IN, bad, 103, RULES, is_last=True)
     assert not kept.out
     assert kept.kept is not None
