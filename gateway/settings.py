@@ -1,7 +1,6 @@
 """What one gateway shall be: servers, clouds, policy and limits, read from one TOML file into frozen objects."""
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -283,11 +282,9 @@ def _is_at(url: str, host: str, port: int) -> bool:
 def load(path: Path) -> Settings:
     """The settings in a TOML file. Raises SettingsError with file, key, value and what was expected."""
     try:
-        values = files.read_toml(path)
-    except OSError as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from None
+        values = files.read_settings(path)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     return parse(values, str(path))
 
 

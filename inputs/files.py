@@ -58,6 +58,16 @@ def read_toml(path: Path, *, limit_bytes: int = SETTINGS_BYTES) -> dict[str, Any
         raise tomllib.TOMLDecodeError("its values are nested too deeply") from None
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The document in a settings file. Raises ValueError: in a sentence, which file and what is wrong with it."""
+    try:
+        return read_toml(path)
+    except OSError as error:
+        raise ValueError(f"The settings file {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"The settings file {path} is not valid TOML: {error}.") from None
+
+
 def read_json(path: Path, *, limit_bytes: int = SETTINGS_BYTES) -> Any:
     """The document in a JSON file. Raises as `read_text`, and json.JSONDecodeError."""
     try:

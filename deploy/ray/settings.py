@@ -4,7 +4,6 @@ One TOML file, or the `args` of Ray's own configuration file, becomes one frozen
 """
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +80,9 @@ class Settings:
 def load(path: Path) -> Settings:
     """The settings in a TOML file. Raises SettingsError with file, key, value and what was expected."""
     try:
-        values = files.read_toml(path)
-    except OSError as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from None
+        values = files.read_settings(path)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     return parse(values, str(path))
 
 

@@ -4,7 +4,6 @@ It is read from `rules/thresholds.toml`, which holds all defaults, and one file 
 """
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -243,7 +242,7 @@ def load(path: Path | None = None, *, derived: Mapping[str, Any] | None = None) 
 
     `derived` is nested like the file. Raises SettingsError naming the file, the key, the value and what was expected.
     """
-    values = tomllib.loads(DEFAULTS.read_text(encoding="utf-8"))
+    values = files.read_toml(DEFAULTS)
     source = str(path) if path else "the settings"
     own = _read(path) if path else {}
     for overlay in (derived or {}, own):
@@ -258,11 +257,9 @@ def load(path: Path | None = None, *, derived: Mapping[str, Any] | None = None) 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return files.read_toml(path)
-    except OSError as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The settings file {path} is not valid TOML: {error}.") from None
+        return files.read_settings(path)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

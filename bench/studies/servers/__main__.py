@@ -1,10 +1,9 @@
 """The same loads on servers of different make, one after the other, as anybody measures them: `make bench-servers`.
 
-Each make serves the trained demo model on the loopback address, alone on the machine, and `nbridge bench --target`
-measures it with one plan from half of the cores. The other half is for the server; vLLM alone is left to bind itself to
-cores, and on a machine of two takes both. What was learnt of each and what was measured stand beside each other in
-reports/published/servers.json; the table goes into docs/servers.md. A make that needs packages of its own gets a
-virtual environment of its own (`--environments`), from the package index.
+Each make serves the trained demo model on the loopback address, alone on the machine and on half of its cores, and
+`nbridge bench --target` measures it with one plan from the other half. What was learnt of each and what was measured
+stand beside each other in reports/published/servers.json; the table goes into docs/servers.md. A make that needs
+packages of its own gets a virtual environment of its own (`--environments`), from the package index.
 """
 
 import json

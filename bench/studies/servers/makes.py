@@ -147,9 +147,14 @@ def running(name: str, model: Path, folder: Path, programs: Path) -> Iterator[tu
 
 @contextmanager
 def _vllm(model: Path, folder: Path) -> Iterator[str]:
-    # As anybody starts it: it binds its threads to cores by itself, and leaves one of them to its other processes.
     values = {"model": str(model), "served_model_name": MODEL, "port": 0, "max_model_len": 1024}
-    with server.start(parse(values, "bench-servers"), log_path=folder / "vllm.log") as started:
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, halves()[0])  # what is started here inherits them, and vLLM binds its threads within
+    try:
+        started = server.start(parse(values, "bench-servers"), log_path=folder / "vllm.log")
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+    with started:
         yield started.base_url
 
 
