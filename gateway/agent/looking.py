@@ -5,6 +5,7 @@ in doubt, and is asked at once.
 """
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Watched:
     rules: Health
     pool: ThreadPoolExecutor
     clock: Callable[[], float] = time.monotonic
+    failed: threading.Event = field(default_factory=threading.Event)  # a first canary: another one is to follow at once
     standing: Standing = field(default_factory=Standing)
     row: Row | None = None
     listed: dict[str, Any] | None = None
@@ -92,6 +94,7 @@ class Watched:
         in_doubt = row is not None and row.sessions > 0 and (self._progress_s() or 0.0) < now_s - self.rules.look_s
         if self._asking is None and (in_doubt or self._is_due(now_s)):
             self._asking = self.pool.submit(self._ask)
+            self._asking.add_done_callback(self._say_failed)
         # With every canary, so that a late one can be told from a busy engine.
         if self._asking is not None and self._reading is None:
             self._reading = self.pool.submit(self._steps)
@@ -156,6 +159,10 @@ class Watched:
         if last.counts and not self.standing.out and not moved:
             return True  # a second canary follows a failed one at once, unless the server is just busy
         return now_s - last.ended_s >= min(self.rules.canary_interval_s, 1.0 if self.standing.out else 1e9)
+
+    def _say_failed(self, asked: "Future[Probe]") -> None:
+        if asked.result().counts and not (self.last is not None and self.last.counts):
+            self.failed.set()
 
     def _ask(self) -> Probe:
         """One canary; the first one, and the first after a failure, also looks at which models the server lists.

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ class Agent:
         self.settings: Settings
         self.overlay = fleet.Overlay()
         self.watched: dict[str, Watched] = {}
+        self.failed = threading.Event()  # a canary: the next look is due
         self._seen: tuple[float, ...] = ()
         self._pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="look")
         self._totals: deque[tuple[float, int, int]] = deque()
@@ -72,7 +74,7 @@ class Agent:
             if old is not None and (old.server, old.backend, old.rules) == (one, backend, self.settings.health):
                 self.watched[one.name] = old
             else:
-                self.watched[one.name] = Watched(one, backend, self.settings.health, self._pool)
+                self.watched[one.name] = Watched(one, backend, self.settings.health, self._pool, failed=self.failed)
             self.watched[one.name].take(self.settings.adapters_of(one.model))
 
     def _resume(self) -> None:
@@ -156,9 +158,10 @@ class Agent:
         for name, one in self.watched.items():
             if one.row is None or not one.row.status.startswith("DOWN"):
                 self._down_s.pop(name, None)
-            elif one.standing.hangs and one.silent_s < 2 * silence_s(one.rules):
                 continue
-            elif now_s - self._down_s.setdefault(name, now_s) > CONNECT_S and one.row.sessions:
+            down_s = now_s - self._down_s.setdefault(name, now_s)
+            is_starved_maybe = one.standing.hangs and one.silent_s < 2 * silence_s(one.rules)
+            if one.row.sessions and down_s > CONNECT_S and not is_starved_maybe:
                 with contextlib.suppress(GatewayError):
                     self.runtime.cut(one.backend, name)
 
@@ -250,8 +253,9 @@ async def serve(agent: Agent) -> None:
     async with server, await asyncio.start_unix_server(shown, agent.data / METRICS_SOCKET):
         while True:
             next_s = time.monotonic() + agent.settings.health.look_s
+            agent.failed.clear()
             await asyncio.to_thread(agent.look)
-            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+            await asyncio.to_thread(agent.failed.wait, max(0.0, next_s - time.monotonic()))
 
 
 def _against(settings: Settings) -> Against | None:

@@ -102,3 +102,13 @@ def test_a_refusal_is_an_answer(asked: Asked) -> None:
         asked.look()
     asked.canary("refused")
     assert asked.look() == 0.0
+
+
+def test_a_first_failure_has_another_canary_follow_at_once(asked: Asked) -> None:
+    asked.look()
+    asked.canary("bad")
+    assert asked.watched.failed.is_set()
+    asked.watched.failed.clear()
+    asked.look(after_s=0.01)
+    asked.canary("bad")  # a second one has been waited for, and a third is in no hurry
+    assert not asked.watched.failed.is_set()

@@ -3,7 +3,8 @@ requests a minute for minutes; errors, and how the memory of every process grew.
 
 python -m bench.studies.gateway.soak [--minutes 10] [--per-minute 1200] [--out FOLDER]
 
-Requests come by chance (Poisson), whatever became of those before; half of the answers are streamed.
+Requests come by chance (Poisson), whatever became of those before; half of the answers are streamed. Each server has
+half of the cores: on the same ones the threads of each wait for those of the other, for seconds.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import psutil
 
 from bench.studies.chaos.doors import Door, Replica, opened, wait
 from bench.studies.chaos.load import GIVE_UP_S, Asked, ask
+from bench.studies.servers.makes import bound, halves
 from checkpoints.prepare import prepare
 from monitoring.machine import describe
 from serve.engine.server import Server, start
@@ -142,8 +144,9 @@ def soak(minutes: float, per_minute: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="nbridge-soak-") as name, ExitStack() as stack:
         folder = Path(name)
         servers = {}
-        for one in ("a", "b"):
-            servers[one] = stack.enter_context(_server(folder, one))
+        for one, cores in zip(("a", "b"), halves(), strict=True):
+            with bound(cores):
+                servers[one] = stack.enter_context(_server(folder, one))
             _say(f"server {one} is ready")
         replicas = [Replica(one, folder, urlsplit(s.base_url).port or 0) for one, s in servers.items()]
         door = stack.enter_context(opened("gateway", folder, replicas))

@@ -78,6 +78,17 @@ def halves() -> tuple[list[int], list[int]]:
     return cores[:middle] or cores, cores[middle:]
 
 
+@contextmanager
+def bound(cores: Sequence[int]) -> Iterator[None]:
+    """What is started meanwhile inherits these cores; vLLM binds its threads within them."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def on(cores: list[int], argv: Sequence[str]) -> list[str]:
     """A command line that runs on these cores alone."""
     return ["taskset", "--cpu-list", ",".join(map(str, cores)), *argv]
@@ -148,12 +159,8 @@ def running(name: str, model: Path, folder: Path, programs: Path) -> Iterator[tu
 @contextmanager
 def _vllm(model: Path, folder: Path) -> Iterator[str]:
     values = {"model": str(model), "served_model_name": MODEL, "port": 0, "max_model_len": 1024}
-    all_of_them = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, halves()[0])  # what is started here inherits them, and vLLM binds its threads within
-    try:
+    with bound(halves()[0]):
         started = server.start(parse(values, "bench-servers"), log_path=folder / "vllm.log")
-    finally:
-        os.sched_setaffinity(0, all_of_them)
     with started:
         yield started.base_url
 
