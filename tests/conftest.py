@@ -1,19 +1,18 @@
 """What tests of several packages share: one real vLLM server, and the command line."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import pytest
 from hypothesis import settings as hypothesis_settings
-from waiting import wait_for
 
+from bench.golden import running
 from checkpoints.prepare import prepare
 from serve.engine.server import Server, start
 from serve.engine.settings import parse
@@ -26,7 +25,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # For every process that the tests start: a server whose vLLM forks its workers is up in half the time (see there).
 FORKED = ROOT / "tests" / "forked"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FORKED), os.environ.get("PYTHONPATH"))))
-_IMPORTED: set[str] = set()
 # By itself an example that takes 0.2 s fails: on a busy machine any does.
 hypothesis_settings.register_profile("tests", deadline=None)
 hypothesis_settings.load_profile("tests")
@@ -35,40 +33,18 @@ hypothesis_settings.load_profile("tests")
 for ignored in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
+forks.begin()
+process.subprocess = SimpleNamespace(Popen=forks.start, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
+running.subprocess = SimpleNamespace(Popen=forks.Popen, PIPE=subprocess.PIPE)  # type: ignore[assignment]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before the first test that may start Locust, or vLLM: import it, once for all (see tests/forked/servers.py)."""
+    """Before the first test that may start Locust, or vLLM: import it, once for all (see tests/forked)."""
     if _place(item)[0] < 3:
-        _import_once(item.config, "vllm.entrypoints.openai.api_server")
+        forks.import_once(forks.VLLM)
     if item.get_closest_marker("slow") or item.get_closest_marker("engine"):
-        _import_once(item.config, "locust")
-
-
-def _import_once(config: pytest.Config, module: str) -> None:
-    if module in _IMPORTED:
-        return
-    _IMPORTED.add(module)
-    if str(FORKED) not in sys.path:
-        sys.path.append(str(FORKED))
-    import servers
-
-    if servers.VARIABLE not in os.environ:
-        os.environ[servers.VARIABLE] = folder = tempfile.mkdtemp(prefix="nbridge-")
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        process.subprocess = SimpleNamespace(Popen=servers.start, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
-    path = Path(os.environ[servers.VARIABLE]) / module
-    with path.with_name(f"{module}.log").open("wb") as log:
-        importing = subprocess.Popen(
-            [sys.executable, servers.__file__, module, path],
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-    config.add_cleanup(importing.communicate)  # the end of its standard input is its end
-    wait_for(lambda: path.is_socket() or importing.poll() is not None)
+        forks.import_once("locust")
 
 
 def _place(item: pytest.Item) -> tuple[int, int]:
@@ -118,12 +94,10 @@ def engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def nbridge(pytestconfig: pytest.Config) -> Callable[..., subprocess.CompletedProcess[str]]:
+def nbridge() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line as a user does; nothing is raised for a bad exit code."""
-    _import_once(pytestconfig, "nbridge")
-    import servers
 
     def run(*words: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        return servers.run([sys.executable, "-m", "nbridge", *map(str, words)], cwd=ROOT, timeout_s=timeout_s)
+        return forks.run([sys.executable, "-m", "nbridge", *map(str, words)], cwd=ROOT, timeout_s=timeout_s)
 
     return run

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forks
 from golden import Golden
 from waiting import wait_for
 
@@ -100,14 +101,11 @@ def start(
     }
     (folder / "load.json").write_text(json.dumps(document), encoding="utf-8")
     environment = os.environ | {"NBRIDGE_LOAD": str(folder / "load.json"), "GOLDEN_KEY": KEY}
-    environment["PYTHONPATH"] = str(ROOT)
     # As on a machine so busy that Locust's master goes on before its workers have told it of their users.
     environment["LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP"] = "0"
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     argv += processes_argv(processes) if processes > 1 else []
-    process = subprocess.Popen(
-        argv, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = forks.Popen(argv, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if file_limit_bytes is not None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
     return Run(folder, process)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from golden import golden
 
@@ -102,7 +103,7 @@ def free_port(host: str) -> int:
 def workers(address: str, number: int) -> Iterator[None]:
     """`nbridge worker`, so many times, as if each ran on a machine of its own."""
     argv = [sys.executable, "-m", "nbridge", "worker", address]
-    running = [subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(number)]
+    running = [forks.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield
     finally:

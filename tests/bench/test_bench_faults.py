@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import psutil
 import pytest
 from golden import Golden, golden
@@ -112,9 +113,7 @@ def under_way(
     """A bench in the background that has recorded some requests of its first cell, and its run folder."""
     (tmp_path / "plan.toml").write_text(text)
     argv = [sys.executable, "-m", "nbridge", "bench", str(tmp_path / "plan.toml"), "--target", server.url]
-    with subprocess.Popen(
-        [*argv, "--out", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as bench:
+    with forks.Popen([*argv, "--out", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True) as bench:
         try:
             wait_for(
                 lambda: any(path.read_text().count("\n") > records for path in out.glob("*/cells/*/requests.jsonl"))

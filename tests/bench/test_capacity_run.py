@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from golden import golden
 
@@ -57,7 +58,7 @@ def test_the_limit_of_a_golden_server_is_found_by_a_search_that_was_interrupted(
 ) -> None:
     with golden(tmp_path, "--limit-rps", "8", "ttft_s=0.02") as server:
         argv = [sys.executable, "-m", "nbridge", "capacity", str(plan(tmp_path)), "--target", server.url, *ASKED]
-        first = subprocess.Popen(
+        first = forks.Popen(
             [*argv, "--out", str(tmp_path / "runs")], stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         until(first, "requests/s: ", 1)  # of a point; the second is under way
@@ -97,7 +98,7 @@ def test_a_server_that_dies_in_the_middle_ends_the_search_and_nothing_is_lost(tm
         port = str(free.getsockname()[1])
     argv = [sys.executable, "-m", "nbridge", "capacity", str(plan(tmp_path)), "--target", f"http://127.0.0.1:{port}"]
     with golden(tmp_path, "ttft_s=0.02", "--port", port) as server:
-        search = subprocess.Popen(
+        search = forks.Popen(
             [*argv, *ASKED, "--start", "4", "--out", str(tmp_path / "runs"), "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from golden import Golden
 from locust_runs import KEY, LOCUSTFILE, ROOT, start
@@ -91,10 +92,10 @@ def test_a_key_that_is_not_set_is_named() -> None:
 def test_by_hand_without_a_load_file(tmp_path: Path, server: Golden) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NBRIDGE_LOAD"}
     environment |= {"GOLDEN_KEY": KEY, "NBRIDGE_API_KEY_ENV": "GOLDEN_KEY", "NBRIDGE_OUTPUT_TOKENS": "5"}
-    environment |= {"PYTHONPATH": str(ROOT), "NBRIDGE_ENDPOINT": "chat"}
+    environment |= {"NBRIDGE_ENDPOINT": "chat"}
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", server.url, "--json"]
     before = len(server.log())
-    with subprocess.Popen(
+    with forks.Popen(
         [*argv, "-u", "2", "-r", "2"],
         env=environment,
         cwd=tmp_path,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+import forks
 import pytest
 
 from checkpoints import cache
@@ -128,7 +129,7 @@ def test_four_formats_in_the_engine_against_the_unquantized_model(tmp_path):
         plain.path,
         *(copy.path for copy in copies),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks.run(command, timeout_s=1100, beside=forks.VLLM)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     baseline, *scores = json.loads((tmp_path / "scores.json").read_text())
 

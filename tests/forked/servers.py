@@ -5,11 +5,11 @@
 vLLM's API server imports for ten seconds of a core before it reads its command line, Locust for one and a half. This
 process has done so when it is asked: it forks a keeper, which goes on as `serve.processes.warden` would have after its
 start, and where the warden executes `python -m MODULE …` that module's main function runs instead. Environment, folder,
-log, pipes, session and command line are those asked for. It ends when its standard input does.
+log, pipes, session and command line are those asked for. There is one for all workers of pytest; it ends when its
+standard input does, which is with the tests.
 
-Whoever starts one meets `start` in place of subprocess.Popen (see sitecustomize). What is not exactly this command in
-an environment that imports the same is executed as ever; so is all that is started without $NBRIDGE_TEST_FORKS. What is
-forked is no descendant of who started it, which a test of descendants has to know.
+Who asks for them, and how: forks. A command without a warden, which a test starts itself, has a process in between that
+says how it ended.
 """
 
 import array
@@ -18,26 +18,23 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import io
 import json
 import os
+import runpy
 import select
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from serve.processes import warden
 
 VARIABLE = "NBRIDGE_TEST_FORKS"  # the folder of the sockets, each with the name of its module
+END = "end"  # a pipe in that folder: the standard input of all who import, open for writing as long as the tests run
 # Module → what it imports: first the module whose main function it runs.
 PRELOADED = {
     # The engine and its worker are forked from the API server, so what they import is imported here as well.
@@ -69,7 +66,11 @@ PRELOADED = {
         "bench.cli",
         "bench.execution",
         "bench.run",
+        "gateway.agent.process",
         "gateway.cli",
+        "gateway.cloud.process",
+        "gateway.operations",
+        "gateway.running",
         "monitoring.cli",
         "planning.cli",
         "reports.cli",
@@ -81,6 +82,8 @@ PRELOADED = {
         "scipy.stats",
     ),
 }
+# Module → another of which its imports are a part.
+BESIDE = {"gateway.agent.process": "nbridge", "gateway.cloud.process": "nbridge"}
 # What libraries read while they are imported: with another value than here a server is not forked.
 READ_BY_IMPORTS = (
     "HF_",
@@ -95,86 +98,6 @@ READ_BY_IMPORTS = (
     "VLLM_LOGGING",
     "XDG_",
 )
-
-
-class Keeper:
-    """The keeper of a forked server, which is no child of this process: as much of a Popen as its owner uses."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._fd = os.pidfd_open(pid)
-
-    def __del__(self) -> None:
-        os.close(self._fd)
-
-    def wait(self) -> None:
-        select.select([self._fd], [], [])
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-
-
-def start(argv: Sequence[str], *, env: dict[str, str], stdout: Any, pass_fds: Sequence[int], **options: Any) -> Any:
-    """In place of the subprocess.Popen of `serve.processes.process`: a Keeper if the server can be forked."""
-    server = list(argv[6:])  # python -I -S warden.py CONTROL STATUS …
-    if (forked := _ask(server, env, str(Path.cwd()), [*pass_fds, stdout.fileno()])) is not None:
-        with forked.asking:
-            return forked.go()
-    return subprocess.Popen(argv, env=env, stdout=stdout, pass_fds=pass_fds, **options)
-
-
-def run(argv: list[str], *, cwd: Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """In place of subprocess.run for a command that reads nothing: it ends by itself, and what it says is kept."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        forked = _ask(argv, dict(os.environ), str(cwd), [out.fileno(), err.fileno()])
-        if forked is None:
-            return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd)
-        with forked.asking:
-            forked.asking.settimeout(timeout_s)
-            keeper = forked.go()
-            try:
-                status = int(forked.words.readline())
-            except TimeoutError:
-                keeper.kill()
-                raise subprocess.TimeoutExpired(argv, timeout_s) from None
-        said = [_said(file) for file in (out, err)]
-    return subprocess.CompletedProcess(argv, status, *said)
-
-
-def _said(file: IO[bytes]) -> str:
-    file.seek(0)
-    return io.TextIOWrapper(io.BytesIO(file.read())).read()
-
-
-@dataclass
-class _Forked:
-    pid: int
-    asking: socket.socket
-    words: IO[str]
-
-    def go(self) -> Keeper:
-        keeper = Keeper(self.pid)
-        self.asking.sendall(b"go")
-        return keeper
-
-
-def _ask(argv: list[str], env: dict[str, str], cwd: str, fds: list[int]) -> _Forked | None:
-    """A fork that waits to go on; None when there is none for this."""
-    if argv[:2] != [sys.executable, "-m"] or argv[2] not in PRELOADED or VARIABLE not in env:
-        return None
-    asking = socket.socket(socket.AF_UNIX)
-    with contextlib.suppress(OSError):
-        asking.connect(str(Path(env[VARIABLE]) / argv[2]))
-        asked = json.dumps({"argv": argv, "env": env, "cwd": cwd}).encode()
-        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        asking.sendmsg([len(asked).to_bytes(4, "big")], passed)
-        asking.sendall(asked)
-        words = asking.makefile()
-        if pid := int(words.readline() or 0):
-            return _Forked(pid, asking, words)
-    asking.close()
-    return None
 
 
 def main(module: str, path: str) -> None:
@@ -210,7 +133,9 @@ def main(module: str, path: str) -> None:
             listener.close()
             if words.read(2) == b"go":
                 _become(asked, imported)
-                (_keep if len(fds) == 3 else _command)(asked["argv"], fds, kept, asking)
+                if len(fds) == 3:
+                    _keep(asked["argv"], fds, kept)
+                _command(asked["argv"], fds, kept, asking, asked["session"])
             os._exit(1)
         with contextlib.suppress(OSError):
             asking.sendall(f"{pid}\n".encode())
@@ -256,7 +181,7 @@ def _become(asked: dict[str, Any], imported: dict[str, str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _keep(argv: list[str], fds: list[int], kept: set[int], _: socket.socket) -> None:
+def _keep(argv: list[str], fds: list[int], kept: set[int]) -> None:
     """What `python -I -S warden.py CONTROL STATUS …` does in a session of its own."""
     os.setsid()
     control, status, log = fds
@@ -266,15 +191,19 @@ def _keep(argv: list[str], fds: list[int], kept: set[int], _: socket.socket) -> 
     os._exit(0)
 
 
-def _command(argv: list[str], fds: list[int], kept: set[int], asking: socket.socket) -> None:
-    """Run to the end what subprocess.run would, and say how it ended."""
+def _command(argv: list[str], fds: list[int], kept: set[int], asking: socket.socket, session: bool) -> None:
+    """Run a test's own process, and say which it is and how it ended."""
     pid = os.fork()
     if pid == 0:
         ctypes.CDLL(None).prctl(warden.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if session:
+            os.setsid()
         _speak(*fds)
         _serve(argv, kept)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    asking.sendall(f"{status}\n".encode())
+    for fd in fds:
+        os.close(fd)
+    asking.sendall(f"{pid}\n".encode())
+    asking.sendall(f"{os.waitpid(pid, 0)[1]}\n".encode())
     os._exit(0)
 
 
@@ -292,13 +221,11 @@ def _serve(argv: list[str], kept: set[int]) -> NoReturn:
     for fd in _open() - kept - {0, 1, 2}:
         os.close(fd)
     sys.modules["setproctitle"].setproctitle(" ".join(argv))
-    main_module = importlib.import_module(PRELOADED[argv[2]][0])
-    sys.argv = [str(main_module.__file__), *argv[3:]]
     if "gevent" in sys.modules:
         sys.modules["gevent"].reinit()
     code = 1
     try:
-        main_module.main()
+        _run(argv[1:])
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -310,6 +237,24 @@ def _serve(argv: list[str], kept: set[int]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _run(words: list[str]) -> None:
+    """What Python would run, words as on its command line: `-m MODULE …`, `-c CODE …` or `FILE …`."""
+    sys.argv = words[1:] if words[0].startswith("-") else words
+    if words[0] == "-m" and words[1] in {*PRELOADED, *BESIDE}:
+        module = importlib.import_module(PRELOADED.get(words[1], words[1:])[0])
+        sys.argv[0] = str(module.__file__)
+        module.main()
+    elif words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv[0] = "-c"
+        sys.modules["__main__"] = module = ModuleType("__main__")
+        exec(words[1], module.__dict__)
+    else:
+        sys.path[0] = str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":

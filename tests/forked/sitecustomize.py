@@ -4,7 +4,7 @@ On the CPU vLLM spawns its engine and its worker, and each imports for some ten 
 here they are forked. And a worker that waits for work sleeps after a tenth of a second: by itself vLLM's looks for a
 whole one without a pause, which with a canary every two seconds is half a core of an idle server. What the tests check
 does not depend on either; what a benchmark measures might (vLLM preloads an OpenMP library into spawned workers), so
-nothing outside the tests does this. How servers and Locust themselves are forked: servers.
+nothing outside the tests does this. How servers and Locust themselves are forked: forks.
 
 Every Python that the tests start reads this file, so it imports nothing: two modules are changed when they are loaded.
 """
@@ -36,9 +36,9 @@ def _fork_what_is_owned(process: "ModuleType") -> None:
 
     if (folder := __file__.rpartition("/")[0]) not in sys.path:  # a worker of pytest-xdist has the path of its parent
         sys.path.append(folder)
-    import servers
+    import forks
 
-    process.subprocess = SimpleNamespace(Popen=servers.start, DEVNULL=process.subprocess.DEVNULL)
+    process.subprocess = SimpleNamespace(Popen=forks.start, DEVNULL=process.subprocess.DEVNULL)
 
 
 class Changed:

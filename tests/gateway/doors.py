@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import pytest
 from waiting import wait_for
@@ -146,7 +147,7 @@ def gateway(file: Path, environment: dict[str, str] | None = None, *words: str) 
     data = file.parent / "data"
     argv = [sys.executable, "-m", "nbridge", "gateway", str(file), "--data", str(data), "--json", *words]
     with (file.parent / "gateway.log").open("w") as log:
-        process = subprocess.Popen(
+        process = forks.Popen(
             argv, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env={**os.environ, **(environment or {})}
         )
     try:

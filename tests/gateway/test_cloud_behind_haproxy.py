@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import pytest
 from doors import ROOT, Nbridge, gateway, needs_haproxy, replicas, settings_file
@@ -139,7 +139,7 @@ def test_a_cloud_alone_behind_a_haproxy_of_ones_own(tmp_path: Path, nbridge: Nbr
         door = [sys.executable, "-m", "nbridge", "gateway", "cloud", str(file), "--out", str(out)]
         haproxy = ["haproxy", "-f", str(out / "haproxy.cfg")]
         for command in (door, haproxy):
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+            process = forks.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
             stack.callback(process.wait)
             stack.callback(process.terminate)
 

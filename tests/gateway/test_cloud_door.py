@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import pytest
 from doors import ROOT
@@ -57,7 +58,7 @@ class Door:
 
     def start(self) -> None:
         with (self.data / "cloud.log").open("a") as log:
-            self.process = subprocess.Popen(
+            self.process = forks.Popen(
                 [sys.executable, "-m", "gateway.cloud.process", str(self.data)],
                 cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "CLOUD_KEY": KEY},
             )  # fmt: skip

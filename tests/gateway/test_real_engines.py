@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import forks
 import httpx
 import psutil
 import pytest
@@ -62,7 +63,7 @@ def test_vllms_own_benchmark_goes_through(door: tuple[Gateway, Server, Server], 
     tokenizer = Path(prepare("demo-1m").path)
     command = PEERS["vllm"].command(sys.executable, door[0].url, tmp_path, 4, 12, tokenizer)
     command[command.index("--model") + 1] = "m"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
+    done = forks.run(command, timeout_s=600, cwd=tmp_path, beside=forks.VLLM)
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads((tmp_path / "vllm.json").read_text())
     assert said["completed"] == 12

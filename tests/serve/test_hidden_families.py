@@ -1,10 +1,10 @@
 """True hidden states of other architectures, in the engine's own process, against Hugging Face; or none."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 HERE = Path(__file__).parent
@@ -24,13 +24,8 @@ FAMILIES = {
 @pytest.mark.engine
 @pytest.mark.timeout(1200)
 def test_families_are_right_at_every_place_or_refused():
-    done = subprocess.run(
-        [sys.executable, HERE / "crooked_families.py", *FAMILIES],
-        capture_output=True,
-        text=True,
-        timeout=1100,
-        check=False,
-    )
+    argv = [sys.executable, HERE / "crooked_families.py", *FAMILIES]
+    done = forks.run(argv, timeout_s=1100, beside=forks.VLLM)
     lines = {line["family"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert {name: line.get("mode") for name, line in lines.items()} == FAMILIES, (lines, done.stderr[-3000:])
     for name, line in lines.items():

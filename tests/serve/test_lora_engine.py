@@ -1,11 +1,11 @@
 """An adapter trained here, served by a real hooked vLLM: it answers by its name, with hidden states of its own."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import httpx
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text.write_text("".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
     argv = [sys.executable, "-m", "nbridge", "finetune", "demo-1m", "--text", text, "--out", folder / "prose", "--json"]
     argv += ["--steps", "20", "--window-tokens", "64", "--learning-rate", "0.01"]
-    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
+    done = forks.run(argv, cwd=ROOT, beside=forks.VLLM)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["perplexity"]
     assert found["high"] < 0.95, found

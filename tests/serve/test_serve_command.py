@@ -1,7 +1,7 @@
 import json
-import subprocess
 import sys
 
+import forks
 import pytest
 
 from serve.engine.command import build, served_name
@@ -160,9 +160,7 @@ def test_every_option_we_write_is_kept_from_extra_arguments():
 @pytest.mark.engine
 def test_vllm_knows_every_option_we_write():
     argv = build(FULL, device="gpu").argv[3:]
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, json.dumps(argv)], capture_output=True, text=True, check=False, timeout=300
-    )
+    done = forks.run([sys.executable, "-c", PARSE, json.dumps(argv)], beside=forks.VLLM)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.partition("RESULT")[2])
     parsed = result["args"]
