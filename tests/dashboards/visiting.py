@@ -38,7 +38,7 @@ def app(runs: Path, *flags: str) -> Iterator[str]:
     finally:
         started.terminate()
         _, errors = started.communicate(timeout=300)
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors, errors[-3000:]
 
 
 def _ready(url: str, process: subprocess.Popen[str]) -> None:

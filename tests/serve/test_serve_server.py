@@ -110,6 +110,7 @@ def test_the_key_reaches_the_server_through_the_environment_only(tmp_path, monke
 def test_a_port_in_use_is_refused_with_its_owner(tmp_path):
     settings, command = settings_and_command()
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         taken.bind(("127.0.0.1", settings.port))
         taken.listen()
         with pytest.raises(errors.PortInUse, match=rf"process {os.getpid()} \("):
@@ -119,6 +120,7 @@ def test_a_port_in_use_is_refused_with_its_owner(tmp_path):
 def test_a_wildcard_listener_on_the_same_port_is_seen(tmp_path):
     settings, command = settings_and_command()
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("0.0.0.0", settings.port))
         taken.listen()
