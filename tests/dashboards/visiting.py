@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forks
 import pytest
 from waiting import wait_for
 
@@ -29,7 +28,9 @@ def app(runs: Path, *flags: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     argv = [sys.executable, "-m", "nbridge", "dashboard", "--runs", runs, "--port", port, "--json", *flags]
-    started = forks.Popen(list(map(str, argv)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        list(map(str, argv)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert started.stdout is not None
         url = json.loads(started.stdout.readline())["url"]
