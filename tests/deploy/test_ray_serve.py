@@ -190,7 +190,7 @@ def _answers(app: App, mark: str) -> None:
     (engine,) = engines(mark).values()
     with app.user.stream("POST", "/v1/completions", json=_long(900)) as answer:
         next(answer.iter_raw())
-        assert engine.in_work() == 1
+        wait_for(lambda: engine.in_work() == 1, 30)
     wait_for(lambda: engine.in_work() == 0)  # who leaves is left at the engine
 
 
