@@ -189,7 +189,8 @@ def _answers(app: App, mark: str) -> None:
     assert sum("text" in chunk for chunk in chunks) > 50 and "[DONE]" in chunks[-1]
     (engine,) = engines(mark).values()
     with app.user.stream("POST", "/v1/completions", json=_long(900)) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()  # kept: when it goes, the connection does
+        next(pieces)
         wait_for(lambda: engine.in_work() == 1, 30)
     wait_for(lambda: engine.in_work() == 0)  # who leaves is left at the engine
 

@@ -239,7 +239,8 @@ def test_a_client_that_leaves_is_left(pair: tuple[Gateway, Replica, Replica]) ->
     with httpx.stream(
         "POST", door.url + "/v1/completions", json={"model": "m", "stream": True, "max_tokens": 1000}, trust_env=False
     ) as answer:
-        next(answer.iter_raw())
+        pieces = answer.iter_raw()  # kept: when it goes, the connection does
+        next(pieces)
         wait_for(lambda: _running(a) + _running(b) == 1, 20)
     wait_for(lambda: _running(a) + _running(b) == 0, 8)  # its thousand tokens take ten seconds
 
