@@ -18,8 +18,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from ray_nodes import cluster, free_ports, require_ray
+from ray_nodes import cluster, require_ray
 from waiting import wait_for
+
+from serve.processes import port as ports
 
 require_ray()
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -162,7 +164,7 @@ class Load:
 def test_replicas_come_answer_die_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TEST_KEY", KEY)
     monkeypatch.setenv("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")
-    (port,) = free_ports(1)
+    port = ports.pick("127.0.0.1")
     file, mark = tmp_path / "app.toml", str(tmp_path)
     file.write_text(TOML.format(port=port, folder=tmp_path / "logs"))
     with cluster(head={"num_cpus": 2}, mark=mark) as made, app_on(made.address, file) as app:
@@ -273,7 +275,7 @@ def _drains_a_stream(app: App, mark: str) -> None:
 
 
 def test_a_model_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = ports.pick("127.0.0.1")
     file = tmp_path / "app.toml"
     file.write_text(f'[engine]\nmodel = "demo-1m"\nmax_model_len = 1000000\n[ray]\nport = {port}\n')
     said = _refused(file)
